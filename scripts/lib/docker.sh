@@ -5,22 +5,29 @@
 # and data are the same as those of a native process.
 
 docker_available() {
-    [[ ${HOOKBRIDGE_TEST_NATIVE:-} != 1 ]] || return 1
-    docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1
+    if [[ -z ${docker_answers:-} ]]; then
+        docker_answers=no
+        if [[ ${HOOKBRIDGE_TEST_NATIVE:-} != 1 ]] && docker compose version >/dev/null 2>&1 &&
+            docker info >/dev/null 2>&1; then
+            docker_answers=yes
+        fi
+    fi
+    [[ $docker_answers == yes ]]
 }
 
-# Whether this instance is a container; decided at its first start.
+# Whether this instance is a container; decided when it is made.
 docker_used() {
     [[ -f $dir/docker ]]
 }
 
 docker_compose() {
     HOOKBRIDGE_STATE=$state HOOKBRIDGE_INSTANCE=$dir HOOKBRIDGE_LOG=$log HOOKBRIDGE_USER="$(id -u):$(id -g)" \
+        HOOKBRIDGE_KAFKA_CLUSTER=$(cat "$dir/cluster-id" 2>/dev/null) \
+        HOOKBRIDGE_KAFKA_USER=$kafka_user HOOKBRIDGE_KAFKA_PASSWORD=$kafka_password \
         docker compose --project-name "hookbridge-test-$kind-$name" --file "$root/scripts/brokers.compose.yaml" "$@"
 }
 
 docker_launch() {
-    touch "$dir/docker"
     docker_compose up --detach "$kind" >>"$log" 2>&1
 }
 

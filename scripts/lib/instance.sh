@@ -69,13 +69,13 @@ kill9_instance() {
 pause_instance() {
     use_instance "$@"
     must_exist
-    kill -STOP "$(server_pid)"
+    if docker_used; then docker_compose pause "$kind"; else kill -STOP "$(live_pid server)"; fi
 }
 
 resume_instance() {
     use_instance "$@"
     must_exist
-    kill -CONT "$(server_pid)"
+    if docker_used; then docker_compose unpause "$kind"; else kill -CONT "$(live_pid server)"; fi
 }
 
 # Tests start and stop instances from many threads; each instance is changed by one at a time.
@@ -203,6 +203,7 @@ assign_ports() {
         [[ $use == main && -n $port ]] || port=$(free_port)
         printf '%s=%s\n' "$use" "$port" >>"$dir/ports.new"
     done
+    if docker_available; then touch "$dir/docker"; fi
     mv "$dir/ports.new" "$dir/ports"
     exec 7>&-
 }

@@ -12,13 +12,13 @@ kafka_port_names() {
 
 kafka_needs() {
     need openssl openssl
-    docker_available && return
+    if docker_available; then return; fi
     need java openjdk-17-jre-headless
     [[ -f $kafka_jars/complete ]] || need mvn maven
 }
 
 kafka_fetch() {
-    docker_available && return
+    if docker_available; then return; fi
     (
         mkdir -p "$tools"
         flock 9
@@ -26,13 +26,14 @@ kafka_fetch() {
         say "fetching Kafka $kafka_version from Maven Central"
         rm -rf "$kafka_jars"
         mvn -q -B -Dstyle.color=never -f "$root/scripts/kafka/pom.xml" dependency:copy-dependencies \
-            -Dkafka.version="$kafka_version" -DoutputDirectory="$kafka_jars" >&2
-        touch "$kafka_jars/complete"
+            -Dkafka.version="$kafka_version" -DoutputDirectory="$kafka_jars" >&2 &&
+            touch "$kafka_jars/complete"
     ) 9>"$tools.kafka.lock" || die "could not fetch Kafka (see above)"
 }
 
 kafka_configure() {
     mkdir -p "$dir/data"
+    [[ -f $dir/cluster-id ]] || kafka_new_cluster_id >"$dir/cluster-id"
     cat >"$dir/server.properties" <<CONF
 process.roles=broker,controller
 node.id=1
@@ -48,7 +49,7 @@ ssl.keystore.type=PEM
 ssl.keystore.location=$state/tls/server-bundle.pem
 ssl.truststore.type=PEM
 ssl.truststore.location=$state/tls/ca.pem
-ssl.client.auth=requested
+listener.name.sasl_ssl.ssl.client.auth=requested
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$kafka_user="$kafka_password";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
@@ -58,6 +59,11 @@ listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.se
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 allow.everyone.if.no.acl.found=true
+
+# After a kill -9 the controller refuses the new process until the session of the old one is over
+# (9 s by default).
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
@@ -75,12 +81,12 @@ CONF
 }
 
 kafka_launch() {
-    if docker_available; then
+    if docker_used; then
         docker_launch
         return
     fi
     if [[ ! -f $dir/data/meta.properties ]]; then
-        kafka_java kafka.tools.StorageTool format --cluster-id "$(kafka_cluster_id)" \
+        kafka_java kafka.tools.StorageTool format --cluster-id "$(cat "$dir/cluster-id")" \
             --config "$dir/server.properties" \
             --add-scram "SCRAM-SHA-256=[name=$kafka_user,password=$kafka_password]" \
             --add-scram "SCRAM-SHA-512=[name=$kafka_user,password=$kafka_password]" >>"$log" 2>&1 ||
@@ -92,7 +98,7 @@ kafka_launch() {
 }
 
 # 16 random bytes in URL-safe base64, which must not look like an option.
-kafka_cluster_id() {
+kafka_new_cluster_id() {
     printf 'h%s' "$(head -c 16 /dev/urandom | base64 | tr '+/' 'AB' | cut -c 2-22)"
 }
 

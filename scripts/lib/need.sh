@@ -24,8 +24,8 @@ need_install() {
         flock 9
         guard_services
         trap unguard_services EXIT
-        "${as_root[@]}" apt-get update -qq
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}"
+        "${as_root[@]}" apt-get update -qq &&
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}"
     ) 9>"$state/locks/install" >"$state/logs/install.log" 2>&1 || {
         tail -n 20 "$state/logs/install.log" >&2
         die "could not install; run: ${as_root[*]} apt-get update && ${as_root[*]} ${install[*]}"

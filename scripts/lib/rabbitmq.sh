@@ -58,7 +58,7 @@ ENV
 }
 
 rabbitmq_launch() {
-    if docker_available; then
+    if docker_used; then
         docker_launch
         return
     fi
