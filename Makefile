@@ -1,0 +1,29 @@
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help test lint fmt docs-check bench brokers-up brokers-down
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do printf '%-14s %s\n' "$$name" "$$does"; done
+
+test: ## set up what the tests need and run all checks and tests (ARGS goes to cargo test)
+	@scripts/test $(ARGS)
+
+lint: ## formatting, dependency rules, clippy
+	cargo fmt --check
+	scripts/cargo-deny check bans licenses sources
+	cargo clippy --locked --all-targets -- -D warnings
+
+fmt: ## format the code
+	cargo fmt
+
+docs-check: ## links and anchors in the documentation
+	scripts/check-links
+
+bench: ## measure; see docs/performance.md
+	benches/run
+
+brokers-up: ## start RabbitMQ and Kafka (scripts/brokers env says where)
+	@scripts/brokers up
+
+brokers-down: ## stop them and remove their data
+	@scripts/brokers down
