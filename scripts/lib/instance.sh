@@ -198,9 +198,11 @@ assign_ports() {
     fi
     exec 7>"$state/locks/ports"
     flock 7
+    rm -f "$dir/ports.new"
     for use in $("${kind}_port_names"); do
         port=${wanted_port:-}
         [[ $use == main && -n $port ]] || port=$(free_port)
+        if port_taken "$port"; then die "port $port is taken by somebody else"; fi
         printf '%s=%s\n' "$use" "$port" >>"$dir/ports.new"
     done
     if docker_available; then touch "$dir/docker"; fi
@@ -216,13 +218,18 @@ free_port() {
     ((highest > lowest + 5000)) || highest=32768
     for ((tries = 0; tries < 1000; tries++)); do
         port=$((lowest + (RANDOM * 32768 + RANDOM) % (highest - lowest)))
-        if ! grep -qsE "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$port") " /proc/net/tcp /proc/net/tcp6 &&
-            ! grep -qsE "=$port$" "$state"/*/*/ports "$state"/*/*/ports.new; then
+        if ! port_taken "$port"; then
             printf '%s' "$port"
             return
         fi
     done
     die "found no free port"
+}
+
+# Whether somebody listens on the port (0A) or another instance of ours has it, be it up or not.
+port_taken() {
+    grep -qsE "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$1") [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6 ||
+        grep -qsE "=$1$" "$state"/*/*/ports "$state"/*/*/ports.new
 }
 
 # answers PORT BYTES: whether the server there answers anything to these bytes (printf escapes).

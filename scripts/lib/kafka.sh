@@ -25,10 +25,13 @@ kafka_fetch() {
         [[ ! -f $kafka_jars/complete ]] || exit 0
         say "fetching Kafka $kafka_version from Maven Central"
         rm -rf "$kafka_jars"
-        mvn -q -B -Dstyle.color=never -f "$root/scripts/kafka/pom.xml" dependency:copy-dependencies \
-            -Dkafka.version="$kafka_version" -DoutputDirectory="$kafka_jars" >&2 &&
+        mvn -q -B -f "$root/scripts/kafka/pom.xml" dependency:copy-dependencies \
+            -Dkafka.version="$kafka_version" -DoutputDirectory="$kafka_jars" >"$state/logs/maven.log" 2>&1 &&
             touch "$kafka_jars/complete"
-    ) 9>"$tools.kafka.lock" || die "could not fetch Kafka (see above)"
+    ) 9>"$tools.kafka.lock" || {
+        grep -m 5 ERROR "$state/logs/maven.log" >&2 || true
+        die "could not fetch Kafka; see $state/logs/maven.log"
+    }
 }
 
 kafka_configure() {
