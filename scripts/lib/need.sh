@@ -28,7 +28,7 @@ need_install() {
             "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}"
     ) 9>"$state/locks/install" >"$state/logs/install.log" 2>&1 || {
         tail -n 20 "$state/logs/install.log" >&2
-        die "could not install; run: ${as_root[*]} apt-get update && ${as_root[*]} ${install[*]}"
+        die "could not install; run: ${as_root[*]:+sudo }apt-get update && ${as_root[*]:+sudo }${install[*]}"
     }
 }
 
