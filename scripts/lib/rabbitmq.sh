@@ -75,7 +75,7 @@ rabbitmq_launch() {
 
 # The listeners open last, so an answer to the protocol header means that all is up.
 rabbitmq_ready() {
-    answers "$(port_of main)" 'AMQP\x00\x00\x09\x01' && answers "$(port_of main)" 'AMQP\x00\x00\x09\x01'
+    answers "$(port_of main)" 'AMQP\x00\x00\x09\x01'
 }
 
 rabbitmq_stopped() {
