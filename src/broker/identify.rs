@@ -1,0 +1,301 @@
+//! Naming events: topic, type and id of a message, by the same rules on every broker.
+//!
+//! A broker fills a [`Taken`] with what its message says; [`Naming::event`] applies the source's
+//! rules. Our own headers are stripped here, so a dead letter that somebody shovelled back to a
+//! source is a fresh event that keeps its `webhook-id`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::envelope;
+use crate::event::{Event, EventId, HeaderValue, Headers, Origin};
+
+/// A broker message before it is named.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The routing key or the topic.
+    pub topic: Arc<str>,
+    /// AMQP `type`.
+    pub kind: Option<Arc<str>>,
+    /// AMQP `message_id`, or the id given when publishing to the embedded broker.
+    pub message_id: Option<Bytes>,
+    /// An id that the broker can make from the message's place (Kafka), if it can.
+    pub placed_id: Option<EventId>,
+    pub published_at: Option<Timestamp>,
+    pub content_type: Option<Arc<str>>,
+    pub content_encoding: Option<Arc<str>>,
+    pub key: Option<Bytes>,
+    pub headers: Headers,
+    pub properties: Vec<(String, HeaderValue)>,
+    pub body: Bytes,
+    pub origin: Origin,
+}
+
+/// `id:` of a source: where to find an id when the message has none of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdFrom {
+    /// A header of this name.
+    Header(String),
+    /// A dotted path into the JSON body.
+    Json(String),
+    /// SHA-256 of the body: equal bodies are one event.
+    Content,
+}
+
+/// How a source names its events.
+#[derive(Debug, Clone)]
+pub struct Naming {
+    pub source: Arc<str>,
+    /// `topic:` of the source, which replaces the broker's.
+    pub topic: Option<Arc<str>>,
+    pub id: Option<IdFrom>,
+}
+
+/// The attributes of a CloudEvent that name an event.
+#[derive(Default)]
+struct CloudEvent {
+    id: Option<String>,
+    source: Option<String>,
+    kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Structured<'a> {
+    id: String,
+    source: String,
+    r#type: String,
+    #[serde(borrow, default)]
+    #[allow(dead_code)]
+    data: Option<&'a RawValue>,
+}
+
+impl Naming {
+    /// The event of a message.
+    pub fn event(&self, mut taken: Taken) -> Event {
+        let shovelled = taken
+            .headers
+            .get(envelope::EVENT_ID)
+            .and_then(HeaderValue::as_str)
+            .map(str::to_owned);
+        taken.headers.0.retain(|(name, _)| !envelope::is_ours(name));
+        let cloud_event = cloud_event(&taken);
+        let topic = self.topic.clone().unwrap_or_else(|| taken.topic.clone());
+        let id = shovelled
+            .and_then(|id| EventId::kept(&id))
+            .or_else(|| self.id_of(&taken, &cloud_event))
+            .unwrap_or_else(EventId::random);
+        let kind = cloud_event
+            .kind
+            .map(Arc::from)
+            .or(taken.kind)
+            .or_else(|| {
+                taken
+                    .headers
+                    .get("type")
+                    .and_then(HeaderValue::as_str)
+                    .map(Arc::from)
+            })
+            .unwrap_or_else(|| topic.clone());
+        Event {
+            id,
+            topic,
+            kind,
+            source: self.source.clone(),
+            published_at: taken.published_at,
+            content_type: taken.content_type,
+            content_encoding: taken.content_encoding,
+            key: taken.key,
+            headers: taken.headers,
+            properties: taken.properties,
+            body: taken.body,
+            origin: taken.origin,
+        }
+    }
+
+    fn id_of(&self, taken: &Taken, cloud_event: &CloudEvent) -> Option<EventId> {
+        if let Some(id) = &cloud_event.id {
+            let source = cloud_event.source.as_deref().unwrap_or_default();
+            return Some(EventId::hashed("ce", &[source.as_bytes(), id.as_bytes()]));
+        }
+        if let Some(id) = taken.message_id.as_deref().and_then(EventId::from_outside) {
+            return Some(id);
+        }
+        // `id:` of a source is asked for by its operator, so it goes before what we can derive.
+        match &self.id {
+            Some(IdFrom::Header(name)) => {
+                if let Some(id) = taken
+                    .headers
+                    .get(name)
+                    .and_then(HeaderValue::as_bytes)
+                    .and_then(EventId::from_outside)
+                {
+                    return Some(id);
+                }
+            }
+            Some(IdFrom::Json(path)) => {
+                if let Some(id) = json_at(&taken.body, path) {
+                    return EventId::from_outside(id.as_bytes());
+                }
+            }
+            Some(IdFrom::Content) => return Some(EventId::hashed("body", &[&taken.body])),
+            None => {}
+        }
+        taken.placed_id.clone()
+    }
+}
+
+/// A string or number at a dotted path of a JSON body.
+fn json_at(body: &[u8], path: &str) -> Option<String> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let found = path.split('.').try_fold(&value, |value, key| match value {
+        Value::Array(items) => items.get(key.parse::<usize>().ok()?),
+        _ => value.get(key),
+    })?;
+    match found {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// CloudEvents attributes: binary mode in the spellings of Kafka (`ce_id`) and AMQP
+/// (`cloudEvents:id`, `cloudEvents_id`), or structured mode by content type.
+fn cloud_event(taken: &Taken) -> CloudEvent {
+    let structured = taken
+        .content_type
+        .as_deref()
+        .is_some_and(|ct| ct.starts_with("application/cloudevents+json"));
+    if structured {
+        return match serde_json::from_slice::<Structured<'_>>(&taken.body) {
+            Ok(event) => CloudEvent {
+                id: Some(event.id),
+                source: Some(event.source),
+                kind: Some(event.r#type),
+            },
+            Err(_) => CloudEvent::default(),
+        };
+    }
+    let mut found = CloudEvent::default();
+    for (name, value) in taken.headers.iter() {
+        let attribute = ["ce_", "cloudEvents:", "cloudEvents_"]
+            .iter()
+            .find_map(|prefix| name.strip_prefix(prefix));
+        let (Some(attribute), Some(value)) = (attribute, value.as_str()) else {
+            continue;
+        };
+        match attribute {
+            "id" => found.id = Some(value.to_owned()),
+            "source" => found.source = Some(value.to_owned()),
+            "type" => found.kind = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Place;
+
+    fn taken(headers: &[(&str, &str)], body: &str) -> Taken {
+        Taken {
+            topic: "orders.created".into(),
+            kind: None,
+            message_id: None,
+            placed_id: None,
+            published_at: None,
+            content_type: None,
+            content_encoding: None,
+            key: None,
+            headers: Headers(
+                headers
+                    .iter()
+                    .map(|(n, v)| (n.to_string(), HeaderValue::text(*v)))
+                    .collect(),
+            ),
+            properties: Vec::new(),
+            body: Bytes::from(body.to_owned()),
+            origin: Origin {
+                broker: "b".into(),
+                place: Place::Embedded {
+                    topic: "t".into(),
+                    sequence: 1,
+                },
+            },
+        }
+    }
+
+    fn naming(id: Option<IdFrom>) -> Naming {
+        Naming {
+            source: "s".into(),
+            topic: None,
+            id,
+        }
+    }
+
+    #[test]
+    fn a_message_id_is_the_event_id() {
+        let event = naming(None).event(Taken {
+            message_id: Some("m-1".into()),
+            ..taken(&[], "")
+        });
+        assert_eq!(event.id.as_str(), "m-1");
+    }
+
+    #[test]
+    fn cloud_events_of_two_sources_have_different_ids() {
+        let id = |source| {
+            naming(None)
+                .event(taken(
+                    &[("ce_id", "1"), ("ce_source", source), ("ce_type", "x")],
+                    "",
+                ))
+                .id
+        };
+        assert_ne!(id("/a"), id("/b"));
+    }
+
+    #[test]
+    fn a_structured_cloud_event_gives_its_type() {
+        let body =
+            r#"{"specversion":"1.0","id":"7","source":"/s","type":"order.made","data":{"a":1}}"#;
+        let message = Taken {
+            content_type: Some("application/cloudevents+json; charset=utf-8".into()),
+            ..taken(&[], body)
+        };
+        assert_eq!(&*naming(None).event(message).kind, "order.made");
+    }
+
+    #[test]
+    fn the_type_falls_back_to_the_topic() {
+        assert_eq!(&*naming(None).event(taken(&[], "")).kind, "orders.created");
+        assert_eq!(&*naming(None).event(taken(&[("type", "t")], "")).kind, "t");
+    }
+
+    #[test]
+    fn a_shovelled_letter_keeps_its_webhook_id_and_loses_our_headers() {
+        let event = naming(None).event(taken(&[(envelope::EVENT_ID, "evt-9"), ("mine", "1")], ""));
+        assert_eq!(event.id.as_str(), "evt-9");
+        assert_eq!(event.headers.0.len(), 1);
+    }
+
+    #[test]
+    fn the_json_path_of_a_source_names_the_event() {
+        let event = naming(Some(IdFrom::Json("order.items.1".into())))
+            .event(taken(&[], r#"{"order":{"items":[1,42]}}"#));
+        assert_eq!(event.id.as_str(), "42");
+    }
+
+    #[test]
+    fn equal_bodies_are_one_event_where_the_source_says_so() {
+        let of = |body| naming(Some(IdFrom::Content)).event(taken(&[], body)).id;
+        assert_eq!(of("x"), of("x"));
+        assert_ne!(of("x"), of("y"));
+    }
+}

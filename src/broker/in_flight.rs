@@ -1,0 +1,222 @@
+//! Windows: how much may be in flight, in messages and in bytes.
+//!
+//! A slot is taken *before* a message is handed over, so pressure reaches the broker instead of
+//! memory. Each source has a window of its own, and so have retries and holds; all share one byte
+//! budget. The slot lives in the [`Receipt`](super::Receipt) and is free again when that is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::{Answer, Receipt, Received, Token};
+use crate::delivery::{Delivery, WaitKind};
+use crate::event::Event;
+
+/// Bytes of all messages in flight, in units of 1 KiB.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total_units: u32,
+}
+
+impl Budget {
+    const UNIT_BYTES: usize = 1024;
+
+    pub fn new(bytes: usize) -> Self {
+        let total_units = (bytes / Self::UNIT_BYTES).clamp(1, u32::MAX as usize / 2) as u32;
+        Self {
+            units: Arc::new(Semaphore::new(total_units as usize)),
+            total_units,
+        }
+    }
+
+    /// A message larger than the whole budget takes all of it, and so goes alone.
+    fn units_of(&self, size_bytes: usize) -> u32 {
+        (size_bytes.div_ceil(Self::UNIT_BYTES).max(1) as u32).min(self.total_units)
+    }
+}
+
+/// A bounded number of messages in flight.
+#[derive(Debug, Clone)]
+pub struct Window {
+    slots: Arc<Semaphore>,
+    size: usize,
+}
+
+impl Window {
+    pub fn new(size: usize) -> Self {
+        let size = size.max(1);
+        Self {
+            slots: Arc::new(Semaphore::new(size)),
+            size,
+        }
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+/// A place in a window, held until the message is settled.
+#[derive(Debug)]
+pub struct Admission {
+    _slot: OwnedSemaphorePermit,
+    _units: OwnedSemaphorePermit,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The door by which a broker hands messages to the pipeline.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    window: Window,
+    budget: Budget,
+    paused: watch::Receiver<bool>,
+    in_flight: Arc<AtomicUsize>,
+    hand_over: mpsc::Sender<Received>,
+}
+
+impl Intake {
+    /// An intake and the pipeline's end of it. `paused` holds new admissions back while true.
+    pub fn new(
+        window: Window,
+        budget: Budget,
+        paused: watch::Receiver<bool>,
+    ) -> (Self, mpsc::Receiver<Received>) {
+        let (hand_over, taken) = mpsc::channel(window.size());
+        (
+            Self {
+                window,
+                budget,
+                paused,
+                in_flight: Arc::default(),
+                hand_over,
+            },
+            taken,
+        )
+    }
+
+    /// How many messages may be in flight: a broker's prefetch.
+    pub fn window_size(&self) -> usize {
+        self.window.size()
+    }
+
+    /// Messages handed over and not yet settled.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Waits for room for a message of `size_bytes`. Cancel-safe: dropped, it has taken nothing.
+    /// A broker that must keep polling its client (Kafka) polls beside this.
+    pub async fn admit(&self, size_bytes: usize) -> Admission {
+        let mut paused = self.paused.clone();
+        // A closed pause channel means that the pipeline is gone; its intake is then closed too.
+        let _ = paused.wait_for(|paused| !paused).await;
+        let slot = self
+            .window
+            .slots
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("windows are never closed");
+        let units = self
+            .budget
+            .units
+            .clone()
+            .acquire_many_owned(self.budget.units_of(size_bytes))
+            .await
+            .expect("budgets are never closed");
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Admission {
+            _slot: slot,
+            _units: units,
+            in_flight: self.in_flight.clone(),
+        }
+    }
+
+    /// Hands a fresh event over. Never blocks: the admission is the room for it. When the pipeline
+    /// is gone the receipt is dropped, which asks for redelivery.
+    pub fn event(&self, event: Event, answer: Arc<dyn Answer>, token: Token, admission: Admission) {
+        let receipt = Receipt::new(answer, token, admission);
+        let _ = self
+            .hand_over
+            .try_send(Received::Event(Arc::new(event), receipt));
+    }
+
+    /// Hands a due delivery over, like [`Intake::event`].
+    pub fn due(
+        &self,
+        delivery: Delivery,
+        kind: WaitKind,
+        answer: Arc<dyn Answer>,
+        token: Token,
+        admission: Admission,
+    ) {
+        let receipt = Receipt::new(answer, token, admission);
+        let _ = self
+            .hand_over
+            .try_send(Received::Due(delivery, kind, receipt));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn intake(window: usize, bytes: usize) -> (Intake, watch::Sender<bool>) {
+        let (pause, paused) = watch::channel(false);
+        (
+            Intake::new(Window::new(window), Budget::new(bytes), paused).0,
+            pause,
+        )
+    }
+
+    async fn is_full(intake: &Intake, size: usize) -> bool {
+        timeout(Duration::from_millis(1), intake.admit(size))
+            .await
+            .is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_window_admits_again_when_a_place_is_given_back() {
+        let (intake, _pause) = intake(1, 1 << 20);
+        let held = intake.admit(10).await;
+        assert!(is_full(&intake, 10).await);
+        drop(held);
+        assert!(!is_full(&intake, 10).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_byte_budget_bounds_few_large_messages() {
+        let (intake, _pause) = intake(100, 10 * 1024);
+        let _held = intake.admit(8 * 1024).await;
+        assert!(is_full(&intake, 4 * 1024).await);
+        assert!(!is_full(&intake, 1024).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_larger_than_the_budget_goes_alone() {
+        let (intake, _pause) = intake(100, 10 * 1024);
+        let _held = intake.admit(1 << 30).await;
+        assert!(is_full(&intake, 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_intake_admits_nothing() {
+        let (intake, pause) = intake(100, 1 << 20);
+        pause.send(true).unwrap();
+        assert!(is_full(&intake, 1).await);
+        pause.send(false).unwrap();
+        assert!(!is_full(&intake, 1).await);
+    }
+}

@@ -1,0 +1,170 @@
+//! The contract between the bridge and a broker.
+//!
+//! A broker is both where events come from and where deliveries wait and end: RabbitMQ, Kafka and
+//! the embedded one implement [`Broker`], and `tests/it/contract` runs the same cases against each.
+//! Delivery tags, offsets and the like never leave this folder; what leaves it is [`Received`].
+//!
+//! What the pipeline may assume of every implementation:
+//! - a [`Receipt`] that is settled leaves the source for good, one that is dropped comes again;
+//! - `park` and `dead_letter` return `Ok` only when the broker has confirmed that it keeps the message;
+//! - a parked delivery comes back as [`Received::Due`], never before its wait is over, on any
+//!   instance of the group, whatever tiers the config names by then;
+//! - `run` reconnects for ever and returns early only for what a restart alone can mend.
+//!
+//! What a broker may assume: `run` is called once, and intakes are closed only after `stop`.
+
+pub mod embedded;
+pub mod envelope;
+mod identify;
+pub mod in_flight;
+pub mod kafka;
+pub mod rabbitmq;
+mod receipt;
+pub mod tiers;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+pub use identify::{IdFrom, Naming, Taken};
+pub use in_flight::{Admission, Budget, Intake, Window};
+pub use receipt::{Answer, Receipt, Settlement, Token};
+
+use crate::delivery::{Delivery, Reason, WaitKind};
+use crate::event::{Event, Headers};
+
+/// What a broker hands to the pipeline.
+#[derive(Debug)]
+pub enum Received {
+    /// A fresh event of a source.
+    Event(Arc<Event>, Receipt),
+    /// A parked delivery whose wait is over.
+    Due(Delivery, WaitKind, Receipt),
+}
+
+/// Where a broker puts what it takes: a window per source, and one each for retries and holds.
+#[derive(Debug, Clone)]
+pub struct Intakes {
+    pub sources: BTreeMap<Arc<str>, Intake>,
+    pub retries: Intake,
+    pub holds: Intake,
+}
+
+/// How long a delivery is to wait on the broker, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    pub kind: WaitKind,
+    /// From now. The delivery comes back after this, and at most a tenth (or a second) later.
+    pub delay: Duration,
+}
+
+/// The broker did not confirm. The delivery is still ours: hold it, pause intake, try again.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refused {
+    /// Not connected, timed out, or an alarm blocks publishers.
+    #[error("broker `{broker}` is not available: {why}")]
+    Unavailable { broker: Arc<str>, why: String },
+    /// The broker said no (nack, unroutable, not authorised).
+    #[error("broker `{broker}` refused the message: {why}")]
+    Rejected { broker: Arc<str>, why: String },
+    /// Larger than the broker takes, even with metadata truncated.
+    #[error("message of {size_bytes} bytes is larger than broker `{broker}` accepts")]
+    TooLarge { broker: Arc<str>, size_bytes: usize },
+}
+
+/// The state of a broker, for `/readyz` and logs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Health {
+    /// Connected, and the loop through a retry tier was seen to work.
+    Ready,
+    /// Connecting, or checking the loop.
+    Starting { why: String },
+    /// Not working; tried again with backoff.
+    Down { why: String },
+}
+
+/// A dead letter as it lies on the broker.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    pub delivery: Delivery,
+    pub reason: Reason,
+    pub dead_at: Timestamp,
+    /// `false` for a reference dead letter: only the origin's coordinates, the body was refused.
+    pub has_body: bool,
+}
+
+/// A dead letter taken for replay or removal. Settling its receipt removes it; dropping returns it.
+#[derive(Debug)]
+pub struct Claim {
+    pub letter: Letter,
+    pub receipt: Receipt,
+}
+
+/// An event to publish, for `hookbridge send` and the embedded broker's API.
+#[derive(Debug, Clone, Default)]
+pub struct Publication {
+    /// The topic on Kafka and embedded; the routing key on RabbitMQ.
+    pub topic: String,
+    /// RabbitMQ only: the exchange, default `""`, where the routing key is a queue's name.
+    pub exchange: String,
+    pub id: Option<String>,
+    pub kind: Option<String>,
+    pub key: Option<Bytes>,
+    pub content_type: Option<String>,
+    pub headers: Headers,
+    pub body: Bytes,
+}
+
+/// A message broker: source of events, and the place where deliveries wait and end.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// The broker's name in the config.
+    fn name(&self) -> &Arc<str>;
+
+    /// Takes from all sources and due queues into `intakes` until `stop`, reconnecting for ever.
+    /// After `stop` it takes no more but goes on settling until the receipts handed out are
+    /// answered or `drain` is cancelled. `Err` is what only a restart mends (a fenced member).
+    async fn run(
+        self: Arc<Self>,
+        intakes: Intakes,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()>;
+
+    /// Keeps `delivery` for `wait` and returns when the broker has confirmed.
+    async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused>;
+
+    /// Keeps `delivery` among the dead letters and returns when the broker has confirmed.
+    async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused>;
+
+    /// Up to `limit` dead letters, oldest first, undisturbed however often they are listed.
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused>;
+
+    /// Takes the dead letter of this delivery id and generation; `None` when it is not there (any more).
+    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused>;
+
+    /// Makes everything parked on the tiers of `kind` due now. Returns how many, where it can be told.
+    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused>;
+
+    /// Publishes an event and returns when the broker has confirmed.
+    async fn publish(&self, publication: Publication) -> Result<(), Refused>;
+
+    fn health(&self) -> Health;
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Starting { why } => write!(f, "starting: {why}"),
+            Self::Down { why } => write!(f, "down: {why}"),
+        }
+    }
+}

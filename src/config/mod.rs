@@ -1,0 +1,233 @@
+//! The config: what an operator's YAML file says, checked and ready to be assembled.
+//!
+//! [`load`] reports every problem at once, each at its line and column. What it returns has no
+//! strings left to parse but those of [`Spec`]s, which it has compiled once to check them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::broker::{IdFrom, tiers::Tiers};
+use crate::subscription::{Endpoint, Secret, Spec};
+
+/// A whole, valid config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Names the consumer group and every queue and topic of ours. Default `hookbridge` only where
+    /// all brokers are embedded.
+    pub group: Arc<str>,
+    pub instance: Instance,
+    pub data_dir: PathBuf,
+    pub admin: Admin,
+    pub delivery: DeliverySettings,
+    pub limits: Limits,
+    pub brokers: BTreeMap<Arc<str>, Broker>,
+    pub sources: BTreeMap<Arc<str>, Source>,
+    /// Every endpoint by its name: the shared ones, and those written inside a subscription under
+    /// the subscription's name.
+    pub endpoints: BTreeMap<Arc<str>, Arc<Endpoint>>,
+    pub subscriptions: BTreeMap<Arc<str>, Spec>,
+}
+
+/// `instance:` or `HOOKBRIDGE_INSTANCE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instance {
+    /// A random name, kept in `data_dir`.
+    Kept,
+    Named(Arc<str>),
+    /// `auto`: dynamic group membership.
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// Default 127.0.0.1:8400. Off loopback `tokens` may not be empty.
+    pub listen: SocketAddr,
+    pub tokens: Vec<AdminToken>,
+    /// Largest accepted event over the API; default 16 MiB.
+    pub max_event_bytes: usize,
+}
+
+/// A bearer token of the admin API; only its SHA-256 is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminToken {
+    pub name: String,
+    pub sha256: [u8; 32],
+    pub scopes: Vec<Scope>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Read,
+    Publish,
+    Replay,
+    Admin,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DeliverySettings {
+    /// Plain `http:` URLs are refused unless true.
+    pub allow_http: bool,
+    /// Otherwise denied address ranges, opened on purpose.
+    pub allow_networks: Vec<IpNet>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Bytes of all messages in flight; default 256 MiB.
+    pub in_flight_bytes: usize,
+    /// Messages in flight of the retries, and of the holds, per broker; default 256 each.
+    pub due_window: usize,
+    /// How long a graceful stop may take; default 30 s.
+    pub shutdown: Duration,
+    /// Worker threads of the runtime that delivers; see docs/decisions.
+    pub workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight_bytes: 256 << 20,
+            due_window: 256,
+            shutdown: Duration::from_secs(30),
+            workers: 1,
+        }
+    }
+}
+
+/// One broker: what is common, and its kind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Broker {
+    pub kind: BrokerKind,
+    /// Delays of our retry and hold tiers on it.
+    pub tiers: Tiers,
+    /// `retries_on:` another broker, where we may not create things on this one.
+    pub retries_on: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum BrokerKind {
+    RabbitMq(RabbitMq),
+    Kafka(Kafka),
+    Embedded(Embedded),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RabbitMq {
+    /// `amqp:` or `amqps:`, tried in turn. May hold a password.
+    pub urls: Vec<Secret>,
+    pub tls: Tls,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kafka {
+    pub bootstrap: Vec<String>,
+    /// `Some` turns TLS on.
+    pub tls: Option<Tls>,
+    pub sasl: Option<Sasl>,
+    /// Further librdkafka properties, for what we have no key for. Ours win.
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sasl {
+    pub mechanism: SaslMechanism,
+    pub username: String,
+    pub password: Secret,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaslMechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
+}
+
+/// The embedded broker keeps its file in `data_dir`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedded {
+    /// How long settled events stay for replay; default none.
+    pub retention: Duration,
+    /// Nothing more is accepted beyond this; default 1 GiB.
+    pub max_bytes: u64,
+}
+
+/// Own authorities and a client certificate, as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// Where events come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    pub broker: Arc<str>,
+    pub from: From,
+    /// Messages in flight; default 256.
+    pub window: usize,
+    pub unmatched: Unmatched,
+    /// `topic:` replaces the broker's own topic.
+    pub topic: Option<Arc<str>>,
+    pub id: Option<IdFrom>,
+}
+
+/// The broker's side of a source; its kind is the broker's kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum From {
+    RabbitMq(RabbitMqSource),
+    Kafka(KafkaSource),
+    Embedded(EmbeddedSource),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RabbitMqSource {
+    pub queue: String,
+    /// Declare the queue (quorum) and its bindings where they are missing; default true.
+    pub declare: bool,
+    pub bind: Vec<Binding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    pub exchange: String,
+    pub key: String,
+    /// Arguments of a binding to a headers exchange.
+    pub arguments: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct KafkaSource {
+    /// Names, or regular expressions when they begin with `^`.
+    pub topics: Vec<String>,
+    pub start: Start,
+    pub ignore_older_than: Option<Duration>,
+}
+
+/// Where a group without committed offsets begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Now,
+    Earliest,
+    At(jiff::Timestamp),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddedSource {
+    /// Topic patterns, as in subscriptions.
+    pub topics: Vec<String>,
+}
+
+/// What becomes of an event that no subscription matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unmatched {
+    #[default]
+    Settle,
+    DeadLetter,
+    Hold,
+}

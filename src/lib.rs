@@ -1,0 +1,36 @@
+//! hookbridge: events from RabbitMQ, Kafka or an embedded broker become signed webhooks.
+//!
+//! The modules in reading order, which is the order of an event's life. A module may use those
+//! above it; stages never use each other, and only `pipeline` puts them together
+//! (`tests/it/layering.rs` holds this). ARCHITECTURE.md tells the same story at more length.
+
+// nouns
+pub mod attempt;
+pub mod delivery;
+pub mod event;
+pub mod outgoing;
+pub mod subscription;
+
+// what every stage counts with
+pub mod meters;
+
+// stages
+pub mod broker;
+pub mod deliver;
+pub mod render;
+pub mod route;
+pub mod store;
+pub mod verdict;
+
+// flow
+pub mod pipeline;
+
+// edges
+pub mod admin;
+pub mod cli;
+
+// assembly
+pub mod app;
+pub mod config;
+pub mod shutdown;
+pub mod telemetry;

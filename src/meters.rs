@@ -1,0 +1,418 @@
+//! Meters: the counters and gauges that stages count with, and the one registry they are in.
+//!
+//! Names and labels follow `docs/metrics.md`; label values come from config names only, never from
+//! traffic. Handles are looked up once, when a subscription or source is made ([`Meters::of_subscription`],
+//! [`Meters::of_source`]), and counted with for nanoseconds afterwards.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::delivery::{Reason, WaitKind};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    source: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySourceOutcome {
+    source: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySourceResult {
+    source: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySourceReason {
+    source: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySourcePartition {
+    source: String,
+    partition: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySubscription {
+    subscription: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySubscriptionReason {
+    subscription: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySubscriptionOutcome {
+    subscription: String,
+    outcome: &'static str,
+    status_class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByBroker {
+    broker: String,
+}
+
+type SecondsFamily = Family<BySubscription, Histogram, fn() -> Histogram>;
+
+/// All metrics of the process.
+pub struct Meters {
+    registry: Mutex<Registry>,
+    received: Family<BySource, Counter>,
+    settled: Family<BySourceOutcome, Counter>,
+    lag: Family<BySourcePartition, Gauge>,
+    matched: Family<BySourceResult, Counter>,
+    paused: Family<BySourceReason, Gauge>,
+    attempts: Family<BySubscriptionOutcome, Counter>,
+    duration: SecondsFamily,
+    age: SecondsFamily,
+    in_flight: Family<BySubscription, Gauge>,
+    parked: Family<BySubscriptionReason, Counter>,
+    dead_letters: Family<BySubscriptionReason, Counter>,
+    breaker: Family<BySubscription, Gauge>,
+    rate_limited: Family<BySubscription, Counter>,
+    refused: Family<ByBroker, Counter>,
+    reloads: Family<ByResult, Counter>,
+    pub store_bytes: Gauge,
+    pub store_flush: Histogram,
+}
+
+/// The handles of one source.
+#[derive(Clone)]
+pub struct SourceMeters {
+    pub received: Counter,
+    pub settled: Counter,
+    pub redelivered: Counter,
+    pub matched: Counter,
+    pub unmatched: Counter,
+    /// 1 while intake is paused because the broker refuses to park or dead-letter.
+    pub paused_by_broker: Gauge,
+    source: String,
+    lag: Family<BySourcePartition, Gauge>,
+}
+
+impl SourceMeters {
+    /// Messages of `partition` not yet settled.
+    pub fn lag(&self, partition: i32, messages: i64) {
+        let labels = BySourcePartition {
+            source: self.source.clone(),
+            partition: partition.to_string(),
+        };
+        self.lag.get_or_create(&labels).set(messages);
+    }
+}
+
+/// The handles of one subscription.
+#[derive(Clone)]
+pub struct SubscriptionMeters {
+    /// First-try and later successes with a 2xx, by far the most frequent.
+    pub delivered: Counter,
+    pub duration: Histogram,
+    pub age: Histogram,
+    pub in_flight: Gauge,
+    pub parked_retry: Counter,
+    pub parked_hold: Counter,
+    /// 0 open for traffic, 1 probing, 2 shut.
+    pub breaker: Gauge,
+    pub rate_limited: Counter,
+    subscription: String,
+    attempts: Family<BySubscriptionOutcome, Counter>,
+    dead_letters: Family<BySubscriptionReason, Counter>,
+}
+
+impl SubscriptionMeters {
+    /// An attempt that was not delivered.
+    pub fn failed(&self, status_class: &'static str) {
+        let labels = BySubscriptionOutcome {
+            subscription: self.subscription.clone(),
+            outcome: "failed",
+            status_class,
+        };
+        self.attempts.get_or_create(&labels).inc();
+    }
+
+    pub fn parked(&self, kind: WaitKind) {
+        match kind {
+            WaitKind::Retry => self.parked_retry.inc(),
+            WaitKind::Hold => self.parked_hold.inc(),
+        };
+    }
+
+    pub fn dead(&self, reason: Reason) {
+        let labels = BySubscriptionReason {
+            subscription: self.subscription.clone(),
+            reason: reason.as_str(),
+        };
+        self.dead_letters.get_or_create(&labels).inc();
+    }
+}
+
+/// The metric of these labels. A function, so that the family's lock is free again when it returns:
+/// two look-ups in one expression would otherwise wait for each other.
+fn handle<L, M, C>(family: &Family<L, M, C>, labels: &L) -> M
+where
+    L: Clone + Eq + std::hash::Hash,
+    M: Clone,
+    C: prometheus_client::metrics::family::MetricConstructor<M>,
+{
+    family.get_or_create(labels).clone()
+}
+
+/// 1 ms to 60 s, in steps of about 2.5.
+fn seconds_buckets() -> Histogram {
+    Histogram::new([
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    ])
+}
+
+/// 10 ms to four days: an event's age when it is delivered.
+fn age_buckets() -> Histogram {
+    Histogram::new([
+        0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 43_200.0, 86_400.0,
+        345_600.0,
+    ])
+}
+
+impl Meters {
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("hookbridge");
+        macro_rules! register {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let build = Family::<Vec<(String, String)>, Gauge>::default();
+        build
+            .get_or_create(&vec![(
+                "version".to_owned(),
+                env!("CARGO_PKG_VERSION").to_owned(),
+            )])
+            .set(1);
+        registry.register("build_info", "The running release", build);
+        let duration = SecondsFamily::new_with_constructor(seconds_buckets as fn() -> Histogram);
+        registry.register_with_unit(
+            "delivery_duration",
+            "Time of one attempt",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        let age = SecondsFamily::new_with_constructor(age_buckets as fn() -> Histogram);
+        registry.register_with_unit(
+            "event_age_at_delivery",
+            "From the producer's timestamp, or the take, to the 2xx",
+            Unit::Seconds,
+            age.clone(),
+        );
+        let store_flush = seconds_buckets();
+        registry.register_with_unit(
+            "store_flush_duration",
+            "Time to sync the store",
+            Unit::Seconds,
+            store_flush.clone(),
+        );
+        let store_bytes = Gauge::<i64, _>::default();
+        registry.register_with_unit(
+            "store",
+            "Size of the store on disk",
+            Unit::Bytes,
+            store_bytes.clone(),
+        );
+        Arc::new(Self {
+            received: register!(
+                "source_messages_received",
+                "Messages taken",
+                Family::default()
+            ),
+            settled: register!(
+                "source_messages_settled",
+                "Messages answered, by outcome",
+                Family::default()
+            ),
+            lag: register!(
+                "source_lag_messages",
+                "Messages behind the end of the partition",
+                Family::default()
+            ),
+            matched: register!("match", "Events routed, by result", Family::default()),
+            paused: register!(
+                "intake_paused",
+                "1 while intake is paused, by reason",
+                Family::default()
+            ),
+            attempts: register!(
+                "delivery_attempts",
+                "Attempts, by outcome",
+                Family::default()
+            ),
+            in_flight: register!(
+                "deliveries_in_flight",
+                "Attempts under way",
+                Family::default()
+            ),
+            parked: register!(
+                "deliveries_parked",
+                "Deliveries parked on the broker",
+                Family::default()
+            ),
+            dead_letters: register!("dead_letters", "Deliveries given up", Family::default()),
+            breaker: register!(
+                "breaker_state",
+                "0 open for traffic, 1 probing, 2 shut",
+                Family::default()
+            ),
+            rate_limited: register!(
+                "rate_limited",
+                "Deliveries that waited for the rate",
+                Family::default()
+            ),
+            refused: register!(
+                "broker_refusals",
+                "Parks and dead letters not confirmed",
+                Family::default()
+            ),
+            reloads: register!(
+                "config_reloads",
+                "Reloads of the config, by result",
+                Family::default()
+            ),
+            duration,
+            age,
+            store_bytes,
+            store_flush,
+            registry: Mutex::new(registry),
+        })
+    }
+
+    pub fn of_source(&self, source: &str) -> SourceMeters {
+        let by = BySource {
+            source: source.to_owned(),
+        };
+        let outcome = |outcome| BySourceOutcome {
+            source: source.to_owned(),
+            outcome,
+        };
+        let result = |result| BySourceResult {
+            source: source.to_owned(),
+            result,
+        };
+        let reason = BySourceReason {
+            source: source.to_owned(),
+            reason: "broker_refuses",
+        };
+        SourceMeters {
+            received: handle(&self.received, &by),
+            settled: handle(&self.settled, &outcome("settled")),
+            redelivered: handle(&self.settled, &outcome("redeliver")),
+            matched: handle(&self.matched, &result("matched")),
+            unmatched: handle(&self.matched, &result("unmatched")),
+            paused_by_broker: handle(&self.paused, &reason),
+            source: source.to_owned(),
+            lag: self.lag.clone(),
+        }
+    }
+
+    pub fn of_subscription(&self, subscription: &str) -> SubscriptionMeters {
+        let by = BySubscription {
+            subscription: subscription.to_owned(),
+        };
+        let parked = |reason| BySubscriptionReason {
+            subscription: subscription.to_owned(),
+            reason,
+        };
+        let delivered = BySubscriptionOutcome {
+            subscription: subscription.to_owned(),
+            outcome: "delivered",
+            status_class: "2xx",
+        };
+        SubscriptionMeters {
+            delivered: handle(&self.attempts, &delivered),
+            duration: handle(&self.duration, &by),
+            age: handle(&self.age, &by),
+            in_flight: handle(&self.in_flight, &by),
+            parked_retry: handle(&self.parked, &parked("retry")),
+            parked_hold: handle(&self.parked, &parked("hold")),
+            breaker: handle(&self.breaker, &by),
+            rate_limited: handle(&self.rate_limited, &by),
+            subscription: subscription.to_owned(),
+            attempts: self.attempts.clone(),
+            dead_letters: self.dead_letters.clone(),
+        }
+    }
+
+    /// Parks and dead letters that `broker` did not confirm.
+    pub fn refusals(&self, broker: &str) -> Counter {
+        handle(
+            &self.refused,
+            &ByBroker {
+                broker: broker.to_owned(),
+            },
+        )
+    }
+
+    pub fn reloaded(&self, ok: bool) {
+        self.reloads
+            .get_or_create(&ByResult {
+                result: if ok { "ok" } else { "refused" },
+            })
+            .inc();
+    }
+
+    /// The text that Prometheus scrapes (OpenMetrics 1.0).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        prometheus_client::encoding::text::encode(&mut text, &registry)
+            .expect("writing to a string does not fail");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counted_things_are_scraped_under_their_documented_names() {
+        let meters = Meters::new();
+        meters.of_source("orders").received.inc();
+        let subscription = meters.of_subscription("crm");
+        subscription.delivered.inc();
+        subscription.failed("5xx");
+        subscription.dead(Reason::Gone);
+        let text = meters.encode();
+        for line in [
+            r#"hookbridge_source_messages_received_total{source="orders"} 1"#,
+            r#"hookbridge_delivery_attempts_total{subscription="crm",outcome="delivered",status_class="2xx"} 1"#,
+            r#"hookbridge_delivery_attempts_total{subscription="crm",outcome="failed",status_class="5xx"} 1"#,
+            r#"hookbridge_dead_letters_total{subscription="crm",reason="gone"} 1"#,
+            "hookbridge_delivery_duration_seconds_bucket",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Endpoints: where requests go, what signs them, and the limits of the lane that serves them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+use url::Url;
+
+use super::Secret;
+
+/// A receiver. Subscriptions that name the same endpoint share its lane, secrets and breaker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// The shared endpoint's name, or the name of the subscription that it is written in.
+    pub name: Arc<str>,
+    /// May be a credential: only [`Endpoint::shown`] may be logged.
+    pub url: Arc<Url>,
+    pub method: Method,
+    /// Custom headers; values are marked sensitive.
+    pub headers: HeaderMap,
+    pub signature: Scheme,
+    /// Newest first; all of them sign while one is being rotated.
+    pub secrets: Vec<Secret>,
+    pub tls: Option<Arc<TlsFiles>>,
+    /// Attempts under way at once.
+    pub concurrency: usize,
+    pub rate: Option<Rate>,
+    pub breaker: Breaker,
+}
+
+impl Endpoint {
+    pub const DEFAULT_CONCURRENCY: usize = 16;
+
+    /// Scheme, host and port: all of a URL that is ever shown, since paths and queries of webhooks
+    /// are often credentials.
+    pub fn shown(&self) -> String {
+        shown(&self.url)
+    }
+}
+
+/// Scheme, host and port of `url`.
+pub fn shown(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+/// Which signature the requests carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Standard Webhooks, HMAC-SHA256, secret `whsec_…`.
+    #[default]
+    Standard,
+    /// Standard Webhooks, ed25519, key `whsk_…`.
+    StandardEd25519,
+    None,
+}
+
+impl Scheme {
+    pub const NAMES: [&'static str; 3] = ["standard", "standard-ed25519", "none"];
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "standard" => Some(Self::Standard),
+            "standard-ed25519" => Some(Self::StandardEd25519),
+            "none" => Some(Self::None),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::StandardEd25519 => "standard-ed25519",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Certificates of one endpoint: own authorities, and a client certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TlsFiles {
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// So many requests in so much time (`50/s`, `100/m`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub per: Duration,
+}
+
+impl Rate {
+    /// Time between two requests.
+    pub fn interval(&self) -> Duration {
+        self.per / self.count
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a rate such as `50/s` or `100/m`");
+        let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+        let count: u32 = count.trim().parse().map_err(|_| wrong())?;
+        if count == 0 {
+            return Err("a rate of 0 would never send anything; use `enabled: false`".into());
+        }
+        let per = match per.trim() {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return Err(wrong()),
+        };
+        Ok(Self { count, per })
+    }
+}
+
+/// When a lane shuts: after so many failures in a row, for so long, then one probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    pub failures: u32,
+    pub cool_down: Duration,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            failures: 10,
+            cool_down: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Subscriptions: which events go to which endpoint, and how hard we try.
+//!
+//! A [`Spec`] is what may be stored and shown: it names its endpoint and holds no secret. An
+//! [`Endpoint`] is where requests go; it holds secrets, which have no `Debug` form. A
+//! [`Subscription`] is both, compiled and ready for the routing snapshot.
+
+mod endpoint;
+mod filter;
+mod pattern;
+mod retry;
+mod secret;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use endpoint::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
+pub use filter::{Filter, FilterError};
+pub use pattern::{Pattern, PatternError};
+pub use retry::RetryPolicy;
+pub use secret::Secret;
+
+/// A subscription's identity: `config:<name>` for those of the config file, random and never reused
+/// for those made over the API.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Uid(Arc<str>);
+
+impl Uid {
+    pub fn of_config(name: &str) -> Self {
+        Self(format!("config:{name}").into())
+    }
+
+    /// A uid read back from an envelope or the store.
+    pub fn from_stored(uid: &str) -> Self {
+        Self(uid.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an operator or a team asked for, without secrets: this is what the store keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    pub name: Arc<str>,
+    /// Topic patterns; an event matches when one of them does. At least one.
+    pub topics: Vec<String>,
+    /// Patterns of the event's type; empty means any.
+    #[serde(default)]
+    pub types: Vec<String>,
+    /// Names of sources; empty means any.
+    #[serde(default)]
+    pub sources: Vec<Arc<str>>,
+    /// The content filter as it was written.
+    #[serde(default)]
+    pub filter: Option<serde_json::Value>,
+    /// `false`: not matched at all.
+    pub enabled: bool,
+    /// Earlier names, whose parked deliveries are taken over.
+    #[serde(default)]
+    pub was: Vec<Arc<str>>,
+    pub retry: RetryPolicy,
+    /// Total time of one attempt, response included.
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
+    /// An attempt older than this counts as slow.
+    pub slow_after: Duration,
+    pub max_parked: MaxParked,
+    /// Reserved: the tenant that owns it.
+    #[serde(default)]
+    pub tenant: Option<Arc<str>>,
+    /// Reserved: free labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The endpoint's name: one of the shared ones, or the subscription's own name.
+    pub endpoint: Arc<str>,
+}
+
+/// How much of one subscription may wait on the broker; beyond it its deliveries are dead-lettered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaxParked {
+    pub count: u64,
+    pub bytes: u64,
+}
+
+impl Default for MaxParked {
+    fn default() -> Self {
+        Self {
+            count: 100_000,
+            bytes: 1 << 30,
+        }
+    }
+}
+
+impl Spec {
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+    pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    pub const DEFAULT_SLOW_AFTER: Duration = Duration::from_secs(2);
+}
+
+/// A subscription ready to be matched and delivered.
+pub struct Subscription {
+    pub uid: Uid,
+    pub spec: Spec,
+    pub topics: Vec<Pattern>,
+    pub types: Vec<Pattern>,
+    pub filter: Option<Filter>,
+    pub endpoint: Arc<Endpoint>,
+}
+
+impl Subscription {
+    /// Compiles `spec`, which the config has checked already; a problem here names the key.
+    pub fn compile(uid: Uid, spec: Spec, endpoint: Arc<Endpoint>) -> Result<Self, CompileError> {
+        let patterns = |key: &'static str, texts: &[String]| {
+            texts
+                .iter()
+                .map(|text| {
+                    text.parse()
+                        .map_err(|source| CompileError::Pattern { key, source })
+                })
+                .collect::<Result<Vec<Pattern>, _>>()
+        };
+        let topics = patterns("topics", &spec.topics)?;
+        let types = patterns("types", &spec.types)?;
+        let filter = spec
+            .filter
+            .as_ref()
+            .map(Filter::compile)
+            .transpose()
+            .map_err(CompileError::Filter)?;
+        Ok(Self {
+            uid,
+            spec,
+            topics,
+            types,
+            filter,
+            endpoint,
+        })
+    }
+}
+
+/// Why a stored subscription cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("bad pattern in `{key}`")]
+    Pattern {
+        key: &'static str,
+        source: PatternError,
+    },
+    #[error("bad `filter`")]
+    Filter(#[source] FilterError),
+}
