@@ -1,1 +1,241 @@
-//! The embedded broker.
+//! RabbitMQ: events from queues, retries in TTL queues, dead letters in a queue.
+//!
+//! Two connections, since an alarm blocks a connection that publishes and acknowledgements must go
+//! on: [`consume`] has one for taking and settling, [`publish`] one for parking and dead-lettering.
+//! lapin's own recovery is not used: whatever ends a session, [`Broker::run`] builds a new one from
+//! scratch, for ever, with backoff ([`topology`] is declared again each time).
+//!
+//! A tier is a quorum queue with a TTL that dead-letters at least once, through the default
+//! exchange, to our due queue; tiers are never read in place. Names: `<group>.retry.<seconds>`,
+//! `<group>.hold.<seconds>`, `<group>.due.retry`, `<group>.due.hold`, `<group>.dead`.
+
+mod acks;
+mod connect;
+mod consume;
+mod letters;
+mod message;
+mod probe;
+mod publish;
+mod topology;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::connect::Connector;
+use self::publish::{Publisher, Target};
+use super::envelope::{Dialect, Envelope};
+use super::tiers::Tiers;
+use super::{Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Wait};
+use crate::delivery::{Delivery, Reason, WaitKind};
+use crate::meters::SourceMeters;
+use crate::subscription::Secret;
+
+pub use self::topology::Names;
+
+/// What a RabbitMQ broker needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    pub name: Arc<str>,
+    pub group: Arc<str>,
+    /// Tried in turn.
+    pub urls: Vec<Secret>,
+    pub tls: TlsFiles,
+    pub tiers: Tiers,
+    pub sources: Vec<SourceSettings>,
+    /// `false` where another broker keeps our retries: nothing of ours is declared here.
+    pub keeps_deliveries: bool,
+}
+
+/// PEM files: own authorities, and a client certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TlsFiles {
+    pub ca: Option<std::path::PathBuf>,
+    pub cert: Option<std::path::PathBuf>,
+    pub key: Option<std::path::PathBuf>,
+}
+
+/// One source: a queue, and how it is bound.
+#[derive(Clone)]
+pub struct SourceSettings {
+    pub name: Arc<str>,
+    pub queue: String,
+    /// Declare the queue and its bindings where they are missing.
+    pub declare: bool,
+    pub bind: Vec<Binding>,
+    pub naming: Naming,
+    pub meters: SourceMeters,
+}
+
+/// A binding of a source's queue to an exchange that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    pub exchange: String,
+    pub key: String,
+    /// For headers exchanges.
+    pub arguments: BTreeMap<String, String>,
+}
+
+/// See the module.
+pub struct RabbitMq {
+    settings: Settings,
+    names: Names,
+    connector: Connector,
+    publisher: Publisher,
+    probe: probe::Probe,
+    health: Mutex<Health>,
+}
+
+impl RabbitMq {
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let names = Names::new(&settings.group, &settings.tiers);
+        let connector = Connector::new(&settings);
+        let publisher = Publisher::new(settings.name.clone(), connector.clone());
+        let health = Mutex::new(Health::Starting {
+            why: "not connected yet".into(),
+        });
+        Arc::new(Self {
+            settings,
+            names,
+            connector,
+            publisher,
+            probe: probe::Probe::new(),
+            health,
+        })
+    }
+
+    fn set_health(&self, health: Health) {
+        *self
+            .health
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = health;
+    }
+
+    fn unavailable(&self, why: impl ToString) -> Refused {
+        Refused::Unavailable {
+            broker: self.settings.name.clone(),
+            why: why.to_string(),
+        }
+    }
+
+    /// Publishes `delivery` to the tier that its wait starts on, or goes on with.
+    async fn park_for(
+        &self,
+        delivery: &Delivery,
+        kind: WaitKind,
+        whole: Duration,
+        rest: Duration,
+    ) -> Result<(), Refused> {
+        let hop = match kind {
+            WaitKind::Retry => self.settings.tiers.hop(rest, whole),
+            WaitKind::Hold => self.settings.tiers.for_holds().hop(rest, whole),
+        };
+        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining);
+        self.publish_envelope(&envelope, &self.names.tier(kind, hop.tier))
+            .await
+    }
+
+    async fn publish_envelope(&self, envelope: &Envelope, queue: &str) -> Result<(), Refused> {
+        let room = self
+            .publisher
+            .header_room()
+            .await
+            .map_err(|e| self.unavailable(e))?;
+        let written = envelope.write(Dialect::Amqp, room);
+        let properties = message::properties_of(&envelope.delivery, &written.headers);
+        self.publisher
+            .publish(Target::queue(queue), &written.body, properties)
+            .await
+    }
+}
+
+#[async_trait]
+impl Broker for RabbitMq {
+    fn name(&self) -> &Arc<str> {
+        &self.settings.name
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        intakes: Intakes,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut backoff = connect::Backoff::default();
+        while !stop.is_cancelled() {
+            let ended = consume::session(&self, &intakes, &stop, &drain, &mut backoff).await;
+            if stop.is_cancelled() {
+                break;
+            }
+            let why = match ended {
+                Ok(()) => "the connection ended".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            let delay = backoff.next();
+            warn!(broker = %self.settings.name, %why, retry_in = ?delay, "rabbitmq session ended, connecting again");
+            self.set_health(Health::Down { why });
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        info!(broker = %self.settings.name, "rabbitmq stopped");
+        Ok(())
+    }
+
+    async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused> {
+        self.park_for(delivery, wait.kind, wait.delay, wait.delay)
+            .await
+    }
+
+    async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused> {
+        let mut envelope = Envelope::dead(delivery, reason, Timestamp::now());
+        match self.publish_envelope(&envelope, &self.names.dead).await {
+            Err(Refused::TooLarge { size_bytes, .. }) => {
+                warn!(event = %delivery.event.id, size_bytes, "dead letter without its body: the broker takes no message of this size");
+                envelope.reference = true;
+                self.publish_envelope(&envelope, &self.names.dead).await
+            }
+            other => other,
+        }
+    }
+
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused> {
+        letters::list(self, limit)
+            .await
+            .map_err(|e| self.unavailable(format!("{e:#}")))
+    }
+
+    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused> {
+        letters::claim(self, delivery, generation)
+            .await
+            .map_err(|e| self.unavailable(format!("{e:#}")))
+    }
+
+    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
+        letters::release(self, kind).await.map(Some)
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<(), Refused> {
+        let properties = message::properties_of_publication(&publication);
+        let target = Target {
+            exchange: publication.exchange,
+            routing_key: publication.topic,
+        };
+        self.publisher
+            .publish(target, &publication.body, properties)
+            .await
+    }
+
+    fn health(&self) -> Health {
+        self.health
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .clone()
+    }
+}

@@ -1,0 +1,122 @@
+//! Connecting: node URLs in turn, TLS with own authorities, and the backoff between tries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties};
+use tokio::time::timeout;
+
+use super::{Settings, TlsFiles};
+use crate::subscription::Secret;
+
+/// How long a connection may take, TLS and handshake included.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Heartbeat in seconds where the URL names none; a dead peer is noticed after twice this.
+const HEARTBEAT_SECONDS: u16 = 10;
+
+/// Opens connections; cheap to clone.
+#[derive(Clone)]
+pub struct Connector {
+    urls: Arc<[Secret]>,
+    next: Arc<AtomicUsize>,
+    tls: TlsFiles,
+    group: Arc<str>,
+}
+
+impl Connector {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            urls: settings.urls.clone().into(),
+            next: Arc::default(),
+            tls: settings.tls.clone(),
+            group: settings.group.clone(),
+        }
+    }
+
+    /// A connection to the first node that answers, beginning after the last one tried. `role`
+    /// (`consume`, `publish`) is shown in RabbitMQ's list of connections.
+    pub async fn connect(&self, role: &str) -> anyhow::Result<Connection> {
+        let mut last = anyhow!("no url is configured");
+        for _ in 0..self.urls.len() {
+            let turn = self.next.load(Ordering::Relaxed) % self.urls.len();
+            match self.connect_to(&self.urls[turn], role).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    self.next.fetch_add(1, Ordering::Relaxed);
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(&self, url: &Secret, role: &str) -> anyhow::Result<Connection> {
+        // The parse error would quote the URL, and with it the password.
+        let mut uri: AMQPUri = url
+            .expose()
+            .parse()
+            .map_err(|_| anyhow!("the broker's url cannot be parsed"))?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        let node = format!("{}:{}", uri.authority.host, uri.authority.port);
+        let properties = ConnectionProperties::default()
+            .with_connection_name(format!("hookbridge {} {role}", self.group).into());
+        let tls = self.tls_config()?;
+        let runtime = lapin::runtime::default_runtime().context("no runtime for the client")?;
+        timeout(
+            CONNECT_DEADLINE,
+            Connection::connect_uri_with_config(uri, properties, tls, runtime),
+        )
+        .await
+        .map_err(|_| anyhow!("{node} did not answer within {CONNECT_DEADLINE:?}"))?
+        .with_context(|| format!("{node} cannot be connected"))
+    }
+
+    fn tls_config(&self) -> anyhow::Result<OwnedTLSConfig> {
+        let read = |path: &std::path::Path| {
+            std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
+        };
+        let cert_chain = match &self.tls.ca {
+            Some(path) => Some(String::from_utf8(read(path)?).context("the ca file is not PEM")?),
+            None => None,
+        };
+        let identity = match (&self.tls.cert, &self.tls.key) {
+            (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
+                pem: read(cert)?,
+                key: read(key)?,
+            }),
+            _ => None,
+        };
+        Ok(OwnedTLSConfig {
+            identity,
+            cert_chain,
+        })
+    }
+}
+
+/// Delays between tries: 100 ms, doubled up to 10 s, started anew after a success.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    pub fn next(&mut self) -> Duration {
+        let delay = Self::FIRST
+            .saturating_mul(1 << self.failures.min(10))
+            .min(Self::LONGEST);
+        self.failures += 1;
+        // Instances that lost the same broker do not come back in step.
+        delay.mul_f64(1.0 + rand::random::<f64>() / 4.0)
+    }
+
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+}

@@ -1,0 +1,110 @@
+//! The start-up check: a marker through the shortest tier and back, and one into the dead letters.
+//!
+//! The due queue is shared by all instances of the group, so another one may get our marker; it
+//! sends it on to the due queue until it reaches its owner, or is dropped after a while (the check
+//! is then made again). The dead letters' marker expires by itself and is passed over when listing.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use lapin::BasicProperties;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::publish::Target;
+use super::{RabbitMq, message};
+use crate::broker::envelope;
+use crate::delivery::WaitKind;
+use crate::event::{HeaderValue, Headers};
+
+const BOUNCES: &str = "hookbridge-probe-bounces";
+/// A marker that has gone round so often among other instances is dropped.
+const MAX_BOUNCES: u32 = 50;
+/// Added to the tier's own delay.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The markers of this instance.
+pub struct Probe {
+    waiting_for: Mutex<Option<(String, watch::Sender<bool>)>>,
+}
+
+impl Probe {
+    pub fn new() -> Self {
+        Self {
+            waiting_for: Mutex::new(None),
+        }
+    }
+
+    /// Sends the markers and returns when the one through the tier is back.
+    pub async fn check(&self, broker: &RabbitMq) -> anyhow::Result<()> {
+        let marker = uuid::Uuid::now_v7().simple().to_string();
+        let (seen, mut back) = watch::channel(false);
+        *self.lock() = Some((marker.clone(), seen));
+        let shortest = broker.settings.tiers.shortest();
+        let tier = broker.names.tier(WaitKind::Retry, shortest);
+        broker
+            .publisher
+            .publish(Target::queue(&tier), b"", properties(&marker, 0))
+            .await?;
+        let expiring = properties(&marker, 0).with_expiration("1000".into());
+        broker
+            .publisher
+            .publish(Target::queue(&broker.names.dead), b"", expiring)
+            .await?;
+        timeout(shortest + PATIENCE, back.wait_for(|seen| *seen))
+            .await
+            .map_err(|_| {
+                anyhow!(
+                    "the marker sent to `{tier}` did not come back in {:?}",
+                    shortest + PATIENCE
+                )
+            })?
+            .context("the check was given up")?;
+        Ok(())
+    }
+
+    /// A marker came out of a due queue: ours is noted, another instance's sent on.
+    pub async fn came_back(&self, broker: &RabbitMq, marker: &str, bounces: u32, queue: &str) {
+        {
+            let waiting = self.lock();
+            if let Some((ours, seen)) = waiting.as_ref()
+                && ours == marker
+            {
+                seen.send_replace(true);
+                return;
+            }
+        }
+        if bounces < MAX_BOUNCES {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            // A marker that is lost here only makes its owner check again.
+            let _ = broker
+                .publisher
+                .publish(Target::queue(queue), b"", properties(marker, bounces + 1))
+                .await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(String, watch::Sender<bool>)>> {
+        self.waiting_for
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// How often a marker was sent on.
+pub fn bounces(headers: &Headers) -> u32 {
+    match headers.get(BOUNCES) {
+        Some(HeaderValue::Int(bounces)) => u32::try_from(*bounces).unwrap_or(u32::MAX),
+        _ => 0,
+    }
+}
+
+fn properties(marker: &str, bounces: u32) -> BasicProperties {
+    let mut headers = Headers::default();
+    headers.push(envelope::PROBE, HeaderValue::text(marker));
+    headers.push(BOUNCES, HeaderValue::Int(i64::from(bounces)));
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_headers(message::table_from(&headers))
+}
