@@ -1,1 +1,2 @@
 //! deliver/mod.
+pub mod lane;

@@ -1,0 +1,323 @@
+//! Lanes: an endpoint's own concurrency, rate, breaker and waiting room.
+//!
+//! A lane decides *when* a job may start; it never runs, parks or drops one. It is a state machine
+//! under a lock: time comes in as an argument, jobs go in by [`Lane::offer`] and come out of
+//! [`Lane::finished`] and [`Lane::due`] to be started, or are handed back with the time until the
+//! slot that the lane has reserved for them, to be parked that long. So a receiver that is ten times
+//! too slow makes the broker hold its deliveries, not spin with them.
+//!
+//! The rate limiter is our own dozen lines because a lane must *reserve* the next free slot, which
+//! the rate limiting crates do not offer.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::subscription::{Breaker, Rate};
+
+/// How long a job may wait in the room before it is handed back.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A reservation is never further away than this: the endpoint may have changed by then.
+const FURTHEST_SLOT: Duration = Duration::from_secs(24 * 3600);
+/// Starts that a rate allows at once: those of this much time, and at least one.
+const RATE_BURST: Duration = Duration::from_millis(100);
+
+/// The limits of a lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    pub concurrency: usize,
+    pub rate: Option<Rate>,
+    pub breaker: Breaker,
+}
+
+/// What a lane says to a job.
+#[derive(Debug, PartialEq)]
+pub enum Offer<J> {
+    /// Start it now; [`Lane::finished`] must follow.
+    Start(J),
+    /// It waits in the room. `wake`: nobody watches the room yet, so the caller must.
+    Waiting { wake: bool },
+    /// No room at present. Nothing was reserved: offer it again, or call [`Lane::reserve`].
+    Full(J),
+    /// The lane is shut, or the rate is spent for longer than a job may wait.
+    Shut(J),
+}
+
+/// What the room asks for, to be carried out by who watches it.
+#[derive(Debug)]
+pub struct Due<J> {
+    /// Start these now.
+    pub start: Vec<J>,
+    /// Park these until the slots reserved for them.
+    pub overflow: Vec<(J, Duration)>,
+    /// When to ask again; `None` when the room is empty and the watch is over.
+    pub next: Option<Instant>,
+}
+
+/// How an attempt ended, for the breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Well,
+    Badly,
+    /// It says nothing about the endpoint.
+    Unknown,
+}
+
+/// Whether the breaker lets jobs through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Gate {
+    /// Open for traffic, with so many failures in a row.
+    Open { failures: u32 },
+    /// Nothing passes until then.
+    Shut { until: Instant },
+    /// One job is under way to see whether the endpoint works again.
+    Probing,
+}
+
+/// See the module.
+pub struct Lane<J> {
+    state: Mutex<State<J>>,
+    /// Told whenever a place may have become free.
+    freed: Notify,
+}
+
+struct State<J> {
+    limits: Limits,
+    gate: Gate,
+    running: usize,
+    room: VecDeque<(J, Instant)>,
+    watched: bool,
+    /// Retry-After: nothing starts before.
+    held_until: Option<Instant>,
+    /// When the rate has a full burst again (generic cell rate algorithm).
+    rate_spent_until: Instant,
+    /// Slots before this are reserved for parked jobs.
+    reserved_until: Instant,
+    /// Smoothed time of an attempt.
+    pace: Duration,
+}
+
+impl<J> Lane<J> {
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        let state = State {
+            limits,
+            gate: Gate::Open { failures: 0 },
+            running: 0,
+            room: VecDeque::new(),
+            watched: false,
+            held_until: None,
+            rate_spent_until: now,
+            reserved_until: now,
+            pace: Duration::from_millis(10),
+        };
+        Self { state: Mutex::new(state), freed: Notify::new() }
+    }
+
+    /// Offers a job. `room_left`: whether all waiting rooms together still have a place.
+    pub fn offer(&self, job: J, now: Instant, room_left: bool) -> Offer<J> {
+        let mut state = self.lock();
+        if state.room.is_empty() && state.may_start(now) {
+            state.start(now);
+            return Offer::Start(job);
+        }
+        if state.shut_until(now).is_some() || state.wait_in_room(now) > LONGEST_WAIT {
+            return Offer::Shut(job);
+        }
+        if !room_left || state.room.len() >= state.limits.concurrency {
+            return Offer::Full(job);
+        }
+        state.room.push_back((job, now));
+        let wake = !std::mem::replace(&mut state.watched, true);
+        Offer::Waiting { wake }
+    }
+
+    /// The time until the next slot that is free, which is then reserved for who asked.
+    pub fn reserve(&self, now: Instant) -> Duration {
+        self.lock().reserve(now)
+    }
+
+    /// An attempt that was started has ended. The job given back, if any, starts in its place.
+    pub fn finished(&self, ended: Ended, took: Duration, hold: Option<Duration>, now: Instant) -> Option<J> {
+        let mut state = self.lock();
+        state.running -= 1;
+        state.pace = (state.pace * 7 + took) / 8;
+        state.learn(ended, now);
+        if let Some(hold) = hold {
+            let until = now + hold;
+            state.held_until = Some(state.held_until.map_or(until, |held| held.max(until)));
+        }
+        let next = if state.may_start(now) { state.room.pop_front() } else { None };
+        if next.is_some() {
+            state.start(now);
+        }
+        drop(state);
+        self.freed.notify_one();
+        next.map(|(job, _)| job)
+    }
+
+    /// What the room asks for now.
+    pub fn due(&self, now: Instant) -> Due<J> {
+        let mut state = self.lock();
+        let mut due = Due { start: Vec::new(), overflow: Vec::new(), next: None };
+        while !state.room.is_empty() && state.may_start(now) {
+            if let Some((job, _)) = state.room.pop_front() {
+                state.start(now);
+                due.start.push(job);
+            }
+        }
+        let shut = state.shut_until(now).is_some();
+        while state.room.front().is_some_and(|(_, since)| shut || now >= *since + LONGEST_WAIT) {
+            if let Some((job, _)) = state.room.pop_front() {
+                let wait = state.reserve(now);
+                due.overflow.push((job, wait));
+            }
+        }
+        due.next = state.room.front().map(|(_, since)| {
+            let patience = *since + LONGEST_WAIT;
+            state.next_token(now).map_or(patience, |token| patience.min(token))
+        });
+        state.watched = due.next.is_some();
+        drop(state);
+        if !due.overflow.is_empty() || !due.start.is_empty() {
+            self.freed.notify_one();
+        }
+        due
+    }
+
+    /// Waits until a place may have become free.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Running out of work: places are free and nobody waits for them.
+    pub fn is_dry(&self) -> bool {
+        let state = self.lock();
+        state.room.is_empty() && state.running < state.limits.concurrency
+    }
+
+    /// Nothing runs and nothing waits.
+    pub fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.room.is_empty() && state.running == 0
+    }
+
+    /// The time until a running attempt makes room, as far as can be told.
+    pub fn next_place(&self) -> Duration {
+        let state = self.lock();
+        state.pace / state.limits.concurrency.max(1) as u32
+    }
+
+    pub fn gate(&self) -> Gate {
+        self.lock().gate
+    }
+
+    /// Takes new limits over; what runs goes on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.lock().limits = limits;
+    }
+
+    /// Lets traffic pass again at once (an operator's `enable`).
+    pub fn open(&self) {
+        let mut state = self.lock();
+        state.gate = Gate::Open { failures: 0 };
+        state.held_until = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl<J> State<J> {
+    fn may_start(&self, now: Instant) -> bool {
+        let gate_lets = match self.gate {
+            Gate::Open { .. } => true,
+            Gate::Shut { until } => now >= until && self.running == 0,
+            Gate::Probing => false,
+        };
+        gate_lets
+            && self.running < self.limits.concurrency
+            && self.held_until.is_none_or(|held| now >= held)
+            && self.next_token(now).is_none()
+    }
+
+    fn start(&mut self, now: Instant) {
+        if self.running == 0 && self.room.is_empty() {
+            // Everybody with an earlier reservation was served or is not coming.
+            self.reserved_until = self.reserved_until.min(now);
+        }
+        self.running += 1;
+        if let Gate::Shut { .. } = self.gate {
+            self.gate = Gate::Probing;
+        }
+        if let Some(rate) = self.limits.rate {
+            self.rate_spent_until = self.rate_spent_until.max(now) + rate.interval();
+        }
+    }
+
+    /// When the rate has its next token; `None` when it has one now.
+    fn next_token(&self, now: Instant) -> Option<Instant> {
+        let rate = self.limits.rate?;
+        let burst = RATE_BURST.max(rate.interval());
+        let at = self.rate_spent_until + rate.interval();
+        (at > now + burst).then(|| at - burst)
+    }
+
+    /// Until when nothing starts because of the breaker or Retry-After.
+    fn shut_until(&self, now: Instant) -> Option<Instant> {
+        let gate = match self.gate {
+            Gate::Open { .. } => None,
+            Gate::Shut { until } => Some(until.max(now)),
+            Gate::Probing => Some(now + self.pace),
+        };
+        let held = self.held_until.filter(|&held| held > now);
+        gate.max(held)
+    }
+
+    /// Time between two starts, at best.
+    fn spacing(&self) -> Duration {
+        let by_pace = self.pace / self.limits.concurrency.max(1) as u32;
+        self.limits.rate.map_or(by_pace, |rate| by_pace.max(rate.interval()))
+    }
+
+    /// How long a job would wait at the end of the room because of the rate.
+    fn wait_in_room(&self, now: Instant) -> Duration {
+        match self.limits.rate {
+            Some(rate) => {
+                let token = self.next_token(now).unwrap_or(now);
+                token - now + rate.interval() * self.room.len() as u32
+            }
+            None => Duration::ZERO,
+        }
+    }
+
+    fn reserve(&mut self, now: Instant) -> Duration {
+        let spacing = self.spacing();
+        let free = self.shut_until(now).or(self.next_token(now)).unwrap_or(now) + spacing * self.room.len() as u32;
+        let slot = self.reserved_until.max(free) + spacing;
+        self.reserved_until = slot.min(now + FURTHEST_SLOT);
+        slot - now
+    }
+
+    fn learn(&mut self, ended: Ended, now: Instant) {
+        let Breaker { failures: allowed, cool_down } = self.limits.breaker;
+        self.gate = match (self.gate, ended) {
+            (Gate::Open { .. }, Ended::Well) => Gate::Open { failures: 0 },
+            (Gate::Open { failures }, Ended::Badly) if failures + 1 >= allowed => Gate::Shut { until: now + cool_down },
+            (Gate::Open { failures }, Ended::Badly) => Gate::Open { failures: failures + 1 },
+            (Gate::Probing, Ended::Well) => Gate::Open { failures: 0 },
+            (Gate::Probing, Ended::Badly) if self.running == 0 => Gate::Shut { until: now + cool_down },
+            // A probe that says nothing makes room for another one.
+            (Gate::Probing, Ended::Unknown) if self.running == 0 => Gate::Shut { until: now },
+            // What had started before the gate shut does not open or prolong it, unless it went well.
+            (Gate::Shut { .. }, Ended::Well) => Gate::Open { failures: 0 },
+            (gate, _) => gate,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;
