@@ -51,6 +51,8 @@ pub struct Progress {
     pub last_result: Option<String>,
     /// The start of the last response's body, or the error's text, without secrets; 512 bytes at most.
     pub last_excerpt: Option<String>,
+    /// Since when it has come back to instances that know no such subscription.
+    pub unknown_since: Option<Timestamp>,
 }
 
 impl Progress {
@@ -62,6 +64,7 @@ impl Progress {
             last_attempt_at: None,
             last_result: None,
             last_excerpt: None,
+            unknown_since: None,
         }
     }
 }
@@ -137,6 +140,8 @@ pub enum Reason {
     Unmatched,
     /// No HTTP request can be made of it (a header that HTTP cannot carry, for instance).
     Unsendable,
+    /// Larger than the broker takes on a retry tier.
+    Unparkable,
     /// The event makes the bridge fail.
     Poison,
     /// A message on one of our own queues or topics that is not a delivery of ours.
@@ -144,7 +149,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AttemptsExhausted,
         Self::GaveUp,
         Self::NoRetry,
@@ -155,6 +160,7 @@ impl Reason {
         Self::SubscriptionDisabled,
         Self::Unmatched,
         Self::Unsendable,
+        Self::Unparkable,
         Self::Poison,
         Self::EnvelopeUnreadable,
     ];
@@ -171,6 +177,7 @@ impl Reason {
             Self::SubscriptionDisabled => "subscription_disabled",
             Self::Unmatched => "unmatched",
             Self::Unsendable => "unsendable",
+            Self::Unparkable => "unparkable",
             Self::Poison => "poison",
             Self::EnvelopeUnreadable => "envelope_unreadable",
         }

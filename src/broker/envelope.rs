@@ -44,6 +44,7 @@ const FIRST_ATTEMPT_AT: &str = "hookbridge-first-attempt-at";
 const LAST_ATTEMPT_AT: &str = "hookbridge-last-attempt-at";
 const LAST_RESULT: &str = "hookbridge-last-result";
 const EXCERPT: &str = "hookbridge-last-excerpt";
+const UNKNOWN_SINCE: &str = "hookbridge-unknown-since";
 const REASON: &str = "hookbridge-reason";
 const DEAD_AT: &str = "hookbridge-dead-at";
 /// Present on a reference dead letter, whose body the broker would not take.
@@ -233,6 +234,7 @@ impl Envelope {
                 LAST_ATTEMPT_AT,
                 progress.last_attempt_at.map(|t| t.to_string()),
             ),
+            (UNKNOWN_SINCE, progress.unknown_since.map(|t| t.to_string())),
             (LAST_RESULT, progress.last_result.clone()),
             (
                 EXCERPT,
@@ -319,6 +321,7 @@ impl Envelope {
             last_attempt_at: ours.optional_parsed(LAST_ATTEMPT_AT)?,
             last_result: ours.optional(LAST_RESULT).map(str::to_owned),
             last_excerpt: ours.optional(EXCERPT).map(str::to_owned),
+            unknown_since: ours.optional_parsed(UNKNOWN_SINCE)?,
         };
         let delivery = Delivery {
             event: event.into(),

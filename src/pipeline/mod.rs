@@ -1,1 +1,212 @@
-//! pipeline/mod.
+//! The pipeline: the path of one event. The only place where stages meet.
+//!
+//! A broker hands over [`Received`](crate::broker::Received) through an intake ([`intake`]). A fresh
+//! event is routed; each subscription that matches gets a delivery with a [`Ticket`](ticket::Ticket)
+//! for the event's receipt. A delivery whose wait is over comes in beside it, with a receipt of its
+//! own. Both are offered to the lane of their endpoint ([`lanes`]), which starts them, lets them wait
+//! a little, or hands them back to be parked until it has a slot. What starts is attempted once
+//! ([`attempt`]), the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the
+//! latter two confirmed by the broker ([`keeper`]). When all deliveries of an event are resolved,
+//! its receipt is settled. Anything that goes wrong on the way drops the ticket, and the broker
+//! delivers again.
+
+mod attempt;
+mod door;
+mod intake;
+mod keeper;
+mod lanes;
+mod resolve;
+mod standing;
+mod target;
+mod ticket;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, Budget, Intake, Intakes, Received, Window};
+use crate::deliver::Courier;
+use crate::delivery::{Delivery, WaitKind};
+use crate::meters::{Meters, SourceMeters};
+use crate::route::Routes;
+use crate::store::Store;
+use crate::subscription::{Subscription, Uid};
+
+use self::keeper::Keeper;
+use self::lanes::Lanes;
+use self::target::{Parked, Target};
+use self::ticket::Ticket;
+
+pub use self::standing::{State, SubscriptionStatus};
+
+/// A delivery on its way, with the right to settle it.
+pub struct Job {
+    delivery: Delivery,
+    target: Arc<Target>,
+    keeper: Arc<Keeper>,
+    ticket: Ticket,
+}
+
+/// A broker, the sources taken from it, and the windows of what it hands over.
+pub struct BrokerPlan {
+    pub broker: Arc<dyn Broker>,
+    /// The broker that keeps retries and dead letters, where it is not this one.
+    pub retries_on: Option<Arc<str>>,
+    pub sources: Vec<SourcePlan>,
+    /// Messages in flight of the retries, and of the holds.
+    pub due_window: usize,
+}
+
+/// What the pipeline knows of a source.
+pub struct SourcePlan {
+    pub name: Arc<str>,
+    /// Messages in flight.
+    pub window: usize,
+    pub unmatched: Unmatched,
+    pub meters: SourceMeters,
+}
+
+/// What becomes of an event that no subscription matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unmatched {
+    #[default]
+    Settle,
+    DeadLetter,
+    Hold,
+}
+
+/// See the module.
+pub struct Pipeline {
+    routes: ArcSwap<Routes<Target>>,
+    lanes: Lanes,
+    courier: Arc<Courier>,
+    store: Arc<Store>,
+    meters: Arc<Meters>,
+    /// Of each subscription, over reloads.
+    parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
+    keepers: BTreeMap<Arc<str>, Arc<Keeper>>,
+}
+
+/// One broker's intakes, to be given to its `run`, and the loops that empty them.
+pub struct Feeding {
+    pub broker: Arc<dyn Broker>,
+    pub intakes: Intakes,
+    loops: Vec<intake::Loop>,
+}
+
+impl Pipeline {
+    /// A pipeline over these brokers, and for each of them its intakes. Nothing runs yet.
+    pub fn new(
+        plans: Vec<BrokerPlan>,
+        courier: Arc<Courier>,
+        store: Arc<Store>,
+        meters: Arc<Meters>,
+        budget_bytes: usize,
+    ) -> (Arc<Self>, Vec<Feeding>) {
+        let budget = Budget::new(budget_bytes);
+        let windows: usize = plans.iter().flat_map(|plan| &plan.sources).map(|source| source.window).sum();
+        let due_windows: usize = plans.iter().map(|plan| plan.due_window * 2).sum();
+        let mut pauses = BTreeMap::new();
+        let mut keepers = BTreeMap::new();
+        for plan in &plans {
+            let name = plan.broker.name();
+            let (pause, paused) = watch::channel(false);
+            let kept_here = plans.iter().filter(|other| other.keeper_name() == name);
+            let gauges = kept_here
+                .flat_map(|other| &other.sources)
+                .map(|source| source.meters.paused_by_broker.clone())
+                .collect();
+            let keeper = Keeper::new(plan.broker.clone(), pause, gauges, meters.refusals(name));
+            keepers.insert(name.clone(), Arc::new(keeper));
+            pauses.insert(name.clone(), paused);
+        }
+        let feedings = plans.into_iter().map(|plan| feeding(plan, &budget, &pauses, &keepers)).collect();
+        let pipeline = Arc::new(Self {
+            routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
+            lanes: Lanes::new((windows + due_windows) / 4),
+            courier,
+            store,
+            meters,
+            parked: Mutex::default(),
+            keepers,
+        });
+        (pipeline, feedings)
+    }
+
+    /// Swaps in a complete snapshot of all subscriptions. Deliveries under way are not touched; the
+    /// new settings hold from their next attempt.
+    pub fn install(&self, subscriptions: impl IntoIterator<Item = Subscription>) -> anyhow::Result<()> {
+        let mut targets = Vec::new();
+        for subscription in subscriptions {
+            let name = subscription.spec.name.clone();
+            let paused = self.store.subscription_standing(&subscription.uid)?.paused;
+            let parked = {
+                let mut all = self.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                all.entry(subscription.uid.clone()).or_default().clone()
+            };
+            self.lanes.update(&subscription.endpoint);
+            let target = Target::new(subscription, paused, parked, &self.meters)
+                .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
+            targets.push(Arc::new(target));
+        }
+        self.routes.store(Arc::new(Routes::build(targets)));
+        Ok(())
+    }
+
+    /// Drops what is no longer used, now and then, for ever.
+    pub async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            self.lanes.drop_idle(Instant::now());
+        }
+    }
+}
+
+impl BrokerPlan {
+    fn keeper_name(&self) -> &Arc<str> {
+        self.retries_on.as_ref().unwrap_or_else(|| self.broker.name())
+    }
+}
+
+fn feeding(
+    plan: BrokerPlan,
+    budget: &Budget,
+    pauses: &BTreeMap<Arc<str>, watch::Receiver<bool>>,
+    keepers: &BTreeMap<Arc<str>, Arc<Keeper>>,
+) -> Feeding {
+    let own = &keepers[plan.broker.name()];
+    let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
+    let paused = &pauses[keeper.broker.name()];
+    let open = |window: usize, paused: &watch::Receiver<bool>| -> (Intake, _) {
+        Intake::new(Window::new(window), budget.clone(), paused.clone())
+    };
+    let mut loops = Vec::new();
+    let mut due = |kind: WaitKind| {
+        let (intake, taken) = open(plan.due_window, &pauses[plan.broker.name()]);
+        loops.push(intake::Loop::due(kind, own.clone(), taken));
+        intake
+    };
+    let (retries, holds) = (due(WaitKind::Retry), due(WaitKind::Hold));
+    let mut sources = BTreeMap::new();
+    for source in plan.sources {
+        let (intake, taken) = open(source.window, paused);
+        sources.insert(source.name.clone(), intake);
+        loops.push(intake::Loop::source(source, keeper.clone(), taken));
+    }
+    Feeding { broker: plan.broker, intakes: Intakes { sources, retries, holds }, loops }
+}
+
+impl Feeding {
+    /// Runs the loops that empty the intakes; ends when the broker has dropped its ends.
+    pub fn run(self, pipeline: &Arc<Pipeline>) -> (Arc<dyn Broker>, Intakes, Vec<tokio::task::JoinHandle<()>>) {
+        let tasks = self.loops.into_iter().map(|each| tokio::spawn(each.run(pipeline.clone()))).collect();
+        (self.broker, self.intakes, tasks)
+    }
+}
+
+/// The channel end that a loop empties.
+type Taken = tokio::sync::mpsc::Receiver<Received>;

@@ -1,0 +1,216 @@
+//! Intake loops: one for each source, and one each for the retries and holds of a broker.
+//!
+//! Windows of their own keep them apart: a flood of retries cannot take the places of fresh events,
+//! and a source whose lanes are full waits at its own door.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::door::Door;
+use super::keeper::Keeper;
+use super::target::Target;
+use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
+use crate::broker::{Receipt, Received};
+use crate::delivery::{Delivery, Reason, WaitKind};
+use crate::event::Event;
+use crate::subscription::{LazyJson, Uid};
+
+/// How long a delivery whose subscription is unknown here is held: during a rolling deploy, or
+/// before another instance has its config, the name may still come.
+const UNKNOWN_GRACE: Duration = Duration::from_secs(600);
+/// How long it is held at a time.
+const UNKNOWN_HOLD: Duration = Duration::from_secs(60);
+/// How long an unmatched event is held at a time (`unmatched: hold`).
+const UNMATCHED_HOLD: Duration = Duration::from_secs(60);
+/// Topics of which a warning has been given; more are only counted.
+const WARNED_TOPICS: usize = 1_000;
+
+/// One loop that empties one intake.
+pub struct Loop {
+    what: What,
+    keeper: Arc<Keeper>,
+    taken: Taken,
+}
+
+enum What {
+    Source(SourcePlan),
+    Due(WaitKind),
+}
+
+impl Loop {
+    pub fn source(source: SourcePlan, keeper: Arc<Keeper>, taken: Taken) -> Self {
+        Self { what: What::Source(source), keeper, taken }
+    }
+
+    pub fn due(kind: WaitKind, keeper: Arc<Keeper>, taken: Taken) -> Self {
+        Self { what: What::Due(kind), keeper, taken }
+    }
+
+    /// Takes until the broker has closed the intake.
+    pub async fn run(mut self, pipeline: Arc<Pipeline>) {
+        match &self.what {
+            What::Source(source) => {
+                let mut source = Source {
+                    pipeline: &pipeline,
+                    plan: source,
+                    keeper: &self.keeper,
+                    door: Door::new(Instant::now()),
+                    matching: Vec::new(),
+                    warned: BTreeSet::new(),
+                };
+                while let Some(received) = self.taken.recv().await {
+                    match received {
+                        Received::Event(event, receipt) => source.take(event, receipt).await,
+                        Received::Due(delivery, _, receipt) => {
+                            take_due(&pipeline, &self.keeper, delivery, receipt).await;
+                        }
+                    }
+                }
+            }
+            What::Due(kind) => {
+                debug!(broker = %self.keeper.broker.name(), kind = kind.as_str(), "taking what is due");
+                while let Some(received) = self.taken.recv().await {
+                    // A broker hands no event to a due intake; one that did would be asked again.
+                    if let Received::Due(delivery, _, receipt) = received {
+                        take_due(&pipeline, &self.keeper, delivery, receipt).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A source being taken from.
+struct Source<'a> {
+    pipeline: &'a Arc<Pipeline>,
+    plan: &'a SourcePlan,
+    keeper: &'a Arc<Keeper>,
+    door: Door,
+    matching: Vec<Arc<Target>>,
+    warned: BTreeSet<Arc<str>>,
+}
+
+impl Source<'_> {
+    async fn take(&mut self, event: Arc<Event>, receipt: Receipt) {
+        {
+            let body = LazyJson::new(&event.body);
+            self.pipeline.routes.load().matching(&event, &body, &mut self.matching);
+        }
+        let settled = self.plan.meters.settled.clone();
+        let now = Timestamp::now();
+        match self.matching.len() {
+            0 => self.unmatched(event, receipt, settled, now).await,
+            1 => {
+                self.plan.meters.matched.inc();
+                let target = self.matching.remove(0);
+                self.deliver(&event, target, Ticket::whole(receipt, settled), now).await;
+            }
+            count => {
+                self.plan.meters.matched.inc();
+                let targets = std::mem::take(&mut self.matching);
+                for (target, ticket) in targets.into_iter().zip(Ticket::parts(receipt, settled, count)) {
+                    self.deliver(&event, target, ticket, now).await;
+                }
+            }
+        }
+    }
+
+    async fn deliver(&mut self, event: &Arc<Event>, target: Arc<Target>, ticket: Ticket, now: Timestamp) {
+        let subscription = &target.subscription;
+        let delivery =
+            Delivery::first(event.clone(), subscription.spec.name.clone(), subscription.uid.clone(), now);
+        let job = Job { delivery, target, keeper: self.keeper.clone(), ticket };
+        self.pipeline.offer(job, Some(&mut self.door)).await;
+    }
+
+    async fn unmatched(&mut self, event: Arc<Event>, receipt: Receipt, settled: Counter, now: Timestamp) {
+        self.plan.meters.unmatched.inc();
+        if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
+            warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
+        }
+        let ticket = Ticket::whole(receipt, settled);
+        if self.plan.unmatched == Unmatched::Settle {
+            return ticket.resolved();
+        }
+        let nobody: Arc<str> = "".into();
+        let delivery = Delivery::first(event, nobody, Uid::from_stored("none"), now);
+        let (keeper, unmatched) = (self.keeper.clone(), self.plan.unmatched);
+        tokio::spawn(async move {
+            match unmatched {
+                Unmatched::DeadLetter => keeper.dead_letter(&delivery, Reason::Unmatched).await,
+                Unmatched::Hold | Unmatched::Settle => keeper.hold(&delivery, UNMATCHED_HOLD).await,
+            }
+            ticket.resolved();
+        });
+    }
+}
+
+/// A delivery whose wait is over: finds its subscription as it is now.
+async fn take_due(pipeline: &Arc<Pipeline>, keeper: &Arc<Keeper>, mut delivery: Delivery, receipt: Receipt) {
+    let ticket = Ticket::whole(receipt, Counter::default());
+    if delivery.subscription.is_empty() {
+        return take_unmatched(pipeline, keeper, delivery, ticket).await;
+    }
+    let routes = pipeline.routes.load();
+    let found = routes.by_uid(&delivery.uid).or_else(|| routes.renamed(&delivery.subscription)).cloned();
+    drop(routes);
+    let Some(target) = found else {
+        let keeper = keeper.clone();
+        tokio::spawn(async move {
+            hold_unknown(&keeper, delivery).await;
+            ticket.resolved();
+        });
+        return;
+    };
+    target.unpark(delivery.event.size_bytes());
+    delivery.progress.unknown_since = None;
+    let job = Job { delivery, target, keeper: keeper.clone(), ticket };
+    pipeline.offer(job, None).await;
+}
+
+/// An event that matched nothing and was held: routed again, and held again while nothing matches.
+async fn take_unmatched(pipeline: &Arc<Pipeline>, keeper: &Arc<Keeper>, delivery: Delivery, ticket: Ticket) {
+    let mut targets = Vec::new();
+    {
+        let body = LazyJson::new(&delivery.event.body);
+        pipeline.routes.load().matching(&delivery.event, &body, &mut targets);
+    }
+    if targets.is_empty() {
+        let keeper = keeper.clone();
+        tokio::spawn(async move {
+            keeper.hold(&delivery, UNMATCHED_HOLD).await;
+            ticket.resolved();
+        });
+        return;
+    }
+    let tickets = ticket.split(targets.len());
+    for (target, ticket) in targets.into_iter().zip(tickets) {
+        let subscription = &target.subscription;
+        let mut own = Delivery::first(
+            delivery.event.clone(),
+            subscription.spec.name.clone(),
+            subscription.uid.clone(),
+            delivery.progress.taken_at,
+        );
+        own.generation = delivery.generation;
+        pipeline.offer(Job { delivery: own, target, keeper: keeper.clone(), ticket }, None).await;
+    }
+}
+
+async fn hold_unknown(keeper: &Arc<Keeper>, mut delivery: Delivery) {
+    let now = Timestamp::now();
+    let since = *delivery.progress.unknown_since.get_or_insert(now);
+    let unknown_for = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    if unknown_for >= UNKNOWN_GRACE {
+        warn!(subscription = %delivery.subscription, delivery = %delivery.id, "no such subscription for {UNKNOWN_GRACE:?}, dead-lettered");
+        keeper.dead_letter(&delivery, Reason::SubscriptionUnknown).await;
+    } else {
+        keeper.hold(&delivery, UNKNOWN_HOLD).await;
+    }
+}

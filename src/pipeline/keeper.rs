@@ -1,0 +1,119 @@
+//! Keepers: the brokers where deliveries wait and end, and what happens while one refuses.
+//!
+//! A delivery that its broker does not confirm stays ours. As long as there is one, the intakes
+//! that would bring more for this broker are paused, a gauge is 1 and the log says why.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+
+use crate::broker::{Broker, Refused, Wait};
+use crate::delivery::{Delivery, Reason, WaitKind};
+
+/// Between two tries to have the same delivery kept.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// A broker that keeps deliveries.
+pub struct Keeper {
+    pub broker: Arc<dyn Broker>,
+    refusing: AtomicUsize,
+    pause: watch::Sender<bool>,
+    paused_gauges: Vec<Gauge>,
+    refusals: Counter,
+}
+
+impl Keeper {
+    /// `paused_gauges`: those of the sources whose deliveries are kept here.
+    pub fn new(broker: Arc<dyn Broker>, pause: watch::Sender<bool>, paused_gauges: Vec<Gauge>, refusals: Counter) -> Self {
+        Self { broker, refusing: AtomicUsize::new(0), pause, paused_gauges, refusals }
+    }
+
+    /// The broker refused one delivery; intake is paused until what this returns is dropped.
+    fn refused<'a>(self: &'a Arc<Self>, why: &Refused) -> Refusal<'a> {
+        if self.refusing.fetch_add(1, Ordering::AcqRel) == 0 {
+            error!(broker = %self.broker.name(), %why, "the broker does not keep what we park or dead-letter; intake is paused until it does");
+            self.pause.send_replace(true);
+            self.set_gauges(1);
+        }
+        self.refusals.inc();
+        Refusal(self)
+    }
+
+    /// Dead-letters `delivery`, trying until the broker has confirmed.
+    pub async fn dead_letter(self: &Arc<Self>, delivery: &Delivery, reason: Reason) {
+        let mut refusal = None;
+        let mut backoff = FIRST_BACKOFF;
+        while let Err(why) = self.broker.dead_letter(delivery, reason).await {
+            self.note(&mut refusal, delivery, &why);
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+    }
+
+    /// Parks `delivery` as a hold, trying until the broker has confirmed.
+    pub async fn hold(self: &Arc<Self>, delivery: &Delivery, delay: Duration) {
+        // Without a limit in time this ends only when it is kept.
+        let _ = self.park(delivery, Wait { kind: WaitKind::Hold, delay }, None).await;
+    }
+
+    /// Parks `delivery`, trying until the broker has confirmed (`true`) or `patience` is over.
+    pub async fn park(self: &Arc<Self>, delivery: &Delivery, wait: Wait, patience: Option<Duration>) -> bool {
+        let since = Instant::now();
+        let mut refusal = None;
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let rest = wait.delay.saturating_sub(since.elapsed());
+            let why = match self.broker.park(delivery, Wait { delay: rest, ..wait }).await {
+                Ok(()) => return true,
+                Err(Refused::TooLarge { .. }) => {
+                    // It will never fit on a tier: what can be kept of it goes to the dead letters.
+                    self.dead_letter(delivery, Reason::Unparkable).await;
+                    return true;
+                }
+                Err(why) => why,
+            };
+            self.note(&mut refusal, delivery, &why);
+            if patience.is_some_and(|patience| since.elapsed() >= patience) {
+                return false;
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+    }
+
+    fn note<'a>(self: &'a Arc<Self>, refusal: &mut Option<Refusal<'a>>, delivery: &Delivery, why: &Refused) {
+        debug!(delivery = %delivery.id, %why, "not kept, trying again");
+        match refusal {
+            None => *refusal = Some(self.refused(why)),
+            Some(_) => {
+                self.refusals.inc();
+            }
+        }
+    }
+
+    fn set_gauges(&self, value: i64) {
+        for gauge in &self.paused_gauges {
+            gauge.set(value);
+        }
+    }
+}
+
+/// A delivery that its broker has refused and that we still hold.
+struct Refusal<'a>(&'a Arc<Keeper>);
+
+impl Drop for Refusal<'_> {
+    fn drop(&mut self) {
+        if self.0.refusing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            info!(broker = %self.0.broker.name(), "the broker keeps our deliveries again; intake goes on");
+            self.0.pause.send_replace(false);
+            self.0.set_gauges(0);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Resolving: from the offer to a lane to a durable verdict.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::door::Door;
+use super::lanes::EndpointLane;
+use super::target::Target;
+use super::{Job, Pipeline};
+use crate::broker::Wait;
+use crate::deliver::lane::{Ended, Gate, Offer};
+use crate::delivery::{Reason, WaitKind};
+use crate::verdict::{self, Fate, Signal, Situation, Verdict};
+
+/// How long a delivery to a paused or disabled receiver is held at a time.
+const STANDING_HOLD: Duration = Duration::from_secs(60);
+
+impl Pipeline {
+    /// Offers a delivery to its endpoint's lane; what the lane has no place for is held on the
+    /// broker. A `door` may make a fresh event wait for its place.
+    pub(super) async fn offer(self: &Arc<Self>, mut job: Job, mut door: Option<&mut Door>) {
+        let lane = self.lane_of(&job.target);
+        if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
+            return self.spawn_hold(job, STANDING_HOLD, &lane);
+        }
+        let since = Instant::now();
+        if let Some(door) = door.as_deref_mut() {
+            door.feeds(&lane, since);
+        }
+        loop {
+            let now = Instant::now();
+            let (back, is_full) = match lane.lane.offer(job, now, self.lanes.room_left()) {
+                Offer::Start(job) => {
+                    tokio::spawn(self.clone().work(lane, job));
+                    return;
+                }
+                Offer::Waiting { wake } => {
+                    self.lanes.entered_room();
+                    if wake {
+                        tokio::spawn(self.clone().watch_room(lane));
+                    }
+                    return;
+                }
+                Offer::Full(job) => (job, true),
+                Offer::Shut(job) => (job, false),
+            };
+            job = back;
+            if is_full
+                && let Some(door) = door.as_deref_mut()
+                && door.wait(&lane, since).await
+            {
+                continue;
+            }
+            if !is_full && job.target.subscription.endpoint.rate.is_some() {
+                job.target.meters.rate_limited.inc();
+            }
+            let wait = lane.lane.reserve(now);
+            return self.spawn_hold(job, wait, &lane);
+        }
+    }
+
+    fn lane_of(&self, target: &Arc<Target>) -> Arc<EndpointLane> {
+        if let Some(lane) = target.lane() {
+            return lane;
+        }
+        let endpoint = &target.subscription.endpoint;
+        let lane = self.lanes.of(endpoint, || self.endpoint_standing(&endpoint.name));
+        target.remember_lane(&lane);
+        lane
+    }
+
+    /// Attempts a job, and after it those that waited for its place.
+    async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Job) {
+        let mut next = Some(first);
+        while let Some(mut job) = next.take() {
+            let mut place = Place { pipeline: &self, lane: &lane, taken: true };
+            let began = Instant::now();
+            let attempt = self.attempt(&mut job).await;
+            let verdict = self.decide(&job, &lane, &attempt.outcome);
+            let ended = match verdict.signal {
+                Signal::Works => Ended::Well,
+                Signal::Fails => Ended::Badly,
+                Signal::Silent => Ended::Unknown,
+            };
+            next = place.give_back(ended, began.elapsed(), verdict.hold_lane);
+            job.target.meters.breaker.set(match lane.lane.gate() {
+                Gate::Open { .. } => 0,
+                Gate::Probing => 1,
+                Gate::Shut { .. } => 2,
+            });
+            self.note_endpoint(&lane, verdict.endpoint);
+            self.carry_out(job, verdict.fate, &lane);
+        }
+        lane.touch(Instant::now());
+    }
+
+    fn decide(&self, job: &Job, lane: &EndpointLane, outcome: &crate::attempt::Outcome) -> Verdict {
+        verdict::decide(&Situation {
+            outcome,
+            progress: &job.delivery.progress,
+            policy: &job.target.subscription.spec.retry,
+            first_gone_at: lane.first_gone_at(),
+            now: if outcome.is_success() { job.delivery.progress.taken_at } else { Timestamp::now() },
+            jitter: if outcome.is_success() { 0.0 } else { rand::random() },
+        })
+    }
+
+    fn carry_out(self: &Arc<Self>, job: Job, fate: Fate, lane: &Arc<EndpointLane>) {
+        match fate {
+            Fate::Delivered => job.ticket.resolved(),
+            Fate::Retry(wait) => {
+                tokio::spawn(self.clone().park(job, Wait { kind: WaitKind::Retry, delay: wait }));
+            }
+            Fate::DeadLetter(reason) => {
+                tokio::spawn(bury(job, reason));
+            }
+            Fate::Hold => self.spawn_hold(job, STANDING_HOLD, lane),
+        }
+    }
+
+    fn spawn_hold(self: &Arc<Self>, job: Job, wait: Duration, lane: &EndpointLane) {
+        let progress = &job.delivery.progress;
+        let spec = &job.target.subscription.spec;
+        if verdict::gives_up(progress, &spec.retry, Timestamp::now(), wait) {
+            let reason = if !spec.enabled {
+                Reason::SubscriptionDisabled
+            } else if lane.is_disabled() {
+                Reason::Gone
+            } else {
+                Reason::GaveUp
+            };
+            tokio::spawn(bury(job, reason));
+        } else {
+            tokio::spawn(self.clone().park(job, Wait { kind: WaitKind::Hold, delay: wait }));
+        }
+    }
+
+    /// Parks a delivery and resolves it when the broker has it. While the broker refuses, it stays
+    /// here, and when its wait is over before that, it is attempted from here.
+    async fn park(self: Arc<Self>, job: Job, wait: Wait) {
+        let size_bytes = job.delivery.event.size_bytes();
+        if !job.target.park(size_bytes) {
+            return bury(job, Reason::ParkedLimit).await;
+        }
+        job.target.meters.parked(wait.kind);
+        if job.keeper.park(&job.delivery, wait, Some(wait.delay)).await {
+            job.ticket.resolved();
+        } else {
+            job.target.unpark(size_bytes);
+            self.offer_again(job);
+        }
+    }
+
+    /// Breaks the cycle of types that `offer` → `park` → `offer` would be.
+    fn offer_again(self: &Arc<Self>, job: Job) {
+        let pipeline = self.clone();
+        let again: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(async move { pipeline.offer(job, None).await });
+        tokio::spawn(again);
+    }
+
+    /// Watches a lane's waiting room until it is empty: starts what the rate lets through and parks
+    /// what has waited too long.
+    async fn watch_room(self: Arc<Self>, lane: Arc<EndpointLane>) {
+        loop {
+            let due = lane.lane.due(Instant::now());
+            self.lanes.left_room(due.start.len() + due.overflow.len());
+            for job in due.start {
+                tokio::spawn(self.clone().work(lane.clone(), job));
+            }
+            for (job, wait) in due.overflow {
+                self.spawn_hold(job, wait, &lane);
+            }
+            match due.next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => return,
+            }
+        }
+    }
+}
+
+/// Dead-letters a delivery and resolves it when the broker has it.
+async fn bury(job: Job, reason: Reason) {
+    let Job { delivery, target, keeper, ticket } = job;
+    keeper.dead_letter(&delivery, reason).await;
+    target.meters.dead(reason);
+    let progress = &delivery.progress;
+    warn!(
+        subscription = %delivery.subscription, event = %delivery.event.id, delivery = %delivery.id, %reason,
+        attempts = progress.attempts, last = progress.last_result.as_deref().unwrap_or("-"), origin = %delivery.event.origin,
+        "dead-lettered"
+    );
+    ticket.resolved();
+}
+
+/// A place in a lane. One that is not given back, because its attempt panicked or was cancelled,
+/// gives itself back, so that a failing event cannot use a lane up.
+struct Place<'a> {
+    pipeline: &'a Arc<Pipeline>,
+    lane: &'a Arc<EndpointLane>,
+    taken: bool,
+}
+
+impl Place<'_> {
+    fn give_back(&mut self, ended: Ended, took: Duration, hold: Option<Duration>) -> Option<Job> {
+        self.taken = false;
+        let next = self.lane.lane.finished(ended, took, hold, Instant::now());
+        if next.is_some() {
+            self.pipeline.lanes.left_room(1);
+        }
+        next
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.taken {
+            return;
+        }
+        let next = self.give_back(Ended::Unknown, Duration::ZERO, None);
+        // Without a runtime the process is ending, and dropping the job asks for its redelivery.
+        if let (Some(job), Ok(runtime)) = (next, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(self.pipeline.clone().work(self.lane.clone(), job));
+        }
+    }
+}

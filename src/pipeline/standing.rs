@@ -1,0 +1,134 @@
+//! Standing: paused subscriptions and disabled endpoints, in memory for the path and in the store
+//! for the next start.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tracing::{error, warn};
+
+use super::Pipeline;
+use super::lanes::EndpointLane;
+use crate::store::{DisabledBy, Standing};
+use crate::verdict::EndpointNews;
+
+/// What an operator is told of a subscription.
+#[derive(Debug, Clone, Serialize)]
+pub struct SubscriptionStatus {
+    pub name: Arc<str>,
+    pub endpoint: Arc<str>,
+    /// Scheme, host and port; paths of webhooks are often credentials.
+    pub url: String,
+    pub topics: Vec<String>,
+    pub state: State,
+}
+
+/// The state of a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Active,
+    /// Matched and held, until it is resumed.
+    Paused,
+    /// The endpoint is gone: held, until it is enabled or `give_up_after` is over.
+    Disabled,
+    /// `enabled: false`: not matched.
+    Off,
+}
+
+impl Pipeline {
+    /// All subscriptions as they are here and now, by name.
+    pub fn subscriptions(&self) -> Vec<SubscriptionStatus> {
+        let routes = self.routes.load();
+        let mut all: Vec<_> = routes
+            .iter()
+            .map(|target| {
+                let spec = &target.subscription.spec;
+                let endpoint = &target.subscription.endpoint;
+                let state = if !spec.enabled {
+                    State::Off
+                } else if self.is_disabled(&endpoint.name) {
+                    State::Disabled
+                } else if target.is_paused() {
+                    State::Paused
+                } else {
+                    State::Active
+                };
+                SubscriptionStatus {
+                    name: spec.name.clone(),
+                    endpoint: endpoint.name.clone(),
+                    url: endpoint.shown(),
+                    topics: spec.topics.clone(),
+                    state,
+                }
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Pauses or resumes a subscription, durably. `false` when there is none of this name.
+    pub async fn set_paused(&self, subscription: &str, paused: bool) -> anyhow::Result<bool> {
+        let Some(target) = self.routes.load().by_name(subscription).cloned() else { return Ok(false) };
+        self.store.set_subscription_standing(&target.subscription.uid, Standing { paused, ..Standing::default() }).await?;
+        target.paused.store(paused, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Lets a disabled endpoint be tried again, durably. `false` when there is no such subscription.
+    pub async fn enable(&self, subscription: &str) -> anyhow::Result<bool> {
+        let Some(target) = self.routes.load().by_name(subscription).cloned() else { return Ok(false) };
+        let endpoint = &target.subscription.endpoint.name;
+        self.store.set_endpoint_standing(endpoint, Standing::default()).await?;
+        if let Some(lane) = self.lanes.get(endpoint) {
+            lane.set_disabled(false);
+        }
+        Ok(true)
+    }
+
+    /// Carries out what an attempt said about its endpoint.
+    pub(super) fn note_endpoint(self: &Arc<Self>, lane: &Arc<EndpointLane>, news: EndpointNews) {
+        let now = Timestamp::now();
+        let standing = match news {
+            EndpointNews::None => return,
+            EndpointNews::FirstGone => {
+                lane.set_first_gone_at(Some(now));
+                Standing { first_gone_at: Some(now), ..Standing::default() }
+            }
+            EndpointNews::NotGone => {
+                lane.set_first_gone_at(None);
+                Standing::default()
+            }
+            EndpointNews::Disable => {
+                if lane.is_disabled() {
+                    return;
+                }
+                warn!(endpoint = %lane.name, "endpoint disabled: it is gone, or asked for it; `enable` undoes this");
+                lane.set_disabled(true);
+                Standing { disabled: Some(DisabledBy { at: now }), first_gone_at: lane.first_gone_at(), ..Standing::default() }
+            }
+        };
+        let (pipeline, name) = (self.clone(), lane.name.clone());
+        tokio::spawn(async move {
+            if let Err(error) = pipeline.store.set_endpoint_standing(&name, standing).await {
+                // In memory it holds; after a restart the endpoint is asked once more.
+                error!(endpoint = %name, %error, "the endpoint's state cannot be stored");
+            }
+        });
+    }
+
+    pub(super) fn endpoint_standing(&self, endpoint: &str) -> Standing {
+        self.store.endpoint_standing(endpoint).unwrap_or_else(|error| {
+            error!(endpoint, %error, "the endpoint's state cannot be read; it is taken as active");
+            Standing::default()
+        })
+    }
+
+    fn is_disabled(&self, endpoint: &str) -> bool {
+        match self.lanes.get(endpoint) {
+            Some(lane) => lane.is_disabled(),
+            None => self.endpoint_standing(endpoint).disabled.is_some(),
+        }
+    }
+}

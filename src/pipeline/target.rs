@@ -1,0 +1,90 @@
+//! Targets: a subscription in the routing snapshot, with all that delivering to it needs.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::lanes::EndpointLane;
+use crate::deliver::signature::{SecretError, Signer};
+use crate::meters::{Meters, SubscriptionMeters};
+use crate::subscription::Subscription;
+
+/// A subscription with its signer, its meters and what this instance knows of it.
+pub struct Target {
+    pub subscription: Subscription,
+    pub signer: Signer,
+    pub meters: SubscriptionMeters,
+    /// Matched and held.
+    pub paused: AtomicBool,
+    parked: Arc<Parked>,
+    lane: Mutex<Weak<EndpointLane>>,
+}
+
+/// What this instance has parked of one subscription and not yet seen again. An estimate: another
+/// instance may have taken it over.
+#[derive(Debug, Default)]
+pub struct Parked {
+    count: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl AsRef<Subscription> for Target {
+    fn as_ref(&self) -> &Subscription {
+        &self.subscription
+    }
+}
+
+impl Target {
+    pub fn new(
+        subscription: Subscription,
+        paused: bool,
+        parked: Arc<Parked>,
+        meters: &Meters,
+    ) -> Result<Self, SecretError> {
+        let endpoint = &subscription.endpoint;
+        let signer = Signer::new(endpoint.signature, &endpoint.secrets)?;
+        let meters = meters.of_subscription(&subscription.spec.name);
+        Ok(Self {
+            subscription,
+            signer,
+            meters,
+            paused: AtomicBool::new(paused),
+            parked,
+            lane: Mutex::new(Weak::new()),
+        })
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// The lane that was used last, if it is still there.
+    pub fn lane(&self) -> Option<Arc<EndpointLane>> {
+        self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).upgrade()
+    }
+
+    pub fn remember_lane(&self, lane: &Arc<EndpointLane>) {
+        *self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::downgrade(lane);
+    }
+
+    /// Counts a parked delivery; `false` when `max_parked` is reached, and then nothing is counted.
+    pub fn park(&self, size_bytes: usize) -> bool {
+        let limit = self.subscription.spec.max_parked;
+        let count = self.parked.count.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.parked.bytes.fetch_add(size_bytes as u64, Ordering::Relaxed);
+        if count < limit.count && bytes < limit.bytes {
+            return true;
+        }
+        self.unpark(size_bytes);
+        false
+    }
+
+    /// A parked delivery has come back, or was not parked after all.
+    pub fn unpark(&self, size_bytes: usize) {
+        let less = |counter: &AtomicU64, by: u64| {
+            // Never below zero: what another instance parked comes back here too.
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(by)));
+        };
+        less(&self.parked.count, 1);
+        less(&self.parked.bytes, size_bytes as u64);
+    }
+}

@@ -1,0 +1,112 @@
+//! Tickets: an event's receipt, shared by its deliveries.
+//!
+//! Each delivery holds one. When the last is [resolved](Ticket::resolved), the event is settled; if
+//! any is dropped instead, the receipt is, and the broker delivers the event again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use prometheus_client::metrics::counter::Counter;
+
+use crate::broker::{Receipt, Settlement};
+
+/// One delivery's share in settling its event.
+pub struct Ticket(Share);
+
+enum Share {
+    Whole(Receipt, Counter),
+    Part(Arc<Shared>),
+}
+
+struct Shared {
+    unresolved: AtomicUsize,
+    receipt: Mutex<Option<Receipt>>,
+    settled: Counter,
+}
+
+impl Ticket {
+    /// The ticket of an event with a single delivery. `settled` counts settled messages.
+    pub fn whole(receipt: Receipt, settled: Counter) -> Self {
+        Self(Share::Whole(receipt, settled))
+    }
+
+    /// One ticket for each of `count` deliveries.
+    pub fn parts(receipt: Receipt, settled: Counter, count: usize) -> impl Iterator<Item = Self> {
+        let shared = Arc::new(Shared {
+            unresolved: AtomicUsize::new(count),
+            receipt: Mutex::new(Some(receipt)),
+            settled,
+        });
+        (0..count).map(move |_| Self(Share::Part(shared.clone())))
+    }
+
+    /// The ticket of a whole event, divided among `count` deliveries.
+    pub fn split(self, count: usize) -> Vec<Self> {
+        match self.0 {
+            Share::Whole(receipt, settled) => Self::parts(receipt, settled, count).collect(),
+            Share::Part(shared) => {
+                shared.unresolved.fetch_add(count.saturating_sub(1), Ordering::AcqRel);
+                (0..count).map(|_| Self(Share::Part(shared.clone()))).collect()
+            }
+        }
+    }
+
+    /// The delivery's verdict is durable.
+    pub fn resolved(self) {
+        match self.0 {
+            Share::Whole(receipt, settled) => {
+                receipt.settle(Settlement::Ack);
+                settled.inc();
+            }
+            Share::Part(shared) => {
+                if shared.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    let receipt = shared.receipt.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+                    if let Some(receipt) = receipt {
+                        receipt.settle(Settlement::Ack);
+                        shared.settled.inc();
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Answer, Token};
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<Settlement>>);
+
+    impl Answer for Recorder {
+        fn answer(&self, _: Token, settlement: Settlement) {
+            self.0.lock().unwrap().push(settlement);
+        }
+    }
+
+    fn parts(recorder: &Arc<Recorder>, count: usize) -> Vec<Ticket> {
+        let token = Token { epoch: 0, lane: 0, position: 1 };
+        Ticket::parts(Receipt::unbounded(recorder.clone(), token), Counter::default(), count).collect()
+    }
+
+    #[test]
+    fn an_event_is_settled_by_its_last_delivery() {
+        let recorder = Arc::new(Recorder::default());
+        let mut tickets = parts(&recorder, 3);
+        let last = tickets.pop().unwrap();
+        tickets.into_iter().for_each(Ticket::resolved);
+        assert!(recorder.0.lock().unwrap().is_empty());
+        last.resolved();
+        assert_eq!(*recorder.0.lock().unwrap(), [Settlement::Ack]);
+    }
+
+    #[test]
+    fn one_dropped_ticket_brings_the_event_back() {
+        let recorder = Arc::new(Recorder::default());
+        let mut tickets = parts(&recorder, 2);
+        drop(tickets.pop());
+        tickets.into_iter().for_each(Ticket::resolved);
+        assert_eq!(*recorder.0.lock().unwrap(), [Settlement::Redeliver]);
+    }
+}
