@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use endpoint::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
 pub use filter::{Filter, FilterError};
-pub use pattern::{Pattern, PatternError};
+pub use pattern::{Pattern, PatternError, Segment, segments};
 pub use retry::RetryPolicy;
 pub use secret::Secret;
 
