@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use endpoint::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
-pub use filter::{Filter, FilterError};
-pub use pattern::{Pattern, PatternError};
+pub use filter::{Filter, FilterError, LazyJson};
+pub use pattern::{Pattern, PatternError, Segment, segments};
 pub use retry::RetryPolicy;
 pub use secret::Secret;
 
