@@ -33,4 +33,20 @@ impl Pattern {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// Whether `topic` matches, segment by segment.
+    pub fn matches(&self, topic: &str) -> bool {
+        fn from(pattern: &[&str], topic: &[&str]) -> bool {
+            match pattern.split_first() {
+                None => topic.is_empty(),
+                Some((&"#", rest)) => (0..=topic.len()).any(|skip| from(rest, &topic[skip..])),
+                Some((&segment, rest)) => topic.split_first().is_some_and(|(&first, topic)| {
+                    (segment == "*" || segment == first) && from(rest, topic)
+                }),
+            }
+        }
+        let pattern: Vec<_> = self.text.split('.').collect();
+        let topic: Vec<_> = topic.split('.').collect();
+        from(&pattern, &topic)
+    }
 }
