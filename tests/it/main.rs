@@ -1,1 +1,1 @@
-fn main() {}
+mod embedded_broker;

@@ -1,1 +1,666 @@
-//! The embedded broker.
+//! The embedded broker: events, waits and dead letters in one redb file, with no broker to run.
+//!
+//! For trying it out, for tests and for small set-ups. It is as durable as the others: what is
+//! confirmed has been synced (in groups, by the one thread in [`writer`]). An event is queued once
+//! for each source whose topics match, in the transaction that stores it, and its body goes when the
+//! last of them has settled it (and `retention` has passed). Deliveries wait in an index by due
+//! time ([`clock`] says by which clock), so there are no tiers here and nothing is early or late by
+//! more than the machine is busy. After a restart everything that was not settled is handed out again.
+
+mod clock;
+mod file;
+mod lane;
+mod letters;
+mod record;
+mod tables;
+mod take;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::envelope::{Dialect, Envelope};
+use super::{
+    Answer, Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Settlement,
+    Taken, Token, Wait,
+};
+use crate::delivery::{Delivery, Reason, WaitKind};
+use crate::event::{EventId, Origin, Place};
+use crate::meters::SourceMeters;
+use crate::subscription::Pattern;
+use clock::Clock;
+use file::File;
+pub use file::OpenError;
+use lane::Lane;
+use letters::Claims;
+use record::Stored;
+use writer::{Accepted, LetterKey, Op, Removal, Work, Writer};
+
+/// What one embedded broker needs to know.
+pub struct Settings {
+    /// The broker's name in the config.
+    pub name: Arc<str>,
+    /// Topics that begin with `<group>.` are ours and refused.
+    pub group: Arc<str>,
+    /// The file, `<data_dir>/embedded-<name>.redb`.
+    pub path: PathBuf,
+    /// Publishing is refused beyond this many bytes of records. The file is larger, up to about
+    /// twice that. Parked deliveries and dead letters count, but are never refused.
+    pub max_bytes: u64,
+    /// How long events stay after they are settled.
+    pub retention: Duration,
+    pub sources: Vec<SourceSettings>,
+}
+
+/// A source: a queue of its own in the file, which outlives a restart and a change of topics.
+pub struct SourceSettings {
+    pub name: Arc<str>,
+    pub topics: Vec<Pattern>,
+    pub naming: Naming,
+    pub meters: SourceMeters,
+}
+
+/// The broker. Dropping it finishes what was sent to it and closes the file.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    group: Arc<str>,
+    ops: Option<mpsc::Sender<Op>>,
+    /// KiB of publications on their way to the writer.
+    on_their_way: Arc<Semaphore>,
+    /// Topics warned about because no source takes them.
+    untaken: Mutex<std::collections::BTreeSet<String>>,
+    closed: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The `webhook-id` that it is delivered with, by the rules of the first source that takes it.
+    pub id: EventId,
+    /// How many sources took it; none: it was not kept.
+    pub sources: usize,
+}
+
+/// Why something was not stored. Nothing of it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Declined {
+    #[error("bad topic: {0}")]
+    BadTopic(&'static str),
+    #[error("the broker is full (`max_bytes` is {max_bytes})")]
+    Full { max_bytes: u64 },
+    #[error("a message of {size_bytes} bytes never fits into `max_bytes`")]
+    TooLarge { size_bytes: usize },
+    #[error("the disk is full")]
+    DiskFull,
+    #[error("not available: {0}")]
+    Unavailable(String),
+}
+
+/// What the writer, the takers and the receipts share.
+struct Shared {
+    name: Arc<str>,
+    file: File,
+    clock: Clock,
+    max_bytes: u64,
+    retention: Duration,
+    /// Retries, holds, then a lane for each source.
+    lanes: Vec<Arc<Lane>>,
+    all_source_ids: Vec<u32>,
+    health: Mutex<Health>,
+    /// The file failed and is to be opened again before it is used.
+    suspect: AtomicBool,
+    answers: Mutex<Vec<Removal>>,
+    claims: Mutex<Claims>,
+    /// Receipts of sources and waits that are not answered yet.
+    outstanding: AtomicUsize,
+    all_answered: Notify,
+    /// The writer has been woken up and has not looked at the answers since.
+    woken: AtomicBool,
+    /// Weak: the writer ends when the broker is dropped, whoever still holds receipts.
+    wake: OnceLock<mpsc::WeakSender<Op>>,
+}
+
+const RETRIES: usize = 0;
+const HOLDS: usize = 1;
+/// The lane number of claimed letters, which are in no lane.
+const LETTERS: u32 = u32::MAX;
+
+fn kind_number(kind: WaitKind) -> u8 {
+    match kind {
+        WaitKind::Retry => 0,
+        WaitKind::Hold => 1,
+    }
+}
+
+impl Shared {
+    fn due_lane(&self, kind: WaitKind) -> &Arc<Lane> {
+        match kind {
+            WaitKind::Retry => &self.lanes[RETRIES],
+            WaitKind::Hold => &self.lanes[HOLDS],
+        }
+    }
+
+    /// The stored number of a source's lane.
+    fn source_id(&self, lane: usize) -> Option<u32> {
+        match self.lanes.get(lane)?.origin {
+            lane::Origin::Source { id, .. } => Some(id),
+            lane::Origin::Due(_) => None,
+        }
+    }
+
+    fn health(&self) -> Health {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.clone()
+    }
+
+    fn set_health(&self, health: Health) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+
+    /// Reading or writing failed: nothing is done with the file until it is opened again.
+    fn fail(&self, failure: &redb::Error) {
+        if !self.suspect.swap(true, Ordering::AcqRel) {
+            writer::report(self, failure);
+        }
+    }
+
+    fn collect_answers(&self, at_most: usize) -> Vec<Removal> {
+        self.woken.store(false, Ordering::Release);
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = answers.len().min(at_most);
+        let taken = answers.drain(..count).collect();
+        let left = !answers.is_empty();
+        drop(answers);
+        if left {
+            self.wake();
+        }
+        taken
+    }
+
+    fn has_answers(&self) -> bool {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        !answers.is_empty()
+    }
+
+    fn return_answers(&self, mut returned: Vec<Removal>) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        returned.append(&mut answers);
+        *answers = returned;
+    }
+
+    /// Makes the writer look at the answers. A full channel means that it is awake.
+    fn wake(&self) {
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(ops) = self.wake.get().and_then(mpsc::WeakSender::upgrade) {
+            let _ = ops.try_send(Op::Wake);
+        }
+    }
+
+    /// A removal is synced.
+    fn gone(&self, removal: &Removal) {
+        match removal {
+            Removal::Event { lane, sequence } => {
+                self.lanes[*lane].deepen(-1);
+                self.lanes[*lane].forget(*sequence);
+            }
+            Removal::Parked { lane, sequence, .. } => self.lanes[*lane].forget(*sequence),
+            Removal::Letter { claim, .. } => self.claims().forget(*claim),
+        }
+    }
+
+    /// The removal of what `lane` handed out as `sequence`.
+    fn removal(&self, lane: usize, sequence: u64) -> Removal {
+        match self.lanes[lane].origin {
+            lane::Origin::Due(kind) => Removal::Parked {
+                lane,
+                kind,
+                due_ms: self.lanes[lane].due_of(sequence),
+                sequence,
+            },
+            lane::Origin::Source { .. } => Removal::Event { lane, sequence },
+        }
+    }
+
+    fn claims(&self) -> std::sync::MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_answer(&self, removal: Removal) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.push(removal);
+        drop(answers);
+        self.wake();
+    }
+}
+
+impl Answer for Shared {
+    fn answer(&self, token: Token, settlement: Settlement) {
+        if token.lane == LETTERS {
+            match settlement {
+                Settlement::Ack => {
+                    if let Some(key) = self.claims().remove(token.position) {
+                        let claim = token.position;
+                        self.note_answer(Removal::Letter { claim, key });
+                    }
+                }
+                Settlement::Redeliver => self.claims().forget(token.position),
+            }
+            return;
+        }
+        let (number, sequence) = (token.lane as usize, token.position);
+        let lane = &self.lanes[number];
+        match settlement {
+            Settlement::Ack => self.note_answer(self.removal(number, sequence)),
+            Settlement::Redeliver => lane.give_back(sequence),
+        }
+        if let lane::Origin::Source { meters, .. } = &lane.origin {
+            match settlement {
+                Settlement::Ack => meters.settled.inc(),
+                Settlement::Redeliver => meters.redelivered.inc(),
+            };
+        }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all_answered.notify_waiters();
+        }
+    }
+}
+
+impl Embedded {
+    /// Every wait on the writer ends after this.
+    const DEADLINE: Duration = Duration::from_secs(10);
+    /// Publications on their way to the writer, in KiB.
+    const ON_THEIR_WAY_KIB: usize = 64 << 10;
+    /// Longest topic, in bytes.
+    pub const MAX_TOPIC_BYTES: usize = 255;
+    /// Topics remembered so that each is warned about once.
+    const UNTAKEN_TOPICS: usize = 1_000;
+
+    /// Opens or makes the file, repairing it after a crash, and starts the writer.
+    pub fn open(settings: Settings) -> Result<Arc<Self>, OpenError> {
+        let file = File::open(settings.path.clone())?;
+        Self::start(settings, file)
+    }
+
+    fn start(settings: Settings, file: File) -> Result<Arc<Self>, OpenError> {
+        let Settings {
+            name,
+            group,
+            path,
+            max_bytes,
+            retention,
+            sources,
+        } = settings;
+        let clock = Clock::start();
+        let names: Vec<&str> = sources.iter().map(|source| &*source.name).collect();
+        let contents = file.prepare(&names, &clock)?;
+        for source in &contents.stranded {
+            warn!(broker = %name, %source, "embedded broker: events wait for a source that is no longer in the config; they are kept");
+        }
+        let mut lanes = vec![
+            Lane::new(lane::Origin::Due(WaitKind::Retry), 0),
+            Lane::new(lane::Origin::Due(WaitKind::Hold), 0),
+        ];
+        let stored = contents.source_ids.iter().zip(&contents.depths);
+        for (source, (&id, &depth)) in sources.into_iter().zip(stored) {
+            let origin = lane::Origin::Source {
+                id,
+                topics: source.topics,
+                naming: source.naming,
+                meters: Box::new(source.meters),
+            };
+            lanes.push(Lane::new(origin, depth));
+        }
+        let shared = Arc::new(Shared {
+            name,
+            file,
+            clock,
+            max_bytes,
+            retention,
+            lanes,
+            all_source_ids: contents.all_source_ids,
+            health: Mutex::new(Health::Ready),
+            suspect: AtomicBool::new(false),
+            answers: Mutex::default(),
+            claims: Mutex::default(),
+            outstanding: AtomicUsize::new(0),
+            all_answered: Notify::new(),
+            woken: AtomicBool::new(false),
+            wake: OnceLock::new(),
+        });
+        let (ops, waiting) = mpsc::channel(writer::GROUP);
+        let _ = shared.wake.set(ops.downgrade());
+        let writer = Writer::new(shared.clone(), waiting, contents.counts);
+        let (done, closed) = std::sync::mpsc::channel();
+        let spawned = std::thread::Builder::new()
+            .name("embedded-writer".into())
+            .spawn(move || {
+                writer.run();
+                let _ = done.send(());
+            });
+        spawned.map_err(|source| OpenError::Io { path, source })?;
+        Ok(Arc::new(Self {
+            shared,
+            group,
+            ops: Some(ops),
+            on_their_way: Arc::new(Semaphore::new(Self::ON_THEIR_WAY_KIB)),
+            untaken: Mutex::default(),
+            closed: Mutex::new(closed),
+        }))
+    }
+
+    /// Publishes all of `publications` or none, and returns when they are synced. The same id given
+    /// twice is two events: receivers tell them apart, or not, by the `webhook-id`.
+    pub async fn publish_all(
+        &self,
+        publications: Vec<Publication>,
+    ) -> Result<Vec<Published>, Declined> {
+        let mut published = Vec::with_capacity(publications.len());
+        let mut accepted = Vec::with_capacity(publications.len());
+        let mut size_bytes = 0;
+        for publication in publications {
+            self.check_topic(&publication.topic)?;
+            let (outcome, event) = self.accept(publication);
+            published.push(outcome);
+            if let Some(event) = event {
+                size_bytes += event.record.len();
+                accepted.push(event);
+            }
+        }
+        if size_bytes as u64 > self.shared.max_bytes {
+            return Err(Declined::TooLarge { size_bytes });
+        }
+        if accepted.is_empty() {
+            return Ok(published);
+        }
+        let kib = size_bytes.div_ceil(1024).min(Self::ON_THEIR_WAY_KIB) as u32;
+        let room = timeout(Self::DEADLINE, self.on_their_way.acquire_many(kib)).await;
+        let _room = match room {
+            Ok(Ok(room)) => room,
+            _ => return Err(Declined::Unavailable("too much is being published".into())),
+        };
+        self.ask(Work::Publish(accepted)).await?;
+        Ok(published)
+    }
+
+    /// Whether events may be published to `topic`.
+    pub fn check_topic(&self, topic: &str) -> Result<(), Declined> {
+        let ours = topic.strip_prefix(&*self.group);
+        let why = if topic.is_empty() {
+            "it is empty"
+        } else if topic.len() > Self::MAX_TOPIC_BYTES {
+            "it is longer than 255 bytes"
+        } else if topic.chars().any(char::is_control) {
+            "it contains control characters"
+        } else if ours.is_some_and(|rest| rest.starts_with('.')) {
+            "names that begin with the group's are our own"
+        } else {
+            return Ok(());
+        };
+        Err(Declined::BadTopic(why))
+    }
+
+    fn accept(&self, publication: Publication) -> (Published, Option<Accepted>) {
+        let Publication {
+            topic,
+            exchange: _,
+            id,
+            kind,
+            key,
+            content_type,
+            headers,
+            body,
+        } = publication;
+        let stored = Stored {
+            topic,
+            given_id: id.map(Bytes::from),
+            placed_id: EventId::random(),
+            kind,
+            key,
+            content_type,
+            published_at: Timestamp::now(),
+            headers,
+            body,
+        };
+        let mut lanes = Vec::new();
+        let mut first_naming = None;
+        for (number, lane) in self.shared.lanes.iter().enumerate() {
+            if let lane::Origin::Source { topics, naming, .. } = &lane.origin
+                && topics.iter().any(|topic| topic.matches(&stored.topic))
+            {
+                lanes.push(number);
+                first_naming = first_naming.or(Some(naming));
+            }
+        }
+        if lanes.is_empty() {
+            self.warn_untaken(&stored.topic);
+        }
+        let record = stored.write();
+        let at_ms = stored.published_at.as_millisecond().max(0).cast_unsigned();
+        let naming = first_naming.cloned().unwrap_or_else(|| Naming {
+            source: "".into(),
+            topic: None,
+            id: None,
+        });
+        let id = naming.event(taken(&self.shared.name, stored, 0)).id;
+        let published = Published {
+            id,
+            sources: lanes.len(),
+        };
+        let accepted = (!lanes.is_empty()).then_some(Accepted {
+            lanes,
+            at_ms,
+            record,
+        });
+        (published, accepted)
+    }
+
+    fn warn_untaken(&self, topic: &str) {
+        let mut untaken = self.untaken.lock().unwrap_or_else(PoisonError::into_inner);
+        if untaken.len() < Self::UNTAKEN_TOPICS && untaken.insert(topic.to_owned()) {
+            warn!(broker = %self.shared.name, topic, "no source takes this topic; its events are not kept");
+        }
+    }
+
+    /// Gives `work` to the writer and waits until it is synced.
+    async fn ask(&self, work: Work) -> Result<u64, Declined> {
+        let (reply, answer) = oneshot::channel();
+        let ops = self.ops.as_ref().expect("open until it is dropped");
+        let asked = timeout(Self::DEADLINE, async {
+            ops.send(Op::Do(work, reply)).await.ok()?;
+            answer.await.ok()
+        });
+        match asked.await {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(Declined::Unavailable("the writer has ended".into())),
+            Err(_) => Err(Declined::Unavailable("the disk does not answer".into())),
+        }
+    }
+
+    fn refused(&self, declined: Declined) -> Refused {
+        let broker = self.shared.name.clone();
+        let why = declined.to_string();
+        match declined {
+            Declined::BadTopic(_) | Declined::Full { .. } => Refused::Rejected { broker, why },
+            Declined::TooLarge { size_bytes } => Refused::TooLarge { broker, size_bytes },
+            Declined::DiskFull | Declined::Unavailable(_) => Refused::Unavailable { broker, why },
+        }
+    }
+
+    async fn bury(
+        &self,
+        delivery: &Delivery,
+        reason: Reason,
+        instead_of: Option<Removal>,
+    ) -> Result<(), Declined> {
+        let at = Timestamp::now();
+        let written = Envelope::dead(delivery, reason, at).write(Dialect::Opaque, usize::MAX);
+        let key = LetterKey {
+            dead_at_ms: at.as_millisecond().max(0).cast_unsigned(),
+            delivery: delivery.id.as_str().to_owned(),
+            generation: delivery.generation,
+        };
+        let record = record::write_delivery(&written);
+        self.ask(Work::Dead {
+            key,
+            record,
+            instead_of,
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Wakes the writer now and then, which notices time passing and mends a failed file.
+    async fn keep_awake(self: Arc<Self>, until: CancellationToken) {
+        let mut every = tokio::time::interval(Duration::from_secs(1));
+        while until.run_until_cancelled(every.tick()).await.is_some() {
+            self.shared.wake();
+        }
+    }
+
+    /// Waits until all receipts handed out are answered.
+    async fn answered(&self) {
+        loop {
+            let notified = self.shared.all_answered.notified();
+            if self.shared.outstanding.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for Embedded {
+    /// The file is closed when this returns, unless the disk hangs.
+    fn drop(&mut self) {
+        self.ops = None;
+        let closed = self.closed.get_mut();
+        let closed = closed.unwrap_or_else(PoisonError::into_inner);
+        let _ = closed.recv_timeout(Self::DEADLINE);
+    }
+}
+
+/// A stored event as a message of this broker.
+fn taken(broker: &Arc<str>, stored: Stored, sequence: u64) -> Taken {
+    let topic: Arc<str> = stored.topic.into();
+    Taken {
+        kind: stored.kind.map(Into::into),
+        message_id: stored.given_id,
+        placed_id: Some(stored.placed_id),
+        published_at: Some(stored.published_at),
+        content_type: stored.content_type.map(Into::into),
+        content_encoding: None,
+        key: stored.key,
+        headers: stored.headers,
+        properties: Vec::new(),
+        body: stored.body,
+        origin: Origin {
+            broker: broker.clone(),
+            place: Place::Embedded {
+                topic: topic.clone(),
+                sequence,
+            },
+        },
+        topic,
+    }
+}
+
+#[async_trait]
+impl Broker for Embedded {
+    fn name(&self) -> &Arc<str> {
+        &self.shared.name
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        intakes: Intakes,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut takers = JoinSet::new();
+        for (number, lane) in self.shared.lanes.iter().enumerate() {
+            let intake = match &lane.origin {
+                lane::Origin::Due(WaitKind::Retry) => Some(&intakes.retries),
+                lane::Origin::Due(WaitKind::Hold) => Some(&intakes.holds),
+                lane::Origin::Source { naming, .. } => intakes.sources.get(&naming.source),
+            };
+            let Some(intake) = intake.cloned() else {
+                error!(broker = %self.shared.name, lane = number, "embedded broker: a source without an intake");
+                continue;
+            };
+            takers.spawn(take::run(self.clone(), number, intake, stop.clone()));
+        }
+        let awake = drain.child_token();
+        let _end = awake.clone().drop_guard();
+        let keeper = tokio::spawn(self.clone().keep_awake(awake.clone()));
+        while let Some(ended) = takers.join_next().await {
+            ended.map_err(|error| anyhow::anyhow!(error).context("taking events ended"))?;
+        }
+        drain.run_until_cancelled(self.answered()).await;
+        let flushed = self.ask(Work::Flush).await;
+        awake.cancel();
+        let _ = keeper.await;
+        if let Err(why) = flushed {
+            warn!(broker = %self.shared.name, %why, "embedded broker: the last answers were not written; those events come again");
+        }
+        Ok(())
+    }
+
+    async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused> {
+        let due_ms = self.shared.clock.due_ms(wait.delay);
+        let envelope = Envelope::parked(delivery, wait.kind, wait.delay, Duration::ZERO);
+        let work = Work::Park {
+            kind: wait.kind,
+            due_ms,
+            delay_ms: wait.delay.as_nanos().div_ceil(1_000_000) as u64,
+            record: record::write_delivery(&envelope.write(Dialect::Opaque, usize::MAX)),
+        };
+        let parked = self.ask(work).await;
+        parked.map(drop).map_err(|declined| self.refused(declined))
+    }
+
+    async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused> {
+        let buried = self.bury(delivery, reason, None).await;
+        buried.map_err(|declined| self.refused(declined))
+    }
+
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused> {
+        let listed = letters::list(self.shared.clone(), limit).await;
+        listed.map_err(|declined| self.refused(declined))
+    }
+
+    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused> {
+        let claimed = letters::claim(self.shared.clone(), delivery.to_owned(), generation).await;
+        claimed.map_err(|declined| self.refused(declined))
+    }
+
+    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
+        let released = self.ask(Work::Release(kind)).await;
+        released
+            .map(Some)
+            .map_err(|declined| self.refused(declined))
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<(), Refused> {
+        let published = self.publish_all(vec![publication]).await;
+        published
+            .map(drop)
+            .map_err(|declined| self.refused(declined))
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health()
+    }
+}

@@ -1,0 +1,545 @@
+//! The writer: the one thread that changes the file, a group of operations per transaction.
+//!
+//! It takes what waits (up to 1,024 operations) together with all answers to receipts, commits once
+//! and answers each operation after the sync. An operation whose asker has given up is passed over.
+//! When the file fails, every operation of the group is refused, answers are kept for later (their
+//! number is bounded by the windows), and the file is opened again, at most once a second.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use redb::{Database, ReadableDatabase, ReadableTable};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use super::record::Stored;
+use super::tables::{self, Counts};
+use super::{Declined, Shared, kind_number};
+use crate::broker::Health;
+use crate::delivery::WaitKind;
+
+/// Operations per transaction, and waiting for one.
+pub const GROUP: usize = 1_024;
+/// Answers per transaction.
+const ANSWERS: usize = 8_192;
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+const SWEEP_AT_ONCE: usize = 10_000;
+/// A wall clock that moved by less is not worth a transaction.
+const DRIFT_NOTED_MS: u64 = 500;
+
+/// A change to the file that somebody waits for.
+pub enum Work {
+    Publish(Vec<Accepted>),
+    Park {
+        kind: WaitKind,
+        due_ms: u64,
+        delay_ms: u64,
+        record: Vec<u8>,
+    },
+    Dead {
+        key: LetterKey,
+        record: Vec<u8>,
+        /// What the letter is made of, removed in the same transaction.
+        instead_of: Option<Removal>,
+    },
+    Release(WaitKind),
+    /// Nothing but the answers given so far.
+    Flush,
+}
+
+/// An event on its way into the file.
+pub struct Accepted {
+    /// Positions of the lanes that take it; at least one.
+    pub lanes: Vec<usize>,
+    pub at_ms: u64,
+    pub record: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LetterKey {
+    pub dead_at_ms: u64,
+    pub delivery: String,
+    pub generation: u32,
+}
+
+/// Something that is done with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    Event {
+        lane: usize,
+        sequence: u64,
+    },
+    Parked {
+        lane: usize,
+        kind: WaitKind,
+        due_ms: u64,
+        sequence: u64,
+    },
+    Letter {
+        claim: u64,
+        key: LetterKey,
+    },
+}
+
+/// What is sent to the writer.
+pub enum Op {
+    Do(Work, oneshot::Sender<Result<u64, Declined>>),
+    /// Look around: answers wait, or time has passed.
+    Wake,
+}
+
+pub struct Writer {
+    shared: Arc<Shared>,
+    ops: mpsc::Receiver<Op>,
+    counts: Counts,
+    /// The drift that the file knows; `None` after it was opened again, which makes the next
+    /// transaction write it and so prove that the file can be written.
+    noted_drift_ms: Option<i64>,
+    reopened_at: Instant,
+    swept_at: Instant,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, ops: mpsc::Receiver<Op>, counts: Counts) -> Self {
+        Self {
+            shared,
+            ops,
+            counts,
+            noted_drift_ms: Some(0),
+            reopened_at: Instant::now(),
+            swept_at: Instant::now(),
+        }
+    }
+
+    /// Works until every sender is gone and what they sent is done, then closes the file.
+    pub fn run(mut self) {
+        while let Some(first) = self.ops.blocking_recv() {
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            while let Some(op) = next {
+                match op {
+                    Op::Do(work, reply) if !reply.is_closed() => group.push((work, reply)),
+                    Op::Do(..) | Op::Wake => {}
+                }
+                next = (group.len() < GROUP)
+                    .then(|| self.ops.try_recv().ok())
+                    .flatten();
+            }
+            self.work(group);
+        }
+        while self.shared.has_answers() && !self.shared.suspect.load(Ordering::Acquire) {
+            self.work(Vec::new());
+        }
+        self.shared.file.close();
+    }
+
+    fn work(&mut self, group: Vec<(Work, oneshot::Sender<Result<u64, Declined>>)>) {
+        self.mend();
+        // Answers are collected after the operations: one that came too late to wake us up found
+        // the channel full of operations, and those have been taken before this line.
+        let answers = self.shared.collect_answers(ANSWERS);
+        let failed = self.shared.suspect.load(Ordering::Acquire);
+        let Some(db) = self.shared.file.get().filter(|_| !failed) else {
+            self.shared.return_answers(answers);
+            let why = self.shared.health().to_string();
+            for (_, reply) in group {
+                let _ = reply.send(Err(Declined::Unavailable(why.clone())));
+            }
+            return;
+        };
+        let (works, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let done = catch_unwind(AssertUnwindSafe(|| self.commit(&db, &works, &answers)));
+        drop(db);
+        match done {
+            Ok(Ok(committed)) => {
+                self.counts = committed.counts;
+                self.after(&works, &committed.outcomes, &answers);
+                for (reply, outcome) in replies.into_iter().zip(committed.outcomes) {
+                    let _ = reply.send(outcome);
+                }
+            }
+            Ok(Err(failure)) => self.failed(answers, replies, &failure),
+            Err(_) => self.failed(
+                answers,
+                replies,
+                &redb::Error::Corrupted("writing panicked".into()),
+            ),
+        }
+    }
+
+    /// Opens the file again after it failed.
+    fn mend(&mut self) {
+        let suspect = self.shared.suspect.load(Ordering::Acquire);
+        let due = self.reopened_at.elapsed() >= REOPEN_EVERY;
+        if !suspect || !due {
+            return;
+        }
+        self.reopened_at = Instant::now();
+        let file = &self.shared.file;
+        let opened = file.reopen().map_err(|error| error.to_string());
+        let counted = opened.and_then(|()| {
+            let db = file.get().ok_or("closed")?;
+            tables::counts(&db).map_err(|error| error.to_string())
+        });
+        match counted {
+            Ok(counts) => {
+                self.counts = counts;
+                self.noted_drift_ms = None;
+                self.shared.suspect.store(false, Ordering::Release);
+                info!(broker = %self.shared.name, "embedded broker: the file is open again");
+            }
+            Err(why) => self.shared.set_health(Health::Down { why }),
+        }
+    }
+
+    fn failed(
+        &self,
+        answers: Vec<Removal>,
+        replies: Vec<oneshot::Sender<Result<u64, Declined>>>,
+        failure: &redb::Error,
+    ) {
+        self.shared.return_answers(answers);
+        self.shared.fail(failure);
+        let declined = match failure {
+            redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
+                Declined::DiskFull
+            }
+            other => Declined::Unavailable(other.to_string()),
+        };
+        for reply in replies {
+            let _ = reply.send(Err(declined.clone()));
+        }
+    }
+
+    fn commit(
+        &mut self,
+        db: &Database,
+        works: &[Work],
+        answers: &[Removal],
+    ) -> Result<Committed, redb::Error> {
+        let drift_ms = self.shared.clock.drift_ms();
+        let drifted = self
+            .noted_drift_ms
+            .is_none_or(|noted| drift_ms.abs_diff(noted) >= DRIFT_NOTED_MS);
+        let sweep_before = self.sweep_before(db)?;
+        let mut committed = Committed {
+            counts: self.counts,
+            outcomes: Vec::with_capacity(works.len()),
+        };
+        if works.is_empty() && answers.is_empty() && !drifted && sweep_before.is_none() {
+            return Ok(committed);
+        }
+        let txn = db.begin_write()?;
+        {
+            let mut change = Change::begin(&txn, &self.shared, self.counts)?;
+            for answer in answers {
+                change.remove(answer)?;
+            }
+            for work in works {
+                committed.outcomes.push(change.apply(work)?);
+            }
+            if let Some(before_ms) = sweep_before {
+                change.sweep(before_ms)?;
+            }
+            if drifted {
+                let drift_ms = drift_ms.cast_unsigned();
+                change.meta.insert(tables::CLOCK_DRIFT_MS, drift_ms)?;
+            }
+            committed.counts = change.finish()?;
+        }
+        txn.commit()?;
+        if drifted {
+            self.noted_drift_ms = Some(drift_ms);
+        }
+        if self.shared.health() != Health::Ready {
+            self.shared.set_health(Health::Ready);
+        }
+        Ok(committed)
+    }
+
+    /// Events accepted before this are due for removal, if there are any and it is time to look.
+    fn sweep_before(&mut self, db: &Database) -> Result<Option<u64>, redb::Error> {
+        if self.swept_at.elapsed() < SWEEP_EVERY {
+            return Ok(None);
+        }
+        let retention_ms = self.shared.retention.as_millis() as u64;
+        let before_ms = super::clock::wall_ms().saturating_sub(retention_ms);
+        let published = db.begin_read()?.open_table(tables::PUBLISHED)?;
+        let oldest = published.first()?.map(|(key, _)| key.value().0);
+        if oldest.is_some_and(|oldest| oldest < before_ms) {
+            return Ok(Some(before_ms));
+        }
+        self.swept_at = Instant::now();
+        Ok(None)
+    }
+
+    /// Tells the lanes what the synced transaction has changed.
+    fn after(&self, works: &[Work], outcomes: &[Result<u64, Declined>], answers: &[Removal]) {
+        let shared = &self.shared;
+        for answer in answers {
+            shared.gone(answer);
+        }
+        let mut deeper = vec![0; shared.lanes.len()];
+        for (work, outcome) in works.iter().zip(outcomes) {
+            match (work, outcome) {
+                (_, Err(_)) | (Work::Flush, _) => {}
+                (Work::Publish(events), Ok(_)) => {
+                    for &lane in events.iter().flat_map(|event| &event.lanes) {
+                        deeper[lane] += 1;
+                    }
+                }
+                (Work::Park { kind, .. } | Work::Release(kind), Ok(_)) => {
+                    shared.due_lane(*kind).news.notify_one();
+                }
+                (Work::Dead { instead_of, .. }, Ok(_)) => {
+                    if let Some(removal) = instead_of {
+                        shared.gone(removal);
+                    }
+                }
+            }
+        }
+        for (lane, more) in shared.lanes.iter().zip(deeper) {
+            if more > 0 {
+                lane.deepen(more);
+                lane.news.notify_one();
+            }
+        }
+    }
+}
+
+struct Committed {
+    counts: Counts,
+    outcomes: Vec<Result<u64, Declined>>,
+}
+
+/// One transaction under way.
+struct Change<'t> {
+    shared: &'t Shared,
+    counts: Counts,
+    meta: redb::Table<'t, &'static str, u64>,
+    events: redb::Table<'t, u64, &'static [u8]>,
+    queue: redb::Table<'t, (u32, u64), ()>,
+    published: redb::Table<'t, (u64, u64), ()>,
+    due: redb::Table<'t, (u8, u64, u64), u64>,
+    parked: redb::Table<'t, u64, &'static [u8]>,
+    dead: redb::Table<'t, (u64, &'static str, u32), &'static [u8]>,
+    dead_at: redb::Table<'t, (&'static str, u32), u64>,
+}
+
+impl<'t> Change<'t> {
+    fn begin(
+        txn: &'t redb::WriteTransaction,
+        shared: &'t Shared,
+        counts: Counts,
+    ) -> Result<Self, redb::Error> {
+        Ok(Self {
+            shared,
+            counts,
+            meta: txn.open_table(tables::META)?,
+            events: txn.open_table(tables::EVENTS)?,
+            queue: txn.open_table(tables::QUEUE)?,
+            published: txn.open_table(tables::PUBLISHED)?,
+            due: txn.open_table(tables::DUE)?,
+            parked: txn.open_table(tables::PARKED)?,
+            dead: txn.open_table(tables::DEAD)?,
+            dead_at: txn.open_table(tables::DEAD_AT)?,
+        })
+    }
+
+    fn apply(&mut self, work: &Work) -> Result<Result<u64, Declined>, redb::Error> {
+        match work {
+            Work::Publish(events) => return self.publish(events),
+            Work::Park {
+                kind,
+                due_ms,
+                delay_ms,
+                record,
+            } => {
+                let sequence = self.next_sequence();
+                self.due
+                    .insert((kind_number(*kind), *due_ms, sequence), delay_ms)?;
+                self.parked.insert(sequence, record.as_slice())?;
+                self.counts.bytes += record.len() as u64;
+            }
+            Work::Dead {
+                key,
+                record,
+                instead_of,
+            } => {
+                if let Some(removal) = instead_of {
+                    self.remove(removal)?;
+                }
+                self.bury(key, record)?;
+            }
+            Work::Release(kind) => return self.release(*kind).map(Ok),
+            Work::Flush => {}
+        }
+        Ok(Ok(0))
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        let sequence = self.counts.next_sequence;
+        self.counts.next_sequence += 1;
+        sequence
+    }
+
+    /// All of them or none.
+    fn publish(&mut self, events: &[Accepted]) -> Result<Result<u64, Declined>, redb::Error> {
+        let more: u64 = events.iter().map(|event| event.record.len() as u64).sum();
+        let max_bytes = self.shared.max_bytes;
+        if self.counts.bytes.saturating_add(more) > max_bytes {
+            return Ok(Err(Declined::Full { max_bytes }));
+        }
+        for event in events {
+            let sequence = self.next_sequence();
+            self.events.insert(sequence, event.record.as_slice())?;
+            for &lane in &event.lanes {
+                if let Some(id) = self.shared.source_id(lane) {
+                    self.queue.insert((id, sequence), ())?;
+                }
+            }
+            if !self.shared.retention.is_zero() {
+                self.published.insert((event.at_ms, sequence), ())?;
+            }
+        }
+        self.counts.bytes += more;
+        Ok(Ok(events.len() as u64))
+    }
+
+    /// A letter written twice (a crash between the letter and the answer) is one letter.
+    fn bury(&mut self, key: &LetterKey, record: &[u8]) -> Result<(), redb::Error> {
+        let name = (key.delivery.as_str(), key.generation);
+        let earlier = self.dead_at.insert(name, key.dead_at_ms)?;
+        let earlier = earlier.map(|at| at.value());
+        if let Some(earlier) = earlier {
+            let old = self.dead.remove((earlier, name.0, name.1))?;
+            let freed = old.map_or(0, |old| old.value().len() as u64);
+            self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+        }
+        self.dead.insert((key.dead_at_ms, name.0, name.1), record)?;
+        self.counts.bytes += record.len() as u64;
+        Ok(())
+    }
+
+    fn release(&mut self, kind: WaitKind) -> Result<u64, redb::Error> {
+        let (kind, now_ms) = (kind_number(kind), self.shared.clock.now_ms());
+        let mut waiting = Vec::new();
+        for row in self
+            .due
+            .range((kind, now_ms + 1, 0)..=(kind, u64::MAX, u64::MAX))?
+        {
+            let (key, delay_ms) = row?;
+            waiting.push((key.value(), delay_ms.value()));
+        }
+        for &((_, due_ms, sequence), delay_ms) in &waiting {
+            self.due.remove((kind, due_ms, sequence))?;
+            self.due.insert((kind, now_ms, sequence), delay_ms)?;
+        }
+        Ok(waiting.len() as u64)
+    }
+
+    fn remove(&mut self, removal: &Removal) -> Result<(), redb::Error> {
+        match removal {
+            Removal::Event { lane, sequence } => {
+                let Some(id) = self.shared.source_id(*lane) else {
+                    return Ok(());
+                };
+                let was_there = self.queue.remove((id, *sequence))?.is_some();
+                if was_there && !self.is_wanted(*sequence)? && self.is_past_retention(*sequence)? {
+                    self.delete_event(*sequence)?;
+                }
+            }
+            Removal::Parked {
+                kind,
+                due_ms,
+                sequence,
+                ..
+            } => {
+                self.due.remove((kind_number(*kind), *due_ms, *sequence))?;
+                let old = self.parked.remove(sequence)?;
+                let freed = old.map_or(0, |old| old.value().len() as u64);
+                self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+            }
+            Removal::Letter { key, .. } => {
+                let name = (key.delivery.as_str(), key.generation);
+                let old = self.dead.remove((key.dead_at_ms, name.0, name.1))?;
+                let freed = old.map_or(0, |old| old.value().len() as u64);
+                self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+                let at = self.dead_at.get(name)?.map(|at| at.value());
+                if at == Some(key.dead_at_ms) {
+                    self.dead_at.remove(name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a source has still to settle it, be it one that the config no longer has.
+    fn is_wanted(&self, sequence: u64) -> Result<bool, redb::Error> {
+        for &source in &self.shared.all_source_ids {
+            if self.queue.get((source, sequence))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_past_retention(&self, sequence: u64) -> Result<bool, redb::Error> {
+        if self.shared.retention.is_zero() {
+            return Ok(true);
+        }
+        let retention_ms = self.shared.retention.as_millis() as u64;
+        let record = self.events.get(sequence)?;
+        let at_ms = record.and_then(|record| Stored::accepted_ms(record.value()));
+        Ok(at_ms.is_none_or(|at| at.saturating_add(retention_ms) <= super::clock::wall_ms()))
+    }
+
+    fn delete_event(&mut self, sequence: u64) -> Result<(), redb::Error> {
+        let old = self.events.remove(sequence)?;
+        let freed = old.map_or(0, |old| old.value().len() as u64);
+        self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+        Ok(())
+    }
+
+    /// Removes settled events that were accepted before `before_ms`. Those still wanted lose only
+    /// their place in this index and are removed when the last source settles them.
+    fn sweep(&mut self, before_ms: u64) -> Result<(), redb::Error> {
+        let mut old = Vec::new();
+        for row in self.published.range(..(before_ms, 0))?.take(SWEEP_AT_ONCE) {
+            old.push(row?.0.value());
+        }
+        for key in old {
+            self.published.remove(key)?;
+            if !self.is_wanted(key.1)? {
+                self.delete_event(key.1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Counts, redb::Error> {
+        let Counts {
+            next_sequence,
+            bytes,
+        } = self.counts;
+        self.meta.insert(tables::NEXT_SEQUENCE, next_sequence)?;
+        self.meta.insert(tables::BYTES, bytes)?;
+        Ok(self.counts)
+    }
+}
+
+/// Says once per failure what happened, for logs and `/readyz`.
+pub fn report(shared: &Shared, failure: &redb::Error) {
+    let why = match failure {
+        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
+            "the disk is full; free some space, nothing else is needed".to_owned()
+        }
+        other => other.to_string(),
+    };
+    let path = shared.file.path().display();
+    error!(broker = %shared.name, %path, %why, "embedded broker: the file failed, opening it again");
+    shared.set_health(Health::Down { why });
+}
