@@ -1,1 +1,3 @@
-fn main() {}
+//! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
+
+mod deliver_http;
