@@ -1,0 +1,201 @@
+//! The app: builds everything that a config asks for, runs it, and ends it in order.
+//!
+//! The only place where settings of the config become settings of the stages ([`brokers`]).
+
+mod brokers;
+mod failure;
+mod readiness;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::admin;
+use crate::broker::Broker;
+use crate::config::{self, Config};
+use crate::deliver::{AddressPolicy, Courier};
+use crate::meters::Meters;
+use crate::pipeline::Pipeline;
+use crate::shutdown::{Asked, Shutdown, Signals};
+use crate::store::Store;
+use crate::subscription::Subscription;
+
+pub use brokers::publisher;
+pub use failure::Failure;
+
+/// How long subscriptions may take to be written to disk.
+const EXIT_GRACE: Duration = Duration::from_secs(5);
+
+/// Where the config came from, to be read again on SIGHUP.
+pub enum From {
+    File(PathBuf),
+    /// The one for trying it out.
+    BuiltIn,
+}
+
+/// Runs until it is asked to stop, or until something fails that only a restart mends.
+pub async fn run(config: Config, from: From) -> Result<(), Failure> {
+    let signals = Signals::listen().context("signals cannot be listened to").map_err(Failure::Io)?;
+    let app = App::build(&config).await?;
+    app.run(config, from, signals).await
+}
+
+struct App {
+    store: Arc<Store>,
+    meters: Arc<Meters>,
+    pipeline: Arc<Pipeline>,
+    feedings: Vec<crate::pipeline::Feeding>,
+    brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
+    embedded: BTreeMap<Arc<str>, Arc<crate::broker::embedded::Embedded>>,
+    listener: TcpListener,
+}
+
+impl App {
+    async fn build(config: &Config) -> Result<Self, Failure> {
+        let meters = Meters::new();
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("{} cannot be created", config.data_dir.display()))
+            .map_err(Failure::Io)?;
+        let store = Arc::new(Store::open(&config.data_dir, meters.store_bytes.clone(), meters.store_flush.clone())?);
+        let changes = store.reconcile(&config.subscriptions).await.map_err(Failure::store)?;
+        info!(%changes, "subscriptions of the config are in the store");
+        // Bound before anything is taken: a second process on the same address stops here.
+        let listener = TcpListener::bind(config.admin.listen)
+            .await
+            .with_context(|| format!("the admin address {} cannot be listened on", config.admin.listen))
+            .map_err(Failure::Io)?;
+        let instance = brokers::instance(config, &store);
+        let brokers::Built { plans, brokers, embedded } = brokers::build(config, instance, &meters)?;
+        let policy =
+            AddressPolicy { allow_http: config.delivery.allow_http, allow_networks: config.delivery.allow_networks.clone() };
+        let courier = Courier::new(policy);
+        let (pipeline, feedings) =
+            Pipeline::new(plans, courier, store.clone(), meters.clone(), config.limits.in_flight_bytes);
+        pipeline.install(subscriptions(&store, config)?).map_err(Failure::Config)?;
+        Ok(Self { store, meters, pipeline, feedings, brokers, embedded, listener })
+    }
+
+    async fn run(self, mut config: Config, from: From, mut signals: Signals) -> Result<(), Failure> {
+        let Self { store, meters, pipeline, feedings, brokers, embedded, listener } = self;
+        let shutdown = Shutdown::default();
+        let readiness = readiness::of(&brokers, &store);
+        let address = listener.local_addr().unwrap_or(config.admin.listen);
+        let state = admin::State {
+            meters: meters.clone(),
+            readiness,
+            embedded,
+            group: config.group.clone(),
+            tokens: brokers::tokens(&config),
+            max_event_bytes: config.admin.max_event_bytes,
+            listen: address,
+            subscriptions: pipeline.clone(),
+        };
+        let admin_stop = tokio_util::sync::CancellationToken::new();
+        let admin = tokio::spawn(admin::serve(listener, state, admin_stop.clone()));
+        tokio::spawn({
+            let pipeline = pipeline.clone();
+            async move { pipeline.tidy().await }
+        });
+        let mut running = JoinSet::new();
+        let mut loops = Vec::new();
+        for feeding in feedings {
+            let (broker, intakes, tasks) = feeding.run(&pipeline);
+            loops.extend(tasks);
+            let (stop, drain) = (shutdown.stop.clone(), shutdown.drain.clone());
+            running.spawn(async move {
+                let name = broker.name().clone();
+                broker.run(intakes, stop, drain).await.with_context(|| format!("broker `{name}`"))
+            });
+        }
+        info!(admin = %address, brokers = brokers.len(), subscriptions = config.subscriptions.len(), "hookbridge is running");
+        if matches!(from, From::BuiltIn) {
+            brokers::say_how_to_send(address);
+        }
+        let failed = loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Stop => break None,
+                    Asked::Reload => {
+                        let result = reload(&from, &mut config, &store, &pipeline).await;
+                        meters.reloaded(result.is_ok());
+                        if let Err(error) = result {
+                            error!(error = format!("{error:#}"), "the config is not reloaded; the one before stays in force");
+                        }
+                    }
+                },
+                ended = running.join_next(), if !running.is_empty() => match ended {
+                    Some(Ok(Ok(()))) | None => {}
+                    Some(Ok(Err(error))) => break Some(Failure::Broker(error)),
+                    Some(Err(panicked)) => break Some(Failure::Broker(anyhow::anyhow!(panicked))),
+                },
+                why = store.failed() => break Some(Failure::store(why)),
+            }
+        };
+        info!(deadline = ?config.limits.shutdown, "stopping: taking no more, finishing what is in hand");
+        shutdown.stop.cancel();
+        tokio::spawn(signals.exit_on_second());
+        let enforcing = tokio::spawn({
+            let (shutdown, deadline) = (shutdown.clone(), config.limits.shutdown);
+            async move { shutdown.enforce(deadline).await }
+        });
+        let drained = async { while running.join_next().await.is_some() {} };
+        if tokio::time::timeout(config.limits.shutdown + EXIT_GRACE, drained).await.is_err() {
+            warn!("a broker did not end in time; leaving without it");
+        }
+        enforcing.abort();
+        for task in loops {
+            task.abort();
+        }
+        admin_stop.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+        store.close().await;
+        info!("stopped");
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// The store's subscriptions with the endpoints of the config, ready for the snapshot.
+fn subscriptions(store: &Store, config: &Config) -> Result<Vec<Subscription>, Failure> {
+    let mut all = Vec::new();
+    for record in store.subscriptions().map_err(Failure::store)? {
+        let Some(endpoint) = config.endpoints.get(&record.spec.endpoint) else {
+            warn!(subscription = %record.spec.name, endpoint = %record.spec.endpoint, "the endpoint of a stored subscription is not in the config; it is left out");
+            continue;
+        };
+        let name = record.spec.name.clone();
+        let compiled = Subscription::compile(record.uid, record.spec, endpoint.clone())
+            .with_context(|| format!("subscription `{name}`"))
+            .map_err(Failure::Config)?;
+        all.push(compiled);
+    }
+    Ok(all)
+}
+
+/// Reads the config again. What concerns subscriptions and endpoints takes effect; brokers, sources
+/// and limits need a restart, and a change of those is said.
+async fn reload(from: &From, config: &mut Config, store: &Arc<Store>, pipeline: &Arc<Pipeline>) -> anyhow::Result<()> {
+    let From::File(path) = from else {
+        info!("running without a config file: nothing to reload");
+        return Ok(());
+    };
+    let new = config::load(path, &|name| std::env::var(name).ok())?;
+    let changes = store.reconcile(&new.subscriptions).await?;
+    let ready = subscriptions(store, &new).map_err(|failure| failure.into_error())?;
+    pipeline.install(ready)?;
+    info!(%changes, "the config is reloaded");
+    if new.brokers != config.brokers || new.sources != config.sources || new.group != config.group {
+        warn!("brokers, sources or the group have changed: restart to use them");
+    }
+    if new.limits != config.limits || new.admin != config.admin || new.delivery != config.delivery {
+        warn!("limits, admin or delivery settings have changed: restart to use them");
+    }
+    *config = Config { endpoints: new.endpoints, subscriptions: new.subscriptions, ..config.clone() };
+    Ok(())
+}
+
