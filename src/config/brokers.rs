@@ -77,11 +77,13 @@ fn one(name: Name, field: Field<'_>) -> Read {
             _ => Some((Kind::Embedded, *one)),
         },
         [] => {
-            map.note(
-                map.span,
-                "what broker this is is missing",
-                "one of `rabbitmq`, `kafka`, `embedded`".to_owned(),
-            );
+            if !map.means_one_of(&keys::KINDS) {
+                map.note(
+                    map.span,
+                    "the kind of broker is missing",
+                    "one of `rabbitmq`, `kafka`, `embedded`".to_owned(),
+                );
+            }
             None
         }
         [_, second, ..] => {

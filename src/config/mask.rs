@@ -16,7 +16,7 @@ use super::node::{Node, Span, Value};
 const MASK: &str = "***";
 
 /// Everything below these keys is secret.
-const SECRET_KEYS: [&str; 6] = ["secret", "secrets", "password", "token", "headers", "sasl"];
+const SECRET_KEYS: [&str; 5] = ["secret", "secrets", "password", "token", "headers"];
 /// A plain value whose key contains one of these is secret.
 const SECRET_WORDS: [&str; 7] = [
     "secret",
@@ -36,6 +36,13 @@ pub struct Masked {
     text: String,
     /// What was replaced, in the original; sorted, not overlapping.
     cuts: Vec<Span>,
+}
+
+/// One line of the masked text, and what in it is meant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    pub text: &'a str,
+    pub marked: Range<usize>,
 }
 
 impl Masked {
@@ -89,21 +96,22 @@ impl Masked {
         &self.text
     }
 
-    /// Where a span of the original is in the masked text; at least one character if there is one.
-    pub fn place(&self, span: Span) -> Range<usize> {
+    /// The line in which a span of the original begins, as it may be shown. A caret under the
+    /// first line says enough of a value that goes on for many.
+    pub fn line(&self, span: Span) -> Line<'_> {
         let start = self.moved(span.start, false);
-        let first_line = self.text[start..]
+        let from = self.text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let to = self.text[start..]
             .find('\n')
             .map_or(self.text.len(), |at| start + at);
-        // A caret under the first line says enough of a value that goes on for many.
-        let end = self.moved(span.end, true).clamp(start, first_line);
-        if start == end {
-            start
-                ..self
-                    .text
-                    .ceil_char_boundary((start + 1).min(self.text.len()))
-        } else {
-            start..end
+        let text = self.text[from..to].trim_end_matches('\r');
+        let start = (start - from).min(text.len());
+        let end = self.moved(span.end, true).clamp(from, to) - from;
+        let end = end.clamp(start, text.len());
+        let one_on = text.ceil_char_boundary((start + 1).min(text.len()));
+        Line {
+            text,
+            marked: start..end.max(one_on),
         }
     }
 
@@ -128,6 +136,14 @@ impl Masked {
 
 /// The pieces of a secret span to cut: line by line without indentation, and without `${env:X}`.
 fn readable_parts_left_out(text: &str, span: Span) -> Vec<Span> {
+    let mut span = span;
+    let whole = &text[span.start..span.end];
+    if ['"', '\'']
+        .iter()
+        .any(|quote| whole.len() > 1 && whole.starts_with(*quote) && whole.ends_with(*quote))
+    {
+        (span.start, span.end) = (span.start + 1, span.end - 1);
+    }
     let mut pieces = Vec::new();
     let mut start = span.start;
     for line in text[span.start..span.end].split_inclusive('\n') {
@@ -256,7 +272,7 @@ static USER_INFO: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"[A-Za-z][A-Za-z0-9+.-]*://((?:\$\{[^}\s]*\}|[^/\s"'$]|\$)*)@"#));
 static KEY_IN_LINE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r#"(?i)(?:^|[\s{,"'-])(?:[a-z0-9_.-]*(?:secret|passw|token|auth|credential|api_?key)[a-z0-9_.-]*|headers|sasl|urls?)["']?\s*:"#,
+        r#"(?i)(?:^|[\s{,"'-])(?:[a-z0-9_.-]*(?:secret|passw|token|auth|credential|api_?key)[a-z0-9_.-]*|headers|urls?)["']?\s*:"#,
     )
 });
 
@@ -277,7 +293,7 @@ mod tests {
         insta::assert_snapshot!(masked(text).text(), @r#"
 a: { secret: ***, url: https://h.example.com/*** }
 b: { secrets: [***, "${env:S}"], headers: { authorization: *** } }
-c: { password: ***, urls: ["amqp://***@h/***"], topics: [t] }
+c: { password: "***", urls: ["amqp://***@h/***"], topics: [t] }
 "#);
     }
 
@@ -296,11 +312,11 @@ c: { password: ***, urls: ["amqp://***@h/***"], topics: [t] }
         let masked = masked(text);
         assert_eq!(masked.text(), "secret: |\n  ***\n  ***\nnext: 1\n");
         let at = text.find("next").unwrap();
-        let place = masked.place(Span {
+        let line = masked.line(Span {
             start: at,
             end: at + 4,
         });
-        assert_eq!(&masked.text()[place], "next");
+        assert_eq!((line.text, line.marked), ("next: 1", 0..4));
     }
 
     #[test]

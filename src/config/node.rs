@@ -110,7 +110,7 @@ fn said(error: &serde_saphyr::Error) -> String {
 fn place(at: &Location, text: &str) -> Span {
     let start = match at.span().byte_offset() {
         Some(offset) => offset as usize,
-        None => line_start(text, at.line() as usize),
+        None => line_and_column(text, at.line() as usize, at.column() as usize),
     };
     let start = floor(text, start);
     let end = floor(text, start + at.span().byte_len().unwrap_or(0) as usize);
@@ -120,11 +120,23 @@ fn place(at: &Location, text: &str) -> Span {
     }
 }
 
-fn line_start(text: &str, line: usize) -> usize {
-    text.split_inclusive('\n')
+/// Both count from 1, the column in characters.
+fn line_and_column(text: &str, line: usize, column: usize) -> usize {
+    let mut lines = text.split_inclusive('\n');
+    let before: usize = lines
+        .by_ref()
         .take(line.saturating_sub(1))
         .map(str::len)
-        .sum()
+        .sum();
+    let in_line: usize = lines
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take_while(|c| *c != '\n')
+        .take(column.saturating_sub(1))
+        .map(char::len_utf8)
+        .sum();
+    before + in_line
 }
 
 /// The character boundary at or before `offset`.

@@ -116,14 +116,15 @@ impl Problems {
             Renderer::plain()
         };
         let title = Level::ERROR.primary_title(problem.message.as_str());
-        let span = self.masked.place(problem.span);
+        let line = self.masked.line(problem.span);
         let mut report = if self.masked.text().is_empty() {
             title.element(annotate_snippets::Origin::path(self.file.as_str()))
         } else {
             title.element(
-                Snippet::source(self.masked.text())
+                Snippet::source(line.text)
+                    .line_start(problem.line)
                     .path(self.file.as_str())
-                    .annotation(AnnotationKind::Primary.span(span)),
+                    .annotation(AnnotationKind::Primary.span(line.marked)),
             )
         };
         if let Some(help) = &problem.help {
@@ -133,14 +134,22 @@ impl Problems {
     }
 
     fn json(&self, problem: &Problem) -> String {
-        serde_json::json!({
-            "file": self.file,
-            "line": problem.line,
-            "col": problem.col,
-            "message": problem.message,
-            "help": problem.help,
-        })
-        .to_string()
+        #[derive(serde::Serialize)]
+        struct Line<'a> {
+            file: &'a str,
+            line: usize,
+            col: usize,
+            message: &'a str,
+            help: Option<&'a str>,
+        }
+        let line = Line {
+            file: &self.file,
+            line: problem.line,
+            col: problem.col,
+            message: &problem.message,
+            help: problem.help.as_deref(),
+        };
+        serde_json::to_string(&line).expect("texts and numbers are JSON")
     }
 
     fn github(&self, problem: &Problem) -> String {

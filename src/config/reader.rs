@@ -62,27 +62,36 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// `did you mean ...?`, if a known word is near; else what there is to choose from.
-pub fn suggestion<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<String> {
-    let known: Vec<&str> = known.into_iter().collect();
-    let near = known
-        .iter()
+/// The known word that is nearest to `word`, if it is near enough to be meant.
+fn nearest<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let word = word.to_lowercase();
+    known
+        .into_iter()
         .map(|candidate| {
             (
-                strsim::osa_distance(&word.to_lowercase(), &candidate.to_lowercase()),
-                *candidate,
+                strsim::osa_distance(&word, &candidate.to_lowercase()),
+                candidate,
             )
         })
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(word.len()) / 4)
-        .min();
-    match near {
-        Some((_, near)) => Some(format!("did you mean `{near}`?")),
-        None if known.is_empty() => None,
-        None if known.len() <= 20 => {
+        .filter(|(distance, candidate)| {
+            let shorter = candidate.len().min(word.len());
+            *distance <= 1 + shorter / 4 && *distance < shorter
+        })
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// `did you mean ...?`, if a known word is near; else what there is to choose from.
+pub fn suggestion<'w>(word: &str, known: impl IntoIterator<Item = &'w str>) -> Option<String> {
+    const MOST_LISTED: usize = 20;
+    let known: Vec<&str> = known.into_iter().collect();
+    match nearest(word, known.iter().copied()) {
+        Some(near) => Some(format!("did you mean `{near}`?")),
+        None if known.is_empty() || known.len() > MOST_LISTED => None,
+        None => {
             let known: Vec<_> = known.iter().map(|word| format!("`{word}`")).collect();
             Some(format!("known here: {}", known.join(", ")))
         }
-        None => None,
     }
 }
 
@@ -91,6 +100,8 @@ pub struct Map<'a> {
     notes: &'a Notes<'a>,
     section: &'static Section,
     entries: Vec<&'a Entry>,
+    /// Keys that are there in a wrong spelling.
+    misspelt: Vec<&'static str>,
     /// Where to point when a key is missing.
     pub span: Span,
 }
@@ -127,10 +138,15 @@ impl<'a> Map<'a> {
 
     pub fn need(&self, key: &'static str) -> Option<Field<'a>> {
         let field = self.take(key);
-        if field.is_none() {
+        if field.is_none() && !self.misspelt.contains(&key) {
             self.note(self.span, format!("`{key}` is missing"), None);
         }
         field
+    }
+
+    /// Whether one of `keys` seems to be meant by an unknown key, which has been noted.
+    pub fn means_one_of(&self, keys: &[&str]) -> bool {
+        self.misspelt.iter().any(|meant| keys.contains(meant))
     }
 
     pub fn has(&self, key: &'static str) -> bool {
@@ -337,7 +353,7 @@ impl<'a> Field<'a> {
                 suggestion(&scalar.text, words.iter().copied())
             };
             self.note(
-                format!("{} is not known as `{}`", shown(scalar), self.key),
+                format!("{} is not a value of `{}`", shown(scalar), self.key),
                 help,
             );
         }
@@ -434,10 +450,12 @@ impl<'a> Field<'a> {
                 NAME_HELP.to_owned(),
             );
         }
+        // A name that was put in is called by what put it in.
+        let shown = self.shown().trim_start_matches(PUT_IN).to_owned();
         Some(Name {
             text: text.into(),
             span: self.node.span,
-            shown: self.shown(),
+            shown,
         })
     }
 
@@ -470,25 +488,25 @@ pub fn map<'a>(
             format!("`{called}` is a map, not {}", node.kind()),
             format!("its keys: {}", help.join(", ")),
         );
-        notes.unread(node);
         return None;
     };
     let entries = unique(notes, entries);
-    for entry in &entries {
-        if !section.has(&entry.key) {
-            let known = section.keys.iter().map(|key| key.name);
-            notes.note(
-                entry.key_span,
-                format!("unknown key `{}` in `{called}`", entry.key),
-                suggestion(&entry.key, known),
-            );
-            notes.unread(&entry.node);
+    let mut misspelt = Vec::new();
+    for entry in entries.iter().filter(|entry| !section.has(&entry.key)) {
+        let known = || section.keys.iter().map(|key| key.name);
+        match nearest(&entry.key, known()) {
+            Some(near) => misspelt.push(near),
+            // Nobody knows what this is, so it may be a secret.
+            None => notes.unread(&entry.node),
         }
+        let message = format!("unknown key `{}` in `{called}`", entry.key);
+        notes.note(entry.key_span, message, suggestion(&entry.key, known()));
     }
     Some(Map {
         notes,
         section,
         entries,
+        misspelt,
         span,
     })
 }
@@ -505,11 +523,12 @@ fn unique<'a>(notes: &Notes<'_>, entries: &'a [Entry]) -> Vec<&'a Entry> {
                 format!("`{}` is there twice", entry.key),
                 "the first one stands further up in the same map".to_owned(),
             );
-            notes.unread(&entry.node);
         }
     }
     seen
 }
+
+const PUT_IN: &str = "the value of ";
 
 /// The value between backticks, or what was put in by its name, without a default.
 fn shown(scalar: &Scalar) -> String {
@@ -523,7 +542,7 @@ fn shown(scalar: &Scalar) -> String {
         None => format!("`{written}`"),
     };
     if scalar.substituted {
-        format!("the value of {value}")
+        format!("{PUT_IN}{value}")
     } else {
         value
     }

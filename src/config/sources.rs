@@ -151,7 +151,12 @@ fn source(
 
 fn id(field: Field<'_>) -> Option<IdFrom> {
     if !field.is_map() {
-        return field.one_of(&["content"]).map(|_| IdFrom::Content);
+        if field.text()? == "content" {
+            return Some(IdFrom::Content);
+        }
+        let help = "`content`, `{ header: x-request-id }` or `{ json: order.id }`".to_owned();
+        field.note(format!("{} is not a value of `id`", field.shown()), help);
+        return None;
     }
     let map = field.map(&keys::ID)?;
     match (map.take("header"), map.take("json")) {

@@ -68,16 +68,10 @@ error: there is no broker `rabit`
   |
   = help: did you mean `rabbit`?
 
-error: `topics` is missing
-  --> hookbridge.yaml:10:3
-   |
-10 |   crm:
-   |   ^^^
-
 error: unknown key `topcis` in `crm`
   --> hookbridge.yaml:11:5
    |
-11 |     topcis: [***]
+11 |     topcis: ["orders.*"]
    |     ^^^^^^
    |
    = help: did you mean `topics`?
@@ -109,16 +103,16 @@ error: this secret does not begin with `whsec_`
 error: the header `host` is not yours to set
   --> hookbridge.yaml:15:18
    |
-15 |       headers: { host: ***, authorization: ***${env:TOKEN}" }
+15 |       headers: { host: ***, authorization: "***${env:TOKEN}" }
    |                  ^^^^
    |
    = help: it belongs to HTTP, to the signature or to hookbridge
 
 error: the environment variable `TOKEN` is not set
-  --> hookbridge.yaml:15:47
+  --> hookbridge.yaml:15:48
    |
-15 |       headers: { host: ***, authorization: ***${env:TOKEN}" }
-   |                                               ^^^^^^^^^^^^
+15 |       headers: { host: ***, authorization: "***${env:TOKEN}" }
+   |                                                ^^^^^^^^^^^^
    |
    = help: set it, or give a default: `${env:TOKEN:-default}`
 
@@ -128,22 +122,20 @@ error: `5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d
 16 |     retry: { schedule: [5s, 5 minutes] }
    |                             ^^^^^^^^^
 
-9 problems in hookbridge.yaml
+8 problems in hookbridge.yaml
 "#);
     insta::assert_snapshot!(problems.render(Format::Json, false), @r#"
-{"col":13,"file":"hookbridge.yaml","help":"did you mean `rabbit`?","line":7,"message":"there is no broker `rabit`"}
-{"col":3,"file":"hookbridge.yaml","help":null,"line":10,"message":"`topics` is missing"}
-{"col":5,"file":"hookbridge.yaml","help":"did you mean `topics`?","line":11,"message":"unknown key `topcis` in `crm`"}
-{"col":12,"file":"hookbridge.yaml","help":"use `https:`, or set `delivery: { allow_http: true }`","line":13,"message":"plain `http:` is refused, since anybody on the way can read and change it"}
-{"col":12,"file":"hookbridge.yaml","help":"send it as `headers: { authorization: \"Basic ...\" }`","line":13,"message":"user info in the URL is refused, since URLs are logged everywhere"}
-{"col":15,"file":"hookbridge.yaml","help":"make one with `echo whsec_$(openssl rand -base64 32)`","line":14,"message":"this secret does not begin with `whsec_`"}
-{"col":18,"file":"hookbridge.yaml","help":"it belongs to HTTP, to the signature or to hookbridge","line":15,"message":"the header `host` is not yours to set"}
-{"col":60,"file":"hookbridge.yaml","help":"set it, or give a default: `${env:TOKEN:-default}`","line":15,"message":"the environment variable `TOKEN` is not set"}
-{"col":29,"file":"hookbridge.yaml","help":null,"line":16,"message":"`5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d`"}
+{"file":"hookbridge.yaml","line":7,"col":13,"message":"there is no broker `rabit`","help":"did you mean `rabbit`?"}
+{"file":"hookbridge.yaml","line":11,"col":5,"message":"unknown key `topcis` in `crm`","help":"did you mean `topics`?"}
+{"file":"hookbridge.yaml","line":13,"col":12,"message":"plain `http:` is refused, since anybody on the way can read and change it","help":"use `https:`, or set `delivery: { allow_http: true }`"}
+{"file":"hookbridge.yaml","line":13,"col":12,"message":"user info in the URL is refused, since URLs are logged everywhere","help":"send it as `headers: { authorization: \"Basic ...\" }`"}
+{"file":"hookbridge.yaml","line":14,"col":15,"message":"this secret does not begin with `whsec_`","help":"make one with `echo whsec_$(openssl rand -base64 32)`"}
+{"file":"hookbridge.yaml","line":15,"col":18,"message":"the header `host` is not yours to set","help":"it belongs to HTTP, to the signature or to hookbridge"}
+{"file":"hookbridge.yaml","line":15,"col":60,"message":"the environment variable `TOKEN` is not set","help":"set it, or give a default: `${env:TOKEN:-default}`"}
+{"file":"hookbridge.yaml","line":16,"col":29,"message":"`5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d`","help":null}
 "#);
     insta::assert_snapshot!(problems.render(Format::Github, false), @r#"
 ::error file=hookbridge.yaml,line=7,col=13::there is no broker `rabit`%0Ahelp: did you mean `rabbit`?
-::error file=hookbridge.yaml,line=10,col=3::`topics` is missing
 ::error file=hookbridge.yaml,line=11,col=5::unknown key `topcis` in `crm`%0Ahelp: did you mean `topics`?
 ::error file=hookbridge.yaml,line=13,col=12::plain `http:` is refused, since anybody on the way can read and change it%0Ahelp: use `https:`, or set `delivery: { allow_http: true }`
 ::error file=hookbridge.yaml,line=13,col=12::user info in the URL is refused, since URLs are logged everywhere%0Ahelp: send it as `headers: { authorization: "Basic ..." }`
@@ -175,17 +167,17 @@ fn the_shape_of_things() {
 
 #[test]
 fn broken_yaml_stands_alone() {
-    insta::assert_snapshot!(said("group: g\nbrokers: [\nsources: x\n"), @"2:1 this is not valid YAML: unclosed bracket '['");
+    insta::assert_snapshot!(said("group: g\nbrokers: [\nsources: x\n"), @"2:10 this is not valid YAML: unclosed bracket '['");
     let shown = parse("a:\n  secret: hunter2\n  secrets: hunter2: 3\n")
         .unwrap_err()
         .to_string();
     assert!(!shown.contains("hunter2"), "{shown}");
     insta::assert_snapshot!(shown, @r#"
 error: this is not valid YAML: mapping values are not allowed in this context
- --> hookbridge.yaml:3:1
+ --> hookbridge.yaml:3:12
   |
 3 |   secrets: ***
-  | ^
+  |            ^^^
 
 1 problem in hookbridge.yaml
 "#);
@@ -203,9 +195,9 @@ fn substitution() {
 6:58 `${` without `}` (write `$${` for a literal `${`)
 "#);
     insta::assert_snapshot!(said(&with("sources: { a: { broker: \"${env:SET}\" } }\nsubscriptions: { s: { topics: [\"${env:SET}\"], sources: [\"${env:SET}\"], endpoint: \"${env:SET}\" } }\n")), @r#"
-6:25 there is no broker the value of `${env:SET}` (known here: `rabbit`, `lake`, `here`)
-7:57 there is no source the value of `${env:SET}` (known here: `a`)
-7:82 there is no endpoint the value of `${env:SET}` (write it under `endpoints:`, or in place as `{ url: ..., secret: ... }`)
+6:25 there is no broker `${env:SET}` (known here: `rabbit`, `lake`, `here`)
+7:57 there is no source `${env:SET}` (known here: `a`)
+7:82 there is no endpoint `${env:SET}` (write it under `endpoints:`, or in place as `{ url: ..., secret: ... }`)
 "#);
 }
 
@@ -214,7 +206,7 @@ fn admin() {
     insta::assert_snapshot!(said(&with("admin: { listen: 0.0.0.0:8400 }\n")), @"6:18 the admin API may not be open to other machines without `tokens` (add `tokens: [{ name: ..., token: ..., scopes: [read] }]`, or listen on 127.0.0.1)");
     insta::assert_snapshot!(said(&with("admin: { tokens: [{ name: a, token: short, scopes: [raed] }, { name: b, scopes: [] }, { name: c, token: 0123456789abcdef, sha256: x, scopes: [read] }] }\n")), @r#"
 6:37 a token has 16 characters or more (make one with `openssl rand -hex 32`)
-6:53 `raed` is not known as `scopes` (did you mean `read`?)
+6:53 `raed` is not a value of `scopes` (did you mean `read`?)
 6:62 `token` or `sha256` is missing
 6:81 `scopes` is empty
 6:123 `token` and `sha256` are both given (keep one of them)
@@ -227,8 +219,7 @@ fn brokers() {
 2:3 `group` is missing, which names what we make on `a` (add `group: hookbridge` at the top; instances that share the work have the same, others another)
 2:25 this is not an `amqp:` or `amqps:` URL (write it as `amqps://user:password@host:5671/vhost`; in user, password and virtual host `/` is `%2f` and `@` is `%40`)
 3:19 a broker is of one kind only (give each its own name)
-4:3 what broker this is is missing (one of `rabbitmq`, `kafka`, `embedded`)
-5:3 what broker this is is missing (one of `rabbitmq`, `kafka`, `embedded`)
+4:3 the kind of broker is missing (one of `rabbitmq`, `kafka`, `embedded`)
 5:8 unknown key `rabitmq` in `d` (did you mean `rabbitmq`?)
 "#);
     insta::assert_snapshot!(said(&with("").replace("group: g\n", "")), @"2:3 `group` is missing, which names what we make on `rabbit` (add `group: hookbridge` at the top; instances that share the work have the same, others another)");
@@ -239,8 +230,8 @@ fn brokers() {
 4:30 a tier is a number of whole seconds
 4:38 `tiers` must be from 1s to 30d
 4:55 `c` has `retries_on` itself (name the broker that keeps them)
-5:34 there is no broker `d` (did you mean `a`?)
-6:34 there is no broker `cc` (did you mean `c`?)
+5:34 there is no broker `d` (known here: `a`, `b`, `e`)
+6:34 there is no broker `cc` (known here: `a`, `b`, `c`)
 "#);
     insta::assert_snapshot!(said("group: a\nbrokers:\n  a: { rabbitmq: { urls: [\"amqp://h\"], tls: { cert: c.pem } } }\n  b: { kafka: { bootstrap: [\"kafka://h:1\", \"h:x\"], sasl: { mechanism: plain, username: u } } }\n"), @r#"
 3:40 `tls` is for `amqps:` URLs only (change `amqp:` to `amqps:`)
@@ -248,7 +239,7 @@ fn brokers() {
 4:29 `kafka://h:1` is not `host:port` (one broker an item, without a scheme: `["kafka-1:9093", "kafka-2:9093"]`)
 4:44 `h:x` is not `host:port` (one broker an item, without a scheme: `["kafka-1:9093", "kafka-2:9093"]`)
 4:52 `password` is missing
-4:71 `plain` is not known as `mechanism` (did you mean `PLAIN`?)
+4:71 `plain` is not a value of `mechanism` (did you mean `PLAIN`?)
 "#);
 }
 
@@ -269,10 +260,10 @@ fn sources() {
 10:57 `exchange` is missing
 11:31 `q` is taken by source `d` already (subscriptions share a source: name its topics there)
 11:42 `0` is not a whole number from 1 to 100000
-11:56 `drop` is not known as `unmatched` (known here: `settle`, `dead_letter`, `hold`)
+11:56 `drop` is not a value of `unmatched` (known here: `settle`, `dead_letter`, `hold`)
 11:62 `id` has exactly one of `header` and `json` (or is the word `content`)
 12:3 `topics` is missing
-12:26 `other` is not known as `id` (known here: `content`)
+12:26 `other` is not a value of `id` (`content`, `{ header: x-request-id }` or `{ json: order.id }`)
 "#);
 }
 
@@ -283,12 +274,12 @@ fn endpoints() {
 7:36 a secret has 24 to 64 bytes, this one 5 (make one with `echo whsec_$(openssl rand -base64 32)`)
 8:13 a fragment (`#...`) is never sent (leave it out)
 8:13 user info in the URL is refused, since URLs are logged everywhere (send it as `headers: { authorization: "Basic ..." }`)
-8:42 `standart` is not known as `signature` (did you mean `standard`?)
+8:42 `standart` is not a value of `signature` (did you mean `standard`?)
 9:13 127.0.0.1 is a private or special address, and refused (open its network on purpose with `delivery: { allow_networks: [...] }`)
 9:13 plain `http:` is refused, since anybody on the way can read and change it (use `https:`, or set `delivery: { allow_http: true }`)
 9:51 `secret` and `secrets` are both given (keep one of them)
 10:13 a URL of another scheme than `https:` (such as `https://example.com/hooks`)
-10:47 `GET` is not known as `method` (known here: `POST`, `PUT`, `PATCH`, `DELETE`)
+10:47 `GET` is not a value of `method` (known here: `POST`, `PUT`, `PATCH`, `DELETE`)
 10:58 `5` is not a rate such as `50/s` or `100/m`
 10:74 `0` is not a whole number from 1 to 10000
 11:13 10.0.0.1 is a private or special address, and refused (open its network on purpose with `delivery: { allow_networks: [...] }`)
