@@ -3,6 +3,24 @@
 //! [`load`] reports every problem at once, each at its line and column. What it returns has no
 //! strings left to parse but those of [`Spec`]s, which it has compiled once to check them.
 
+pub mod keys;
+mod mask;
+mod node;
+mod problems;
+mod reader;
+mod substitute;
+mod values;
+
+mod address;
+mod brokers;
+mod endpoints;
+mod general;
+mod sources;
+mod subscriptions;
+mod whole;
+
+mod load;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +28,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use keys::keys;
+pub use load::{Loaded, TRY, load, validate};
+pub use node::Span;
+pub use problems::{Format, Problem, Problems};
+pub use substitute::Env;
+pub use whole::parse;
 
 use crate::broker::{IdFrom, tiers::Tiers};
 use crate::subscription::{Endpoint, Secret, Spec};

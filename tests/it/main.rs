@@ -2,3 +2,4 @@
 
 mod deliver_http;
 mod embedded_broker;
+mod config_problems;

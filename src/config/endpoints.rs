@@ -1,0 +1,346 @@
+//! `endpoints:` and endpoints written inside a subscription: URL, headers, secrets, lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use url::Url;
+
+use super::reader::{Field, Map, suggestion};
+use super::{DeliverySettings, address, brokers, keys};
+use crate::subscription::{Breaker, Endpoint, Rate, Scheme, Secret, TlsFiles};
+
+/// More secrets at once than any rotation needs.
+const MOST_SECRETS: usize = 5;
+const MOST_HEADERS: usize = 64;
+const LONGEST_HEADER: usize = 8 * 1024;
+
+/// Set by HTTP, by the signature or by us; a custom value would break one of them.
+const RESERVED_HEADERS: [&str; 15] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+];
+const RESERVED_PREFIX: &str = "hookbridge-";
+
+/// The lane's settings, from an endpoint or from the subscription that it is written in.
+pub struct Lane {
+    pub concurrency: Option<usize>,
+    pub rate: Option<Rate>,
+    pub breaker: Option<Breaker>,
+}
+
+pub const LANE_KEYS: [&str; 3] = ["concurrency", "rate", "breaker"];
+
+pub fn lane(map: &Map<'_>) -> Lane {
+    Lane {
+        concurrency: map
+            .take("concurrency")
+            .and_then(|field| field.integer(keys::CONCURRENCY))
+            .map(|count| count as usize),
+        rate: map
+            .take("rate")
+            .and_then(|field| field.parsed("a rate such as `50/s` or `100/m`")),
+        breaker: map.take("breaker").and_then(breaker),
+    }
+}
+
+fn breaker(field: Field<'_>) -> Option<Breaker> {
+    let map = field.map(&keys::BREAKER)?;
+    let defaults = Breaker::default();
+    let failures = map
+        .take("failures")
+        .and_then(|field| field.integer((1, 10_000)))
+        .map_or(defaults.failures, |count| count as u32);
+    let cool_down = map
+        .take("cool_down")
+        .and_then(|field| field.duration(Duration::from_millis(100)..=Duration::from_secs(3600)))
+        .unwrap_or(defaults.cool_down);
+    Some(Breaker {
+        failures,
+        cool_down,
+    })
+}
+
+/// Reads an endpoint. `outer` is the lane as the subscription around it says, whose keys may not
+/// be here a second time.
+pub fn read(
+    name: Arc<str>,
+    field: Field<'_>,
+    delivery: &DeliverySettings,
+    outer: Option<(&Map<'_>, Lane)>,
+) -> Option<Endpoint> {
+    let map = field.map(&keys::ENDPOINT)?;
+    let url = map.need("url").and_then(|field| url(field, delivery));
+    let method = match map
+        .take("method")
+        .and_then(|field| field.one_of(&keys::METHODS))
+    {
+        Some("PUT") => Method::PUT,
+        Some("PATCH") => Method::PATCH,
+        Some("DELETE") => Method::DELETE,
+        _ => Method::POST,
+    };
+    let headers = map.take("headers").map(headers).unwrap_or_default();
+    let (signature, secrets) = signature(&map);
+    let tls = map.take("tls").and_then(brokers::tls).map(|tls| {
+        Arc::new(TlsFiles {
+            ca: tls.ca,
+            cert: tls.cert,
+            key: tls.key,
+        })
+    });
+    let mut lane = lane(&map);
+    if let Some((around, outer)) = outer {
+        for key in LANE_KEYS {
+            if let (Some(field), true) = (map.take(key), around.has(key)) {
+                field.note_key(
+                    format!("`{key}` is given here and in the subscription"),
+                    "keep one of them".to_owned(),
+                );
+            }
+        }
+        lane.concurrency = lane.concurrency.or(outer.concurrency);
+        lane.rate = lane.rate.or(outer.rate);
+        lane.breaker = lane.breaker.or(outer.breaker);
+    }
+    Some(Endpoint {
+        name,
+        url: Arc::new(url?),
+        method,
+        headers,
+        signature,
+        secrets,
+        tls,
+        concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
+        rate: lane.rate,
+        breaker: lane.breaker.unwrap_or_default(),
+    })
+}
+
+/// URLs are never repeated in a message: their paths and queries are often credentials.
+fn url(field: Field<'_>, delivery: &DeliverySettings) -> Option<Url> {
+    let text = field.text()?;
+    let url = match Url::parse(text) {
+        Ok(url) => url,
+        Err(error) => {
+            let help = "write it in full, such as `https://example.com/hooks`".to_owned();
+            field.note(format!("this is not an absolute URL: {error}"), help);
+            return None;
+        }
+    };
+    let mut good = true;
+    let mut refuse = |message: String, help: &str| {
+        field.note(message, help.to_owned());
+        good = false;
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if delivery.allow_http => {}
+        "http" => refuse(
+            "plain `http:` is refused, since anybody on the way can read and change it".into(),
+            "use `https:`, or set `delivery: { allow_http: true }`",
+        ),
+        _ => {
+            refuse(
+                "a URL of another scheme than `https:`".into(),
+                "such as `https://example.com/hooks`",
+            );
+            return None;
+        }
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        refuse(
+            "user info in the URL is refused, since URLs are logged everywhere".into(),
+            "send it as `headers: { authorization: \"Basic ...\" }`",
+        );
+    }
+    if url.fragment().is_some() {
+        refuse("a fragment (`#...`) is never sent".into(), "leave it out");
+    }
+    if let Some(address) = address::denied(&url, &delivery.allow_networks) {
+        let message = if field.is_substituted() {
+            "the URL's address is private or special, and refused".to_owned()
+        } else {
+            format!("{address} is a private or special address, and refused")
+        };
+        refuse(
+            message,
+            "open its network on purpose with `delivery: { allow_networks: [...] }`",
+        );
+    }
+    good.then_some(url)
+}
+
+fn headers(field: Field<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let entries = field.entries();
+    if entries.len() > MOST_HEADERS {
+        field.note_key(format!("more than {MOST_HEADERS} headers"), None);
+    }
+    for entry in entries {
+        let name = match HeaderName::from_bytes(entry.key.as_bytes()) {
+            Ok(name) => name,
+            Err(_) => {
+                entry.note_key(
+                    format!("`{}` cannot be the name of a header", entry.key),
+                    None,
+                );
+                continue;
+            }
+        };
+        if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_PREFIX) {
+            entry.note_key(
+                format!("the header `{name}` is not yours to set"),
+                "it belongs to HTTP, to the signature or to hookbridge".to_owned(),
+            );
+            continue;
+        }
+        let Some(text) = entry.text_or_empty() else {
+            continue;
+        };
+        match HeaderValue::from_str(text) {
+            Ok(mut value) if text.len() <= LONGEST_HEADER => {
+                value.set_sensitive(true);
+                if headers.insert(name, value).is_some() {
+                    entry.note_key("this header is there twice, in another spelling", None);
+                }
+            }
+            Ok(_) => entry.note(
+                format!("a header's value has {LONGEST_HEADER} bytes at most"),
+                None,
+            ),
+            Err(_) => entry.note("a header's value may not hold control characters", None),
+        }
+    }
+    headers
+}
+
+fn signature(map: &Map<'_>) -> (Scheme, Vec<Secret>) {
+    let scheme = match map.take("signature") {
+        Some(field) => match field.one_of(&Scheme::NAMES).and_then(Scheme::from_name) {
+            Some(scheme) => scheme,
+            // Which secrets would be right is not known, so they are not looked at.
+            None => return (Scheme::default(), Vec::new()),
+        },
+        None => Scheme::default(),
+    };
+    let fields = match (map.take("secret"), map.take("secrets")) {
+        (Some(one), None) => vec![one],
+        (None, Some(many)) => {
+            let fields = many.full_list();
+            if fields.len() > MOST_SECRETS {
+                many.note_key(format!("more than {MOST_SECRETS} secrets"), None);
+            }
+            fields
+        }
+        (Some(_), Some(many)) => {
+            many.note_key(
+                "`secret` and `secrets` are both given",
+                "keep one of them".to_owned(),
+            );
+            Vec::new()
+        }
+        (None, None) => {
+            if scheme != Scheme::None {
+                map.note(
+                    map.span,
+                    format!("`secret` is missing: signature `{}` needs one", scheme.name()),
+                    "make one with `echo whsec_$(openssl rand -base64 32)`, or say `signature: none`".to_owned(),
+                );
+            }
+            Vec::new()
+        }
+    };
+    (
+        scheme,
+        fields
+            .into_iter()
+            .filter_map(|field| secret(field, scheme))
+            .collect(),
+    )
+}
+
+fn secret(field: Field<'_>, scheme: Scheme) -> Option<Secret> {
+    let text = field.text()?;
+    let wrong = match scheme {
+        Scheme::Standard => key_bytes(text, "whsec_").and_then(|bytes| match bytes {
+            24..=64 => Ok(()),
+            bytes => Err(format!("a secret has 24 to 64 bytes, this one {bytes}")),
+        }),
+        Scheme::StandardEd25519 => key_bytes(text, "whsk_").and_then(|bytes| match bytes {
+            32 | 64 => Ok(()),
+            bytes => Err(format!(
+                "an ed25519 key has 32 or 64 bytes, this one {bytes}"
+            )),
+        }),
+        Scheme::None => Ok(()),
+    };
+    match wrong {
+        Ok(()) => Some(Secret::new(text)),
+        Err(message) => {
+            let help = match scheme {
+                Scheme::StandardEd25519 => "`whsk_` and base64 of the private key",
+                _ => "make one with `echo whsec_$(openssl rand -base64 32)`",
+            };
+            field.note(message, help.to_owned());
+            None
+        }
+    }
+}
+
+/// How many bytes are behind `prefix`, in base64 with or without padding.
+fn key_bytes(text: &str, prefix: &str) -> Result<usize, String> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let Some(encoded) = text.strip_prefix(prefix) else {
+        return Err(format!("this secret does not begin with `{prefix}`"));
+    };
+    LENIENT
+        .decode(encoded)
+        .map(|bytes| bytes.len())
+        .map_err(|_| format!("what follows `{prefix}` is not base64"))
+}
+
+/// `endpoints:`.
+pub fn all(
+    field: Field<'_>,
+    delivery: &DeliverySettings,
+) -> Vec<(super::reader::Name, Option<Endpoint>)> {
+    field
+        .named()
+        .into_iter()
+        .map(|(name, field)| {
+            let endpoint = read(name.text.clone(), field, delivery, None);
+            (name, endpoint)
+        })
+        .collect()
+}
+
+/// Says that there is no endpoint of this name.
+pub fn missing<'n>(
+    name: &super::reader::Name,
+    field: Field<'_>,
+    known: impl Iterator<Item = &'n str>,
+) {
+    let help = suggestion(&name.text, known).unwrap_or_else(|| {
+        "write it under `endpoints:`, or in place as `{ url: ..., secret: ... }`".to_owned()
+    });
+    field.note(format!("there is no endpoint {}", name.shown), help);
+}

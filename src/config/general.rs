@@ -1,0 +1,235 @@
+//! The keys at the top: `group`, `instance`, `admin`, `delivery`, `limits`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use super::keys;
+use super::reader::{Field, Map};
+use super::{Admin, AdminToken, DeliverySettings, Instance, Limits, Scope};
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8400);
+const DEFAULT_MAX_EVENT_BYTES: u64 = 16 << 20;
+const SHORTEST_TOKEN: usize = 16;
+const LONGEST_GROUP: usize = 100;
+
+/// The group, if it is given and good.
+pub fn group(field: Field<'_>) -> Option<Arc<str>> {
+    let text = field.text()?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.len() > LONGEST_GROUP || !text.chars().all(allowed) {
+        field.note(
+            format!("{} cannot be a group", field.shown()),
+            format!("up to {LONGEST_GROUP} of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`"),
+        );
+        return None;
+    }
+    Some(text.into())
+}
+
+/// The environment goes before the file, since one file serves many instances.
+pub fn instance(field: Option<Field<'_>>, from_env: Option<String>) -> Option<Instance> {
+    let field_says = match field {
+        Some(field) => Some(field.name()?.text),
+        None => None,
+    };
+    Some(
+        match from_env
+            .filter(|name| !name.is_empty())
+            .map(Arc::from)
+            .or(field_says)
+        {
+            None => Instance::Kept,
+            Some(name) if &*name == "auto" => Instance::Auto,
+            Some(name) => Instance::Named(name),
+        },
+    )
+}
+
+pub fn admin(map: Option<&Map<'_>>) -> Option<Admin> {
+    let Some(map) = map else {
+        return Some(Admin {
+            listen: DEFAULT_LISTEN,
+            tokens: Vec::new(),
+            max_event_bytes: DEFAULT_MAX_EVENT_BYTES as usize,
+        });
+    };
+    let listen_field = map.take("listen");
+    let listen = match listen_field {
+        Some(field) => field
+            .parsed::<Listen>("an address and port such as `127.0.0.1:8400`")
+            .map(|l| l.0),
+        None => Some(DEFAULT_LISTEN),
+    };
+    let max_event_bytes = match map.take("max_event_bytes") {
+        Some(field) => field.bytes(1..=1 << 30),
+        None => Some(DEFAULT_MAX_EVENT_BYTES),
+    };
+    let fields = map
+        .take("tokens")
+        .map(|field| field.list())
+        .unwrap_or_default();
+    let mut tokens: Vec<AdminToken> = Vec::new();
+    for field in &fields {
+        let Some(token) = token(*field) else { continue };
+        if tokens.iter().any(|other| other.name == token.name) {
+            field.note(format!("a second token is named `{}`", token.name), None);
+        }
+        tokens.push(token);
+    }
+    if let (Some(listen), Some(field)) = (listen, listen_field)
+        && !listen.ip().is_loopback()
+        && fields.is_empty()
+    {
+        field.note(
+            "the admin API may not be open to other machines without `tokens`",
+            "add `tokens: [{ name: ..., token: ..., scopes: [read] }]`, or listen on 127.0.0.1"
+                .to_owned(),
+        );
+    }
+    Some(Admin {
+        listen: listen?,
+        tokens,
+        max_event_bytes: max_event_bytes? as usize,
+    })
+}
+
+/// A socket address with a message that says what it looks like.
+struct Listen(SocketAddr);
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!("`{text}` is not an address and port such as `127.0.0.1:8400` or `[::1]:8400`")
+        })
+    }
+}
+
+fn token(field: Field<'_>) -> Option<AdminToken> {
+    let map = field.map(&keys::TOKEN)?;
+    let name = map.need("name").and_then(|field| field.name());
+    let sha256 = match (map.take("token"), map.take("sha256")) {
+        (Some(token), None) => token.text().and_then(|text| {
+            if text.len() < SHORTEST_TOKEN {
+                token.note(
+                    format!("a token has {SHORTEST_TOKEN} characters or more"),
+                    "make one with `openssl rand -hex 32`".to_owned(),
+                );
+                return None;
+            }
+            Some(Sha256::digest(text.as_bytes()).into())
+        }),
+        (None, Some(hash)) => hash.text().and_then(|text| {
+            let mut bytes = [0; 32];
+            if hex::decode_to_slice(text, &mut bytes).is_err() {
+                hash.note("a SHA-256 has 64 hexadecimal digits", None);
+                return None;
+            }
+            Some(bytes)
+        }),
+        (Some(_), Some(second)) => {
+            second.note_key(
+                "`token` and `sha256` are both given",
+                "keep one of them".to_owned(),
+            );
+            None
+        }
+        (None, None) => {
+            map.note(map.span, "`token` or `sha256` is missing", None);
+            None
+        }
+    };
+    let scopes: Vec<Scope> = map
+        .need("scopes")
+        .map(|field| field.full_list())
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|field| field.one_of(&keys::SCOPES))
+        .filter_map(scope)
+        .collect();
+    Some(AdminToken {
+        name: name?.text.to_string(),
+        sha256: sha256?,
+        scopes,
+    })
+}
+
+fn scope(name: &str) -> Option<Scope> {
+    match name {
+        "read" => Some(Scope::Read),
+        "publish" => Some(Scope::Publish),
+        "replay" => Some(Scope::Replay),
+        "admin" => Some(Scope::Admin),
+        _ => None,
+    }
+}
+
+pub fn delivery(map: Option<&Map<'_>>) -> DeliverySettings {
+    let Some(map) = map else {
+        return DeliverySettings::default();
+    };
+    let allow_http = map
+        .take("allow_http")
+        .and_then(|field| field.bool())
+        .unwrap_or(false);
+    let allow_networks = map
+        .take("allow_networks")
+        .map(|field| field.list())
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(network)
+        .collect();
+    DeliverySettings {
+        allow_http,
+        allow_networks,
+    }
+}
+
+/// A network, or one address.
+fn network(field: Field<'_>) -> Option<IpNet> {
+    let text = field.text()?;
+    let network = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    if network.is_err() {
+        field.note(
+            format!("{} is not a network", field.shown()),
+            "write it as `10.1.0.0/16`, `fd00::/8` or one address".to_owned(),
+        );
+    }
+    network.ok()
+}
+
+pub fn limits(map: Option<&Map<'_>>) -> Limits {
+    let defaults = Limits::default();
+    let Some(map) = map else {
+        return defaults;
+    };
+    let in_flight_bytes = map
+        .take("in_flight_bytes")
+        .and_then(|field| field.bytes(1 << 20..=1 << 40))
+        .map_or(defaults.in_flight_bytes, |bytes| bytes as usize);
+    let due_window = map
+        .take("due_window")
+        .and_then(|field| field.integer(keys::WINDOW))
+        .map_or(defaults.due_window, |count| count as usize);
+    let shutdown = map
+        .take("shutdown")
+        .and_then(|field| field.duration(Duration::ZERO..=Duration::from_secs(600)))
+        .unwrap_or(defaults.shutdown);
+    let workers = map
+        .take("workers")
+        .and_then(|field| field.integer((1, 64)))
+        .map_or(defaults.workers, |count| count as usize);
+    Limits {
+        in_flight_bytes,
+        due_window,
+        shutdown,
+        workers,
+    }
+}

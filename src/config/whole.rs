@@ -1,0 +1,172 @@
+//! The file as a whole: text in, a config or all of its problems out.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::brokers::Kind;
+use super::mask::Masked;
+use super::node::{self, Node, Span};
+use super::reader::{self, Found, Map, Notes};
+use super::subscriptions::Known;
+use super::substitute::{self, Env};
+use super::{
+    Config, DeliverySettings, Problem, Problems, brokers, endpoints, general, keys, sources,
+    subscriptions,
+};
+
+const DEFAULT_GROUP: &str = "hookbridge";
+const DEFAULT_DATA_DIR: &str = "data";
+const INSTANCE_VARIABLE: &str = "HOOKBRIDGE_INSTANCE";
+
+/// Reads a config from `text`. `file_name` is what problems call it; relative paths in it start
+/// at `base_dir`; `env` looks up environment variables.
+pub fn parse(
+    text: &str,
+    file_name: &str,
+    base_dir: &Path,
+    env: Env<'_>,
+) -> Result<Config, Problems> {
+    // A byte order mark is no part of YAML's positions.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut root = match node::read(text) {
+        Ok(root) => root,
+        Err(broken) => {
+            let problem = placed(text, broken.span, broken.message, None);
+            return Err(Problems::new(
+                file_name,
+                Masked::new(text, None, &[]),
+                vec![problem],
+            ));
+        }
+    };
+    let notes = Notes::new(base_dir);
+    let mut missing = Vec::new();
+    substitute::all(&mut root, text, base_dir, env, &mut missing);
+    let config = config(&root, &notes, env);
+    let Found { problems, unread } = notes.into_found();
+    // A value that could not be put in is not there, so what else is wrong with it says nothing.
+    let of_missing = |span: Span| {
+        missing
+            .iter()
+            .any(|gone| span.start <= gone.span.start && gone.span.end <= span.end)
+    };
+    let mut list: Vec<Problem> = problems
+        .into_iter()
+        .filter(|noted| !of_missing(noted.span))
+        .map(|noted| placed(text, noted.span, noted.message, noted.help))
+        .collect();
+    list.extend(
+        missing
+            .into_iter()
+            .map(|gone| placed(text, gone.span, gone.message, Some(gone.help))),
+    );
+    match config {
+        Some(config) if list.is_empty() => Ok(config),
+        _ => Err(Problems::new(
+            file_name,
+            Masked::new(text, Some(&root), &unread),
+            list,
+        )),
+    }
+}
+
+fn placed(text: &str, span: Span, message: String, help: Option<String>) -> Problem {
+    let before = &text[..span.start];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    Problem {
+        span,
+        line: before.matches('\n').count() + 1,
+        col: before[line_start..].chars().count() + 1,
+        message,
+        help,
+    }
+}
+
+/// `None` only where a problem was noted.
+fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
+    let top = reader::map(notes, root, Span::default(), &keys::TOP, "config")?;
+    let group_field = top.take("group");
+    let group = group_field.and_then(general::group);
+    let instance = general::instance(top.take("instance"), env(INSTANCE_VARIABLE));
+    let data_dir = match top.take("data_dir") {
+        Some(field) => field.path(),
+        None => Some(notes.base_dir.join(DEFAULT_DATA_DIR)),
+    };
+    let admin = section(&top, "admin", &keys::ADMIN, general::admin);
+    let delivery = section(&top, "delivery", &keys::DELIVERY, general::delivery);
+    let limits = section(&top, "limits", &keys::LIMITS, general::limits);
+
+    let brokers = top.need("brokers").map(brokers::all).unwrap_or_default();
+    let external = brokers
+        .iter()
+        .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
+    if let (Some(broker), None) = (external, group_field) {
+        notes.note(
+            broker.name.span,
+            format!("`group` is missing, which names what we make on {}", broker.name.shown),
+            "add `group: hookbridge` at the top; instances that share the work have the same, others another"
+                .to_owned(),
+        );
+    }
+    let group: Arc<str> = group.unwrap_or_else(|| DEFAULT_GROUP.into());
+    let sources = top
+        .take("sources")
+        .map(|field| sources::all(field, &brokers, Some(&group)))
+        .unwrap_or_default();
+    let nothing_open = DeliverySettings::default();
+    let shared = top
+        .take("endpoints")
+        .map(|field| endpoints::all(field, delivery.as_ref().unwrap_or(&nothing_open)))
+        .unwrap_or_default();
+    let read = top
+        .take("subscriptions")
+        .map(|field| {
+            let known = Known {
+                sources: &sources,
+                endpoints: &shared,
+                delivery: delivery.as_ref().unwrap_or(&nothing_open),
+            };
+            subscriptions::all(field, &known)
+        })
+        .unwrap_or_default();
+
+    let mut all: BTreeMap<Arc<str>, Arc<_>> = shared
+        .into_iter()
+        .filter_map(|(name, endpoint)| Some((name.text, Arc::new(endpoint?))))
+        .collect();
+    let mut specs = BTreeMap::new();
+    for subscription in read {
+        if let Some(endpoint) = subscription.endpoint {
+            all.insert(subscription.name.text.clone(), Arc::new(endpoint));
+        }
+        if let Some(spec) = subscription.spec {
+            specs.insert(subscription.name.text, spec);
+        }
+    }
+    Some(Config {
+        group,
+        instance: instance?,
+        data_dir: data_dir?,
+        admin: admin??,
+        delivery: delivery?,
+        limits: limits?,
+        brokers: brokers::finish(brokers),
+        sources: sources::finish(sources),
+        endpoints: all,
+        subscriptions: specs,
+    })
+}
+
+/// A section that may be left out; `None` where it is no map.
+fn section<T>(
+    top: &Map<'_>,
+    key: &'static str,
+    section: &'static keys::Section,
+    read: impl FnOnce(Option<&Map<'_>>) -> T,
+) -> Option<T> {
+    match top.take(key) {
+        Some(field) => field.map(section).map(|map| read(Some(&map))),
+        None => Some(read(None)),
+    }
+}
