@@ -150,6 +150,12 @@ impl Subscription {
     }
 }
 
+impl AsRef<Subscription> for Subscription {
+    fn as_ref(&self) -> &Subscription {
+        self
+    }
+}
+
 /// Why a stored subscription cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
