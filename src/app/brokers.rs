@@ -1,0 +1,179 @@
+//! Brokers: from the config's words to the stages' settings.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tracing::info;
+
+use super::Failure;
+use crate::broker::embedded::{self, Embedded};
+use crate::broker::rabbitmq::{self, RabbitMq};
+use crate::broker::{Broker, Naming};
+use crate::config::{self, BrokerKind, Config, Instance};
+use crate::meters::Meters;
+use crate::pipeline::{BrokerPlan, SourcePlan, Unmatched};
+use crate::store::Store;
+use crate::subscription::Pattern;
+
+/// All brokers of a config, ready to run.
+pub struct Built {
+    pub plans: Vec<BrokerPlan>,
+    pub brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
+    pub embedded: BTreeMap<Arc<str>, Arc<Embedded>>,
+}
+
+/// The name under which this instance is a static member of its groups; `None` for a dynamic one.
+pub fn instance(config: &Config, store: &Store) -> Option<Arc<str>> {
+    match &config.instance {
+        Instance::Kept => Some(store.instance_name()),
+        Instance::Named(name) => Some(name.clone()),
+        Instance::Auto => None,
+    }
+}
+
+/// Builds every broker with the sources that are taken from it.
+pub fn build(config: &Config, instance: Option<Arc<str>>, meters: &Meters) -> Result<Built, Failure> {
+    let mut built = Built { plans: Vec::new(), brokers: BTreeMap::new(), embedded: BTreeMap::new() };
+    for (name, settings) in &config.brokers {
+        let broker = build_one(config, name, settings, instance.clone(), meters, &mut built.embedded)?;
+        built.brokers.insert(name.clone(), broker.clone());
+        let sources = config.sources.iter().filter(|(_, source)| source.broker == *name);
+        built.plans.push(BrokerPlan {
+            broker,
+            retries_on: settings.retries_on.clone(),
+            sources: sources.map(|(name, source)| source_plan(name, source, meters)).collect(),
+            due_window: config.limits.due_window,
+        });
+    }
+    Ok(built)
+}
+
+/// A broker for publishing alone (`hookbridge send`): nothing is taken from it or declared on it.
+pub fn publisher(config: &Config, broker: &str) -> anyhow::Result<Arc<dyn Broker>> {
+    let settings = config.brokers.get(broker).with_context(|| format!("no broker `{broker}` in the config"))?;
+    let name: Arc<str> = broker.into();
+    let alone = Config { sources: BTreeMap::new(), ..config.clone() };
+    build_one(&alone, &name, settings, None, &Meters::new(), &mut BTreeMap::new()).map_err(Failure::into_error)
+}
+
+fn build_one(
+    config: &Config,
+    name: &Arc<str>,
+    broker: &config::Broker,
+    instance: Option<Arc<str>>,
+    meters: &Meters,
+    embedded: &mut BTreeMap<Arc<str>, Arc<Embedded>>,
+) -> Result<Arc<dyn Broker>, Failure> {
+    let sources = || config.sources.iter().filter(|(_, source)| source.broker == *name);
+    let keeps_deliveries = broker.retries_on.is_none();
+    match &broker.kind {
+        BrokerKind::RabbitMq(settings) => {
+            let sources = sources().filter_map(|(name, source)| rabbitmq_source(name, source, meters)).collect();
+            let tls = rabbitmq::TlsFiles {
+                ca: settings.tls.ca.clone(),
+                cert: settings.tls.cert.clone(),
+                key: settings.tls.key.clone(),
+            };
+            Ok(RabbitMq::new(rabbitmq::Settings {
+                name: name.clone(),
+                group: config.group.clone(),
+                urls: settings.urls.clone(),
+                tls,
+                tiers: broker.tiers.clone(),
+                sources,
+                keeps_deliveries,
+            }))
+        }
+        BrokerKind::Kafka(_) => {
+            let _ = instance;
+            Err(Failure::Config(anyhow::anyhow!("kafka")))
+        }
+        BrokerKind::Embedded(settings) => {
+            let sources = sources()
+                .map(|(name, source)| embedded_source(name, source, meters))
+                .collect::<anyhow::Result<_>>()
+                .map_err(Failure::Config)?;
+            let opened = Embedded::open(embedded::Settings {
+                name: name.clone(),
+                group: config.group.clone(),
+                path: config.data_dir.join(format!("embedded-{name}.redb")),
+                max_bytes: settings.max_bytes,
+                retention: settings.retention,
+                sources,
+            })
+            .with_context(|| format!("broker `{name}`"))
+            .map_err(Failure::Storage)?;
+            embedded.insert(name.clone(), opened.clone());
+            Ok(opened)
+        }
+    }
+}
+
+fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
+    Naming { source: name.clone(), topic: source.topic.clone(), id: source.id.clone() }
+}
+
+fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> SourcePlan {
+    let unmatched = match source.unmatched {
+        config::Unmatched::Settle => Unmatched::Settle,
+        config::Unmatched::DeadLetter => Unmatched::DeadLetter,
+        config::Unmatched::Hold => Unmatched::Hold,
+    };
+    SourcePlan { name: name.clone(), window: source.window, unmatched, meters: meters.of_source(name) }
+}
+
+fn rabbitmq_source(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Option<rabbitmq::SourceSettings> {
+    let config::From::RabbitMq(from) = &source.from else { return None };
+    let bind = from.bind.iter().map(|binding| rabbitmq::Binding {
+        exchange: binding.exchange.clone(),
+        key: binding.key.clone(),
+        arguments: binding.arguments.clone(),
+    });
+    Some(rabbitmq::SourceSettings {
+        name: name.clone(),
+        queue: from.queue.clone(),
+        declare: from.declare,
+        bind: bind.collect(),
+        naming: naming(name, source),
+        meters: meters.of_source(name),
+    })
+}
+
+fn embedded_source(
+    name: &Arc<str>,
+    source: &config::Source,
+    meters: &Meters,
+) -> anyhow::Result<embedded::SourceSettings> {
+    let topics = match &source.from {
+        config::From::Embedded(from) => from.topics.iter().map(|topic| topic.parse::<Pattern>()).collect(),
+        _ => Ok(Vec::new()),
+    };
+    let topics = topics.with_context(|| format!("source `{name}`"))?;
+    Ok(embedded::SourceSettings { name: name.clone(), topics, naming: naming(name, source), meters: meters.of_source(name) })
+}
+
+/// The admin API's tokens.
+pub fn tokens(config: &Config) -> Vec<crate::admin::Token> {
+    let scope = |scope: &config::Scope| match scope {
+        config::Scope::Read => crate::admin::Scope::Read,
+        config::Scope::Publish => crate::admin::Scope::Publish,
+        config::Scope::Replay => crate::admin::Scope::Replay,
+        config::Scope::Admin => crate::admin::Scope::Admin,
+    };
+    let token = |token: &config::AdminToken| crate::admin::Token {
+        name: token.name.clone(),
+        sha256: token.sha256,
+        scopes: token.scopes.iter().map(scope).collect(),
+    };
+    config.admin.tokens.iter().map(token).collect()
+}
+
+/// For those who try it out: the next two commands.
+pub fn say_how_to_send(admin: SocketAddr) {
+    info!("no config given: events published here go to http://127.0.0.1:8401/");
+    info!("receive them in a second terminal:  hookbridge listen");
+    info!("send the first one in a third:      hookbridge send orders.created --data '{{\"total\": 120}}'");
+    info!("or with curl:                       curl -d '{{\"total\": 120}}' http://{admin}/v1/topics/orders.created/events");
+}

@@ -1,0 +1,32 @@
+//! Readiness: what `/readyz` says, component by component. A dead receiver never flips it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::admin::{Component, ComponentState, Readiness};
+use crate::broker::{Broker, Health};
+use crate::store::Store;
+
+/// A function that looks at all components now.
+pub fn of(brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>, store: &Arc<Store>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+    let brokers: Vec<_> = brokers.values().cloned().collect();
+    let store = store.clone();
+    Arc::new(move || {
+        let mut components: Vec<_> = brokers.iter().map(|broker| component_of(broker.as_ref())).collect();
+        let (state, why) = match store.failure() {
+            None => (ComponentState::Ready, None),
+            Some(why) => (ComponentState::Down, Some(why)),
+        };
+        components.push(Component { name: "store".into(), state, why });
+        Readiness { components }
+    })
+}
+
+fn component_of(broker: &dyn Broker) -> Component {
+    let (state, why) = match broker.health() {
+        Health::Ready => (ComponentState::Ready, None),
+        Health::Starting { why } => (ComponentState::Starting, Some(why)),
+        Health::Down { why } => (ComponentState::Down, Some(why)),
+    };
+    Component { name: format!("broker {}", broker.name()), state, why }
+}

@@ -1,0 +1,148 @@
+//! A bridge process: the real binary, with a config, a data folder and an admin port of its own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// See the module. Killed when it is dropped.
+pub struct Bridge {
+    child: Child,
+    folder: TempDir,
+    pub admin: String,
+}
+
+impl Bridge {
+    /// Starts the binary with `config`, in which `{admin}` stands for the admin address and `{data}`
+    /// for the data folder, and waits until it is alive.
+    pub async fn start(config: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(folder, config).await
+    }
+
+    async fn start_in(folder: TempDir, config: &str) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let admin = format!("127.0.0.1:{port}");
+        let data = folder.path().join("data");
+        let text = config.replace("{admin}", &admin).replace("{data}", &data.display().to_string());
+        std::fs::write(folder.path().join("hookbridge.yaml"), text).expect("the config is written");
+        let child = spawn(folder.path());
+        let mut bridge = Self { child, folder, admin };
+        bridge.wait_until_alive().await;
+        bridge
+    }
+
+    async fn wait_until_alive(&mut self) {
+        let url = format!("http://{}/healthz", self.admin);
+        eventually("the bridge is alive", Duration::from_secs(15), async || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the bridge exited with {status}:\n{}", self.log());
+            }
+            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(|_| ())
+        })
+        .await;
+    }
+
+    /// Waits until every component is ready.
+    pub async fn ready(self) -> Self {
+        self.wait_ready(Duration::from_secs(40)).await;
+        self
+    }
+
+    pub async fn wait_ready(&self, within: Duration) {
+        let url = format!("http://{}/readyz", self.admin);
+        let log = self.log_path();
+        eventually(&format!("readiness (log: {})", log.display()), within, async || {
+            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(|_| ())
+        })
+        .await;
+    }
+
+    /// Kills it without warning and starts it again on the same data.
+    pub async fn kill9_and_restart(&mut self) {
+        self.kill9();
+        self.child = spawn(self.folder.path());
+        self.wait_until_alive().await;
+    }
+
+    pub fn kill9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// SIGHUP, after `config` was written where the first one was.
+    pub fn reload(&self, config: &str) {
+        let text = config.replace("{admin}", &self.admin).replace("{data}", &self.folder.path().join("data").display().to_string());
+        std::fs::write(self.folder.path().join("hookbridge.yaml"), text).expect("the config is written");
+        self.signal("HUP");
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// Waits for it to exit by itself.
+    pub async fn exit_code(&mut self, within: Duration) -> Option<i32> {
+        eventually("the bridge exits", within, async || self.child.try_wait().ok().flatten()).await.code()
+    }
+
+    pub async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.admin);
+        reqwest::get(&url).await.expect("metrics").text().await.expect("text")
+    }
+
+    /// The value of one metric line, `0` when it is not there.
+    pub async fn metric(&self, line: &str) -> f64 {
+        let metrics = self.metrics().await;
+        metrics.lines().find_map(|l| l.strip_prefix(line)).and_then(|v| v.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("hookbridge.yaml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+fn spawn(folder: &Path) -> Child {
+    let log = std::fs::File::options().append(true).create(true).open(folder.join("log")).expect("a log file");
+    Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+        .args(["run", "--config", "hookbridge.yaml"])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a handle"))
+        .stderr(log)
+        .spawn()
+        .expect("the binary starts")
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            eprintln!("the bridge's last log lines:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}

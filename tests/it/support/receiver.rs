@@ -1,0 +1,139 @@
+//! A receiver: records every request, verifies its signature, answers as the test says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+
+use super::SECRET;
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub at: Instant,
+    pub path: String,
+    pub id: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// What the official Standard Webhooks library says.
+    pub verified: bool,
+}
+
+type Answers = dyn Fn(&Request, usize) -> Answer + Send + Sync;
+
+/// How to answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub after: Duration,
+}
+
+impl Answer {
+    pub fn status(status: u16) -> Self {
+        Self { status, headers: Vec::new(), after: Duration::ZERO }
+    }
+
+    /// Answers after so long; for a receiver that hangs, longer than anybody waits.
+    pub fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
+    }
+
+    pub fn header(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+}
+
+/// See the module. Stops when it is dropped.
+pub struct Receiver {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    requests: Mutex<Vec<Request>>,
+    answers: Box<Answers>,
+}
+
+impl Receiver {
+    /// A receiver that says 204 to everything.
+    pub async fn accepting() -> Self {
+        Self::answering(|_, _| Answer::status(204)).await
+    }
+
+    /// `answers` is told the request and how many came before it with the same id.
+    pub async fn answering(answers: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared { requests: Mutex::default(), answers: Box::new(answers) });
+        let router = Router::new().fallback(receive).with_state(shared.clone());
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
+        Self { address, shared, task }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    /// How often each id came.
+    pub fn by_id(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for request in self.shared.requests.lock().unwrap().iter() {
+            *counts.entry(request.id.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Waits until `count` requests have come.
+    pub async fn wait_for(&self, count: usize, within: Duration) -> Vec<Request> {
+        super::eventually(&format!("{count} requests"), within, async || {
+            let requests = self.requests();
+            (requests.len() >= count).then_some(requests)
+        })
+        .await
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let verifier = standardwebhooks::Webhook::new(SECRET).expect("a good secret");
+    let request = Request {
+        at: Instant::now(),
+        path: uri.path().to_owned(),
+        id: text("webhook-id"),
+        verified: verifier.verify(&body, &headers).is_ok(),
+        headers,
+        body,
+    };
+    let answer = {
+        let mut requests = shared.requests.lock().unwrap();
+        let before = requests.iter().filter(|earlier| earlier.id == request.id).count();
+        let answer = (shared.answers)(&request, before);
+        requests.push(request);
+        answer
+    };
+    tokio::time::sleep(answer.after).await;
+    let mut response = StatusCode::from_u16(answer.status).expect("a status").into_response();
+    for (name, value) in answer.headers {
+        response.headers_mut().insert(name, value.parse().expect("a header value"));
+    }
+    response
+}
