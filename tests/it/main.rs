@@ -1,3 +1,4 @@
 //! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
 
 mod deliver_http;
+mod deliver_tls;
