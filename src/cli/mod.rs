@@ -1,1 +1,4 @@
-//! cli/mod.
+//! The command line.
+
+pub mod listen;
+pub mod send;

@@ -1,4 +1,5 @@
 //! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
 
 mod deliver_http;
+mod deliver_listen;
 mod deliver_tls;
