@@ -3,3 +3,5 @@
 mod deliver_http;
 mod embedded_broker;
 mod config_problems;
+mod deliver_listen;
+mod deliver_tls;

@@ -37,6 +37,9 @@ const STAGGER: Duration = Duration::from_millis(300);
 /// A name with more addresses is tried at the first of them only.
 const MAX_ADDRESSES: usize = 8;
 
+/// What the text of an error of TLS begins with when it comes from reading.
+pub(super) const TLS_MARK: &str = "tls: ";
+
 /// Makes the connections of one pool.
 #[derive(Clone)]
 pub(super) struct Connector(Arc<Means>);
@@ -242,8 +245,19 @@ impl Read for Wire {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(marked),
         }
+    }
+}
+
+/// An alert that comes after the handshake, such as a client certificate that is wanted, is an error
+/// of reading, and HTTP/2 hands on no more of it than its text.
+fn marked(error: io::Error) -> io::Error {
+    match error.get_ref() {
+        Some(inner) if inner.is::<rustls::Error>() => {
+            io::Error::new(error.kind(), format!("{TLS_MARK}{inner}"))
+        }
+        _ => error,
     }
 }
 

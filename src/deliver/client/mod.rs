@@ -29,7 +29,7 @@ use super::guard::AddressPolicy;
 use crate::attempt::{ErrorClass, Failure};
 use crate::subscription::TlsFiles;
 
-use connector::{ConnectFailure, Connector};
+use connector::{ConnectFailure, Connector, TLS_MARK};
 use resolver::Resolver;
 
 /// A connection idle for longer is closed.
@@ -144,9 +144,9 @@ impl Clients {
     }
 }
 
-/// What went wrong, from what our connector or rustls said at the bottom of hyper's errors.
+/// What went wrong, from what our connector and connections said at the bottom of hyper's errors.
 fn failure(error: &ClientError) -> Failure {
-    let mut detail = String::new();
+    let mut texts = Vec::new();
     let mut cause: Option<&(dyn Error + 'static)> = Error::source(error);
     while let Some(error) = cause {
         if let Some(connect) = error.downcast_ref::<ConnectFailure>() {
@@ -155,32 +155,29 @@ fn failure(error: &ClientError) -> Failure {
                 detail: connect.detail.clone(),
             };
         }
-        if let Some(tls) = tls_error(error) {
+        let text = error.to_string();
+        if let Some((_, of_tls)) = text.split_once(TLS_MARK) {
             return Failure {
                 class: ErrorClass::Tls,
-                detail: tls.to_string(),
+                detail: of_tls.to_owned(),
             };
         }
-        if !detail.is_empty() {
-            detail.push_str(": ");
+        // Some errors print their source themselves.
+        if !texts
+            .last()
+            .is_some_and(|above: &String| above.ends_with(&text))
+        {
+            texts.push(text);
         }
-        detail.push_str(&error.to_string());
         cause = error.source();
-    }
-    if detail.is_empty() {
-        detail = error.to_string();
     }
     Failure {
         class: ErrorClass::Protocol,
-        detail,
+        detail: match texts.is_empty() {
+            true => error.to_string(),
+            false => texts.join(": "),
+        },
     }
-}
-
-/// An alert that comes after the handshake (a client certificate that is wanted) arrives as an
-/// error of reading.
-fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let io = error.downcast_ref::<std::io::Error>()?;
-    io.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]

@@ -1,0 +1,389 @@
+//! `hookbridge listen`: a receiver to try things out with.
+//!
+//! Takes requests on any path, checks their signatures, prints a line for each, and answers 204, or
+//! what a script says, or 401 when the signature is not right. Nothing is kept but counts.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+
+use crate::deliver::signature::{self, VerifyError};
+use crate::subscription::{Scheme, Secret};
+
+/// The secret of the Standard Webhooks documentation, so that `run` and `listen` agree out of the box.
+pub const DEMO_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+const MAX_BODY_BYTES: usize = 64 << 20;
+/// Ids remembered to count how often each has come.
+const MAX_SEEN: usize = 100_000;
+const SHOWN_BYTES: usize = 100;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8401")]
+    pub listen: SocketAddr,
+
+    /// Secret that requests are signed with (whsec_…, whsk_… or whpk_…); may be given more than once.
+    /// Default: the secret of the built-in example
+    #[arg(
+        long = "secret",
+        value_name = "SECRET",
+        env = "WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    pub secrets: Vec<String>,
+
+    /// Statuses to answer with in turn, over and over, such as `200` or `500x2,200`
+    #[arg(long, value_name = "STATUSES", value_parser = Script::parse, default_value = "204")]
+    pub answer: Script,
+
+    /// Print nothing but the count at the end
+    #[arg(long, short)]
+    pub quiet: bool,
+
+    /// Print a JSON object per line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Statuses to answer with in turn, from the start again when they are used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script(Vec<(StatusCode, usize)>);
+
+impl Script {
+    /// `500x2,200`: twice 500, then 200.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let step = |text: &str| {
+            let (status, times) = text.trim().split_once('x').unwrap_or((text.trim(), "1"));
+            let known = status
+                .parse()
+                .ok()
+                .and_then(|status: u16| StatusCode::from_u16(status).ok())
+                .filter(|status| (200..600).contains(&status.as_u16()));
+            let times: Option<usize> = times.parse().ok().filter(|n| (1..=1_000_000).contains(n));
+            match (known, times) {
+                (Some(status), Some(times)) => Ok((status, times)),
+                _ => Err(format!("`{text}` is not a status such as `200` or `500x2`")),
+            }
+        };
+        text.split(',')
+            .map(step)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// The answer to request number `turn`, counted from 0.
+    fn at(&self, turn: usize) -> StatusCode {
+        let round: usize = self.0.iter().map(|(_, times)| times).sum();
+        let mut left = turn % round;
+        for (status, times) in &self.0 {
+            if left < *times {
+                return *status;
+            }
+            left -= times;
+        }
+        StatusCode::NO_CONTENT
+    }
+}
+
+/// How many requests came, and how many of them were verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    pub received: u64,
+    pub verified: u64,
+}
+
+/// Listens until SIGINT or SIGTERM, then prints the count.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    if !args.quiet && !args.json {
+        let address = listener.local_addr()?;
+        let whose = match args.secrets.is_empty() {
+            true => "the secret of the built-in example",
+            false => "the secrets given",
+        };
+        print_line(&format!(
+            "listening on http://{address}, verifying with {whose}; Ctrl-C ends"
+        ));
+    }
+    let tally = serve(listener, args, stopped()).await?;
+    eprintln!(
+        "{} received, {} verified, {} refused",
+        tally.received,
+        tally.verified,
+        tally.received - tally.verified
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Receives on `listener` until `stop`.
+pub async fn serve<S>(listener: TcpListener, args: Args, stop: S) -> anyhow::Result<Tally>
+where
+    S: Future<Output = ()> + Send + 'static,
+{
+    let ear = Arc::new(Ear::new(args)?);
+    let app = Router::new().fallback(receive).with_state(ear.clone());
+    let stopping = Arc::new(tokio::sync::Notify::new());
+    let told = stopping.clone();
+    let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+        stop.await;
+        told.notify_one();
+    });
+    tokio::select! {
+        ended = serving.into_future() => ended?,
+        // Whoever keeps a connection busy does not keep us.
+        () = async {
+            stopping.notified().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        } => {}
+    }
+    Ok(Tally {
+        received: ear.received.load(Ordering::SeqCst),
+        verified: ear.verified.load(Ordering::SeqCst),
+    })
+}
+
+struct Ear {
+    hmac: Vec<Secret>,
+    ed25519: Vec<Secret>,
+    answer: Script,
+    quiet: bool,
+    json: bool,
+    received: AtomicU64,
+    verified: AtomicU64,
+    turn: AtomicUsize,
+    seen: Mutex<HashMap<String, u32>>,
+}
+
+/// What is printed of one request.
+#[derive(Debug, serde::Serialize)]
+struct Heard {
+    time: Timestamp,
+    id: String,
+    verified: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// How often this id has come, this time included.
+    seen: u32,
+    timestamp: Option<i64>,
+    status: u16,
+    method: String,
+    path: String,
+    content_type: Option<String>,
+    size_bytes: usize,
+    body: String,
+}
+
+impl Ear {
+    fn new(args: Args) -> anyhow::Result<Self> {
+        let mut secrets = args.secrets;
+        if secrets.is_empty() {
+            secrets.push(DEMO_SECRET.to_owned());
+        }
+        let secrets = secrets.into_iter().map(Secret::new);
+        let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
+            secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
+        });
+        let ear = Self {
+            hmac,
+            ed25519,
+            answer: args.answer,
+            quiet: args.quiet,
+            json: args.json,
+            received: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
+            seen: Mutex::default(),
+        };
+        // A secret that cannot be used is said now and not at the first request.
+        let probe = HeaderMap::from_iter(
+            [signature::ID, signature::TIMESTAMP, signature::SIGNATURE]
+                .map(|name| (name, http::HeaderValue::from_static("0"))),
+        );
+        match ear.verify(&probe, b"", 0) {
+            Err(VerifyError::Secret(why)) => Err(why).context("cannot use `--secret`"),
+            _ => Ok(ear),
+        }
+    }
+
+    fn verify(&self, headers: &HeaderMap, body: &[u8], now: i64) -> Result<(), VerifyError> {
+        let by = |scheme, secrets: &[Secret]| match secrets {
+            [] => Err(VerifyError::Mismatch),
+            _ => signature::verify(scheme, secrets, headers, body, now, signature::TOLERANCE),
+        };
+        match by(Scheme::Standard, &self.hmac) {
+            Err(VerifyError::Mismatch) => by(Scheme::StandardEd25519, &self.ed25519),
+            other => other,
+        }
+    }
+
+    fn count(&self, id: &str) -> u32 {
+        let mut seen = self.seen.lock().unwrap_or_else(|p| p.into_inner());
+        if seen.len() >= MAX_SEEN && !seen.contains_key(id) {
+            seen.clear();
+        }
+        let times = seen.entry(id.to_owned()).or_default();
+        *times = times.saturating_add(1);
+        *times
+    }
+}
+
+async fn receive(State(ear): State<Arc<Ear>>, request: Request<Body>) -> StatusCode {
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
+        return StatusCode::PAYLOAD_TOO_LARGE;
+    };
+    let time = Timestamp::now();
+    ear.received.fetch_add(1, Ordering::SeqCst);
+    let verdict = ear.verify(&head.headers, &body, time.as_second());
+    let status = match &verdict {
+        Ok(()) => {
+            ear.verified.fetch_add(1, Ordering::SeqCst);
+            ear.answer.at(ear.turn.fetch_add(1, Ordering::SeqCst))
+        }
+        Err(_) => StatusCode::UNAUTHORIZED,
+    };
+    if !ear.quiet {
+        let text = |name: &str| {
+            let value = head.headers.get(name)?;
+            Some(printable(value.as_bytes(), 256))
+        };
+        let id = text("webhook-id").unwrap_or_else(|| "-".to_owned());
+        let heard = Heard {
+            time,
+            verified: verdict.is_ok(),
+            why: verdict.err().map(|why| why.to_string()),
+            seen: ear.count(&id),
+            id,
+            timestamp: text("webhook-timestamp").and_then(|text| text.parse().ok()),
+            status: status.as_u16(),
+            method: head.method.to_string(),
+            path: printable(head.uri.path().as_bytes(), 256),
+            content_type: text("content-type"),
+            size_bytes: body.len(),
+            body: printable(&body, SHOWN_BYTES),
+        };
+        print_line(&match ear.json {
+            true => serde_json::to_string(&heard).unwrap_or_default(),
+            false => heard.line(),
+        });
+    }
+    status
+}
+
+impl Heard {
+    fn line(&self) -> String {
+        let Self {
+            time,
+            id,
+            verified: _,
+            why,
+            seen,
+            timestamp: _,
+            status,
+            method,
+            path,
+            content_type,
+            size_bytes,
+            body,
+        } = self;
+        let time = time.strftime("%H:%M:%S%.3f");
+        let verdict = match why {
+            None => "verified".to_owned(),
+            Some(why) => format!("NOT verified: {why}"),
+        };
+        let again = match seen {
+            1 => String::new(),
+            n => format!(", no. {n} of this id"),
+        };
+        let content_type = content_type.as_deref().unwrap_or("no content type");
+        format!(
+            "{time} {id} {verdict}{again} -> {status}  {method} {path} {content_type} {size_bytes} B  {body}"
+        )
+    }
+}
+
+/// The start of what a stranger sent, safe to print to a terminal.
+fn printable(bytes: &[u8], limit: usize) -> String {
+    let cut = bytes.len() > limit;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(limit)]);
+    let mut text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if cut {
+        text.push_str("...");
+    }
+    text
+}
+
+/// Whether anybody reads what we print is no reason to stop receiving.
+fn print_line(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_answered_in_turn_and_over_again() {
+        let script = Script::parse("500x2, 200").unwrap();
+        let answers: Vec<u16> = (0..7).map(|turn| script.at(turn).as_u16()).collect();
+        assert_eq!(answers, [500, 500, 200, 500, 500, 200, 500]);
+        for wrong in [
+            "", "abc", "99", "100", "600", "200x0", "200x", "200,", "200x-1",
+        ] {
+            assert!(Script::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nothing_reaches_the_terminal_that_it_would_obey() {
+        assert_eq!(printable(b"a\x1b[2J\r\n\xff", 100), "a [2J  \u{fffd}");
+        assert_eq!(printable(b"abcdef", 3), "abc...");
+    }
+
+    #[test]
+    fn a_bad_secret_is_said_at_the_start() {
+        let args = |secret: &str| Args {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            secrets: vec![secret.to_owned()],
+            answer: Script::parse("204").unwrap(),
+            quiet: true,
+            json: false,
+        };
+        for secret in ["whsec_short", "whsk_AAAA", "plain"] {
+            let error = Ear::new(args(secret)).err().unwrap();
+            assert!(!format!("{error:#}").contains("short"), "{error:#}");
+        }
+        assert!(Ear::new(args(DEMO_SECRET)).is_ok());
+    }
+}
