@@ -22,14 +22,18 @@ impl Failure {
         Self::Storage(error.into())
     }
 
-    /// 78 config, 74 I/O, 70 storage, 69 unavailable.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.code() as u8)
+    }
+
+    /// 78 config, 74 I/O, 70 storage, 69 unavailable.
+    pub fn code(&self) -> i32 {
+        match self {
             Self::Config(_) => 78,
             Self::Io(_) => 74,
             Self::Storage(_) => 70,
             Self::Broker(_) => 69,
-        })
+        }
     }
 
     pub fn into_error(self) -> anyhow::Error {

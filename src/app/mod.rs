@@ -134,7 +134,7 @@ impl App {
                     Some(Ok(Err(error))) => break Some(Failure::Broker(error)),
                     Some(Err(panicked)) => break Some(Failure::Broker(anyhow::anyhow!(panicked))),
                 },
-                why = store.failed() => break Some(Failure::store(why)),
+                why = storage_failure(&store) => break Some(Failure::Storage(why)),
             }
         };
         info!(deadline = ?config.limits.shutdown, "stopping: taking no more, finishing what is in hand");
@@ -154,7 +154,12 @@ impl App {
         }
         admin_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
-        store.close().await;
+        if store.failure().is_some() {
+            // A failed store would hang in its own destructor; nothing in it can be saved any more.
+            let code = failed.as_ref().map_or(70, Failure::code);
+            error!("leaving without closing the store, which has failed");
+            std::process::exit(code);
+        }
         info!("stopped");
         failed.map_or(Ok(()), Err)
     }
@@ -177,6 +182,16 @@ fn subscriptions(store: &Store, config: &Config) -> Result<Vec<Subscription>, Fa
     Ok(all)
 }
 
+/// Returns when the store has failed.
+async fn storage_failure(store: &Store) -> anyhow::Error {
+    loop {
+        if let Some(why) = store.failure() {
+            return anyhow::anyhow!("the store has failed: {why}");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 /// Reads the config again. What concerns subscriptions and endpoints takes effect; brokers, sources
 /// and limits need a restart, and a change of those is said.
 async fn reload(from: &From, config: &mut Config, store: &Arc<Store>, pipeline: &Arc<Pipeline>) -> anyhow::Result<()> {
@@ -184,7 +199,9 @@ async fn reload(from: &From, config: &mut Config, store: &Arc<Store>, pipeline: 
         info!("running without a config file: nothing to reload");
         return Ok(());
     };
-    let new = config::load(path, &|name| std::env::var(name).ok())?;
+    let new = config::load(path, &|name| std::env::var(name).ok())
+        .map_err(|problems| anyhow::anyhow!("{}", problems.render(config::Format::Human, false)))?
+        .config;
     let changes = store.reconcile(&new.subscriptions).await?;
     let ready = subscriptions(store, &new).map_err(|failure| failure.into_error())?;
     pipeline.install(ready)?;

@@ -15,7 +15,7 @@ pub fn of(brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>, store: &Arc<Store>) -> 
         let mut components: Vec<_> = brokers.iter().map(|broker| component_of(broker.as_ref())).collect();
         let (state, why) = match store.failure() {
             None => (ComponentState::Ready, None),
-            Some(why) => (ComponentState::Down, Some(why)),
+            Some(why) => (ComponentState::Down, Some(why.to_owned())),
         };
         components.push(Component { name: "store".into(), state, why });
         Readiness { components }

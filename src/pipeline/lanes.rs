@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Job;
 use crate::deliver::lane::{Lane, Limits};
-use crate::store::Standing;
+use crate::store::EndpointStanding;
 use crate::subscription::Endpoint;
 
 /// A lane that has been idle for this long is dropped.
@@ -27,7 +27,7 @@ pub struct EndpointLane {
 }
 
 impl EndpointLane {
-    fn new(endpoint: &Endpoint, standing: &Standing) -> Self {
+    fn new(endpoint: &Endpoint, standing: &EndpointStanding) -> Self {
         let now = Instant::now();
         Self {
             name: endpoint.name.clone(),
@@ -85,7 +85,7 @@ impl Lanes {
     }
 
     /// The endpoint's lane; `standing` is asked for when it has to be made.
-    pub fn of(&self, endpoint: &Endpoint, standing: impl FnOnce() -> Standing) -> Arc<EndpointLane> {
+    pub fn of(&self, endpoint: &Endpoint, standing: impl FnOnce() -> EndpointStanding) -> Arc<EndpointLane> {
         let mut lanes = self.by_endpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(lane) = lanes.get(&endpoint.name) {
             return lane.clone();

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use super::Pipeline;
 use super::lanes::EndpointLane;
-use crate::store::{DisabledBy, Standing};
+use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 use crate::verdict::EndpointNews;
 
 /// What an operator is told of a subscription.
@@ -71,7 +71,7 @@ impl Pipeline {
     /// Pauses or resumes a subscription, durably. `false` when there is none of this name.
     pub async fn set_paused(&self, subscription: &str, paused: bool) -> anyhow::Result<bool> {
         let Some(target) = self.routes.load().by_name(subscription).cloned() else { return Ok(false) };
-        self.store.set_subscription_standing(&target.subscription.uid, Standing { paused, ..Standing::default() }).await?;
+        self.store.set_subscription_standing(&target.subscription.uid, SubscriptionStanding { paused }).await?;
         target.paused.store(paused, Ordering::Relaxed);
         Ok(true)
     }
@@ -80,7 +80,7 @@ impl Pipeline {
     pub async fn enable(&self, subscription: &str) -> anyhow::Result<bool> {
         let Some(target) = self.routes.load().by_name(subscription).cloned() else { return Ok(false) };
         let endpoint = &target.subscription.endpoint.name;
-        self.store.set_endpoint_standing(endpoint, Standing::default()).await?;
+        self.store.set_endpoint_standing(endpoint, EndpointStanding::default()).await?;
         if let Some(lane) = self.lanes.get(endpoint) {
             lane.set_disabled(false);
         }
@@ -94,19 +94,21 @@ impl Pipeline {
             EndpointNews::None => return,
             EndpointNews::FirstGone => {
                 lane.set_first_gone_at(Some(now));
-                Standing { first_gone_at: Some(now), ..Standing::default() }
+                EndpointStanding { first_gone_at: Some(now), disabled: None }
             }
             EndpointNews::NotGone => {
                 lane.set_first_gone_at(None);
-                Standing::default()
+                EndpointStanding::default()
             }
-            EndpointNews::Disable => {
+            EndpointNews::Gone | EndpointNews::Unwilling => {
                 if lane.is_disabled() {
                     return;
                 }
                 warn!(endpoint = %lane.name, "endpoint disabled: it is gone, or asked for it; `enable` undoes this");
                 lane.set_disabled(true);
-                Standing { disabled: Some(DisabledBy { at: now }), first_gone_at: lane.first_gone_at(), ..Standing::default() }
+                let reason =
+                    if news == EndpointNews::Gone { DisabledBecause::Gone } else { DisabledBecause::Asked };
+                EndpointStanding { disabled: Some(Disabled { reason, at: now }), first_gone_at: lane.first_gone_at() }
             }
         };
         let (pipeline, name) = (self.clone(), lane.name.clone());
@@ -118,10 +120,10 @@ impl Pipeline {
         });
     }
 
-    pub(super) fn endpoint_standing(&self, endpoint: &str) -> Standing {
+    pub(super) fn endpoint_standing(&self, endpoint: &str) -> EndpointStanding {
         self.store.endpoint_standing(endpoint).unwrap_or_else(|error| {
             error!(endpoint, %error, "the endpoint's state cannot be read; it is taken as active");
-            Standing::default()
+            EndpointStanding::default()
         })
     }
 

@@ -63,8 +63,10 @@ pub enum EndpointNews {
     FirstGone,
     /// It answered otherwise after a 410.
     NotGone,
-    /// Disable it: a second 410, or it asked for that.
-    Disable,
+    /// A second 410: disable it.
+    Gone,
+    /// It asked to be disabled.
+    Unwilling,
 }
 
 /// What the breaker learns from an attempt.
@@ -92,8 +94,10 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
     let status = status(outcome);
     let gone_again = status == Some(410)
         && first_gone_at.is_some_and(|first| elapsed(first, now) >= GONE_CONFIRMED_AFTER);
-    let endpoint = if wish == Some(Wish::Disable) || gone_again {
-        EndpointNews::Disable
+    let endpoint = if wish == Some(Wish::Disable) {
+        EndpointNews::Unwilling
+    } else if gone_again {
+        EndpointNews::Gone
     } else if status == Some(410) && first_gone_at.is_none() {
         EndpointNews::FirstGone
     } else if first_gone_at.is_some() && status.is_some_and(|status| status != 410) {
@@ -122,7 +126,7 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
     if wish == Some(Wish::Abort) {
         return verdict(Fate::DeadLetter(Reason::Aborted));
     }
-    if endpoint == EndpointNews::Disable {
+    if matches!(endpoint, EndpointNews::Gone | EndpointNews::Unwilling) {
         return verdict(Fate::Hold);
     }
     if status.is_some_and(|status| policy.no_retry.contains(&status)) {
@@ -301,7 +305,7 @@ mod tests {
         let second = verdict(&answered(410), 2, Some(at(0)), at(60));
         assert_eq!(
             (second.fate, second.endpoint),
-            (Fate::Hold, EndpointNews::Disable)
+            (Fate::Hold, EndpointNews::Gone)
         );
     }
 
@@ -336,7 +340,7 @@ mod tests {
         let verdict = verdict(&outcome, 1, None, at(1));
         assert_eq!(
             (verdict.fate, verdict.endpoint),
-            (Fate::Delivered, EndpointNews::Disable)
+            (Fate::Delivered, EndpointNews::Unwilling)
         );
     }
 

@@ -1,0 +1,99 @@
+//! Places: how brokers of each kind are made for a test, apart from all other tests.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hookbridge::broker::tiers::Tiers;
+use hookbridge::broker::{Broker, Naming, Publication, embedded, rabbitmq};
+use hookbridge::meters::Meters;
+use hookbridge::subscription::Secret;
+use tempfile::TempDir;
+
+use super::rig::SOURCE;
+use crate::support::{brokers, unique};
+
+/// A kind of broker, with a group and a topic of one test.
+pub trait Place {
+    /// Another instance of the group. The one before must be stopped where only one may be open.
+    fn instance(&self) -> Arc<dyn Broker>;
+
+    /// A message that the source takes.
+    fn publication(&self, body: impl Into<Bytes>) -> Publication;
+}
+
+fn naming() -> Naming {
+    Naming { source: SOURCE.into(), topic: None, id: None }
+}
+
+fn tiers() -> Tiers {
+    Tiers::new([1, 30]).expect("tiers")
+}
+
+pub struct Embedded {
+    folder: TempDir,
+}
+
+impl Embedded {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+}
+
+impl Place for Embedded {
+    fn instance(&self) -> Arc<dyn Broker> {
+        embedded::Embedded::open(embedded::Settings {
+            name: "here".into(),
+            group: "hookbridge".into(),
+            path: self.folder.path().join("embedded-here.redb"),
+            max_bytes: 1 << 30,
+            retention: std::time::Duration::ZERO,
+            sources: vec![embedded::SourceSettings {
+                name: SOURCE.into(),
+                topics: vec!["orders.#".parse().expect("a pattern")],
+                naming: naming(),
+                meters: Meters::new().of_source(SOURCE),
+            }],
+        })
+        .expect("opens")
+    }
+
+    fn publication(&self, body: impl Into<Bytes>) -> Publication {
+        Publication { topic: "orders.created".into(), body: body.into(), ..Publication::default() }
+    }
+}
+
+pub struct RabbitMq {
+    group: String,
+    queue: String,
+}
+
+impl RabbitMq {
+    pub fn new() -> Self {
+        Self { group: unique("contract"), queue: unique("orders") }
+    }
+}
+
+impl Place for RabbitMq {
+    fn instance(&self) -> Arc<dyn Broker> {
+        rabbitmq::RabbitMq::new(rabbitmq::Settings {
+            name: "rabbit".into(),
+            group: self.group.as_str().into(),
+            urls: vec![Secret::new(brokers::env("HOOKBRIDGE_TEST_AMQP"))],
+            tls: rabbitmq::TlsFiles::default(),
+            tiers: tiers(),
+            sources: vec![rabbitmq::SourceSettings {
+                name: SOURCE.into(),
+                queue: self.queue.clone(),
+                declare: true,
+                bind: Vec::new(),
+                naming: naming(),
+                meters: Meters::new().of_source(SOURCE),
+            }],
+            keeps_deliveries: true,
+        })
+    }
+
+    fn publication(&self, body: impl Into<Bytes>) -> Publication {
+        Publication { topic: self.queue.clone(), body: body.into(), ..Publication::default() }
+    }
+}
