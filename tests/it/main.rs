@@ -1,1 +1,2 @@
+mod admin_api;
 mod embedded_broker;
