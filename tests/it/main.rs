@@ -1,6 +1,7 @@
 //! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
 
 mod deliver_http;
+mod admin_api;
 mod embedded_broker;
 mod config_problems;
 mod deliver_listen;
