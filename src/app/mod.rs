@@ -5,6 +5,7 @@
 mod brokers;
 mod failure;
 mod readiness;
+mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -64,7 +65,7 @@ impl App {
             .map_err(Failure::Io)?;
         let store = Arc::new(Store::open(&config.data_dir, meters.store_bytes.clone(), meters.store_flush.clone())?);
         let changes = store.reconcile(&config.subscriptions).await.map_err(Failure::store)?;
-        info!(%changes, "subscriptions of the config are in the store");
+        info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, "subscriptions of the config are in the store");
         // Bound before anything is taken: a second process on the same address stops here.
         let listener = TcpListener::bind(config.admin.listen)
             .await
@@ -77,7 +78,7 @@ impl App {
         let courier = Courier::new(policy);
         let (pipeline, feedings) =
             Pipeline::new(plans, courier, store.clone(), meters.clone(), config.limits.in_flight_bytes);
-        pipeline.install(subscriptions(&store, config)?).map_err(Failure::Config)?;
+        pipeline.install(compiled(&store, config)?).map_err(Failure::Config)?;
         Ok(Self { store, meters, pipeline, feedings, brokers, embedded, listener })
     }
 
@@ -87,14 +88,14 @@ impl App {
         let readiness = readiness::of(&brokers, &store);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
         let state = admin::State {
+            version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),
             readiness,
+            default_broker: embedded.keys().next().filter(|_| embedded.len() == 1).cloned(),
             embedded,
-            group: config.group.clone(),
-            tokens: brokers::tokens(&config),
+            subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
+            tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
-            listen: address,
-            subscriptions: pipeline.clone(),
         };
         let admin_stop = tokio_util::sync::CancellationToken::new();
         let admin = tokio::spawn(admin::serve(listener, state, admin_stop.clone()));
@@ -166,7 +167,7 @@ impl App {
 }
 
 /// The store's subscriptions with the endpoints of the config, ready for the snapshot.
-fn subscriptions(store: &Store, config: &Config) -> Result<Vec<Subscription>, Failure> {
+fn compiled(store: &Store, config: &Config) -> Result<Vec<Subscription>, Failure> {
     let mut all = Vec::new();
     for record in store.subscriptions().map_err(Failure::store)? {
         let Some(endpoint) = config.endpoints.get(&record.spec.endpoint) else {
@@ -203,9 +204,9 @@ async fn reload(from: &From, config: &mut Config, store: &Arc<Store>, pipeline: 
         .map_err(|problems| anyhow::anyhow!("{}", problems.render(config::Format::Human, false)))?
         .config;
     let changes = store.reconcile(&new.subscriptions).await?;
-    let ready = subscriptions(store, &new).map_err(|failure| failure.into_error())?;
+    let ready = compiled(store, &new).map_err(|failure| failure.into_error())?;
     pipeline.install(ready)?;
-    info!(%changes, "the config is reloaded");
+    info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, "the config is reloaded");
     if new.brokers != config.brokers || new.sources != config.sources || new.group != config.group {
         warn!("brokers, sources or the group have changed: restart to use them");
     }

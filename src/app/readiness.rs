@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::admin::{Component, ComponentState, Readiness};
+use crate::admin::{Component, Condition, Readiness};
 use crate::broker::{Broker, Health};
 use crate::store::Store;
 
@@ -14,8 +14,8 @@ pub fn of(brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>, store: &Arc<Store>) -> 
     Arc::new(move || {
         let mut components: Vec<_> = brokers.iter().map(|broker| component_of(broker.as_ref())).collect();
         let (state, why) = match store.failure() {
-            None => (ComponentState::Ready, None),
-            Some(why) => (ComponentState::Down, Some(why.to_owned())),
+            None => (Condition::Ready, None),
+            Some(why) => (Condition::Down, Some(why.to_owned())),
         };
         components.push(Component { name: "store".into(), state, why });
         Readiness { components }
@@ -24,9 +24,9 @@ pub fn of(brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>, store: &Arc<Store>) -> 
 
 fn component_of(broker: &dyn Broker) -> Component {
     let (state, why) = match broker.health() {
-        Health::Ready => (ComponentState::Ready, None),
-        Health::Starting { why } => (ComponentState::Starting, Some(why)),
-        Health::Down { why } => (ComponentState::Down, Some(why)),
+        Health::Ready => (Condition::Ready, None),
+        Health::Starting { why } => (Condition::Starting, Some(why)),
+        Health::Down { why } => (Condition::Down, Some(why)),
     };
     Component { name: format!("broker {}", broker.name()), state, why }
 }

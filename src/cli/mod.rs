@@ -1,6 +1,6 @@
 //! The command line: one file per command.
 
-mod listen;
+pub mod listen;
 mod run;
 mod send;
 mod validate;
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
-        Command::Send(args) => run_small(send::run(args, run::publish)),
+        Command::Send(args) => run_small(run::send(args)),
         Command::Validate(args) => validate::run(&args),
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::app::{self, From};
-use crate::broker::Publication;
-use crate::config::{self, Config, Format};
+use super::send;
+use crate::config::{self, BrokerKind, Config, Format};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -59,8 +59,32 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-/// Publishes one event to an external broker, for `send`.
-pub async fn publish(config: &Config, broker: &str, publication: Publication) -> anyhow::Result<()> {
-    let broker = app::publisher(config, broker)?;
-    Ok(broker.publish(publication).await?)
+/// Finds where `send` publishes to: the admin API of a running bridge for an embedded broker, any
+/// other broker directly.
+pub async fn send(args: send::Args) -> anyhow::Result<ExitCode> {
+    let config = match &args.config {
+        Some(path) => match config::load(path, &|name| std::env::var(name).ok()) {
+            Ok(loaded) => loaded.config,
+            Err(problems) => {
+                eprint!("{}", problems.render(Format::Human, std::io::stderr().is_terminal()));
+                return Ok(ExitCode::from(78));
+            }
+        },
+        None => Config::default_for_trying(),
+    };
+    let name = match (&args.broker, config.brokers.len()) {
+        (Some(name), _) => name.clone(),
+        (None, 1) => config.brokers.keys().next().map(ToString::to_string).unwrap_or_default(),
+        (None, _) => anyhow::bail!("the config has several brokers: say which with --broker"),
+    };
+    let Some(broker) = config.brokers.get(name.as_str()) else {
+        anyhow::bail!("no broker `{name}` in the config");
+    };
+    let target = match broker.kind {
+        BrokerKind::Embedded(_) => send::Target::Admin(config.admin.listen),
+        BrokerKind::RabbitMq(_) | BrokerKind::Kafka(_) => {
+            send::Target::Broker(app::publisher(&config, &name)?)
+        }
+    };
+    send::run(args, target).await
 }

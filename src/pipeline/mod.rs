@@ -88,7 +88,6 @@ pub struct Pipeline {
     meters: Arc<Meters>,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
-    keepers: BTreeMap<Arc<str>, Arc<Keeper>>,
 }
 
 /// One broker's intakes, to be given to its `run`, and the loops that empty them.
@@ -132,7 +131,6 @@ impl Pipeline {
             store,
             meters,
             parked: Mutex::default(),
-            keepers,
         });
         (pipeline, feedings)
     }

@@ -11,12 +11,14 @@ use tracing::{error, warn};
 use super::Pipeline;
 use super::lanes::EndpointLane;
 use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
+use crate::subscription::Uid;
 use crate::verdict::EndpointNews;
 
 /// What an operator is told of a subscription.
 #[derive(Debug, Clone, Serialize)]
 pub struct SubscriptionStatus {
     pub name: Arc<str>,
+    pub uid: Uid,
     pub endpoint: Arc<str>,
     /// Scheme, host and port; paths of webhooks are often credentials.
     pub url: String,
@@ -57,6 +59,7 @@ impl Pipeline {
                 };
                 SubscriptionStatus {
                     name: spec.name.clone(),
+                    uid: target.subscription.uid.clone(),
                     endpoint: endpoint.name.clone(),
                     url: endpoint.shown(),
                     topics: spec.topics.clone(),

@@ -6,3 +6,6 @@ mod embedded_broker;
 mod config_problems;
 mod deliver_listen;
 mod deliver_tls;
+mod contract;
+mod path;
+mod support;

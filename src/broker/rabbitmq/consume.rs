@@ -331,10 +331,7 @@ impl Taker<'_> {
             return;
         }
         let body = Bytes::from(delivery.data);
-        // Dead-lettering by the broker adds its own headers; they are not the application's.
-        let mut read_headers = headers.clone();
-        read_headers.0.retain(|(name, _)| !name.starts_with("x-"));
-        match Envelope::read(read_headers, body.clone()) {
+        match Envelope::read(headers.clone(), body.clone()) {
             Ok(Envelope {
                 delivery,
                 stay: Stay::Parked {

@@ -79,7 +79,10 @@ fn own_properties(properties: &BasicProperties) -> Vec<(String, HeaderValue)> {
     let numbers = numbers.into_iter().filter_map(|(name, value)| {
         value.map(|value| (name.to_owned(), HeaderValue::Int(i64::from(value))))
     });
-    texts.chain(numbers).collect()
+    let mut all: Vec<_> = texts.chain(numbers).collect();
+    // As an AMQP table has them, so that a delivery read back equals the one that was parked.
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all
 }
 
 /// Properties of a parked or dead-lettered delivery. The original's inert ones are live again; what
@@ -135,7 +138,18 @@ pub fn properties_of_publication(publication: &Publication) -> BasicProperties {
     properties
 }
 
-pub fn headers_from(table: &FieldTable) -> Headers {
+/// The headers of a message on one of our own queues. The broker's own (`x-death`,
+/// `x-delivery-count`) are left out; an application's `x-…` are kept under other names.
+pub fn own_headers(properties: &BasicProperties) -> Headers {
+    let mut headers = properties.headers().as_ref().map(headers_from).unwrap_or_default();
+    headers.0.retain(|(name, _)| !name.starts_with("x-"));
+    headers
+}
+
+/// A header that a quorum queue adds to what it delivers again.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+fn headers_from(table: &FieldTable) -> Headers {
     Headers(
         table
             .inner()
