@@ -1,1 +1,3 @@
-fn main() {}
+//! Integration tests: one binary, a module per behaviour.
+
+mod store_basics;

@@ -1,0 +1,187 @@
+//! Opening the store: one process per folder, a torn snapshot repaired, damage reported and never
+//! wiped.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::{Kept, Store, standing, subscriptions};
+
+/// sled's default of 1 GiB is more than the process may use in all.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// Why the store could not be opened. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{} is in use by another process; stop it, or give this one a `data_dir` of its own", dir.display())]
+    InUse { dir: PathBuf },
+    #[error(
+        "the store in {} is damaged ({detail}); nothing was changed. Put a backup of that folder in its place, or move it away: \
+         a new one is then made from the config, without subscriptions made over the API and without what was paused or disabled",
+        store.display()
+    )]
+    Damaged { store: PathBuf, detail: String },
+    #[error("the store in {} was made by another version of its library ({detail}); start the release that made it", store.display())]
+    OtherVersion { store: PathBuf, detail: String },
+    #[error("{} does not hold an instance name of 1 to 64 letters, digits, `-`, `_` or `.`", path.display())]
+    BadInstanceName { path: PathBuf },
+    #[error("cannot use {}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Store {
+    /// Opens the store in `dir`, which is made if it is missing, and locks `dir`. `disk_bytes` and
+    /// `flush_seconds` are kept up to date. Blocks while a crashed store is recovered.
+    pub fn open(
+        dir: &Path,
+        disk_bytes: Gauge,
+        flush_seconds: Histogram,
+    ) -> Result<Self, OpenError> {
+        fs::create_dir_all(dir).map_err(at(dir))?;
+        let lock = lock(dir)?;
+        let instance = instance_name(dir)?;
+        let store = dir.join("store");
+        repair(&store)?;
+        // sled reports some kinds of damage by panicking.
+        let kept = catch_unwind(|| open(&store))
+            .map_err(|_| OpenError::Damaged {
+                store: store.clone(),
+                detail: "sled panicked while opening it".to_owned(),
+            })?
+            .map_err(|error| explain(error, dir, &store))?;
+        disk_bytes.set(kept.size_bytes());
+        Ok(Self {
+            kept: Arc::new(kept),
+            instance,
+            writing: tokio::sync::Mutex::new(()),
+            flush_seconds,
+            disk_bytes,
+            _lock: lock,
+        })
+    }
+}
+
+fn open(store: &Path) -> sled::Result<Kept> {
+    let db = sled::Config::new()
+        .path(store)
+        .cache_capacity(CACHE_BYTES)
+        // sled's own flusher stops silently at the first error.
+        .flush_every_ms(None)
+        .open()?;
+    let log = File::open(store.join("db")).map_err(sled::Error::Io)?;
+    Ok(Kept {
+        subscriptions: db.open_tree(subscriptions::TREE)?,
+        subscription_standings: db.open_tree(standing::OF_SUBSCRIPTIONS)?,
+        endpoint_standings: db.open_tree(standing::OF_ENDPOINTS)?,
+        db,
+        log,
+        failed: OnceLock::new(),
+    })
+}
+
+/// Locks `dir` for as long as the file lives.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(at(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            dir: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+/// The name in `dir`, made if there is none. It is a file beside the store, so that the name (and
+/// with it the Kafka membership) outlives a store that has to be replaced.
+fn instance_name(dir: &Path) -> Result<Arc<str>, OpenError> {
+    let path = dir.join("instance");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let name = text.trim();
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+                return Err(OpenError::BadInstanceName { path });
+            }
+            Ok(name.into())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = format!("hookbridge-{:012x}", rand::random::<u64>() >> 16);
+            // Whole or not at all: a torn name would be refused at the next start.
+            let new = dir.join("instance.new");
+            let written = File::create(&new)
+                .and_then(|mut file| {
+                    writeln!(file, "{name}")?;
+                    file.sync_all()
+                })
+                .and_then(|()| fs::rename(&new, &path))
+                .and_then(|()| File::open(dir)?.sync_all());
+            written.map_err(at(&path))?;
+            Ok(name.into())
+        }
+        Err(source) => Err(OpenError::Io { path, source }),
+    }
+}
+
+/// Deletes what a kill during an earlier recovery may have left: a half-written snapshot, with
+/// which sled would never open again, and which it can always do without.
+fn repair(store: &Path) -> Result<(), OpenError> {
+    let entries = match fs::read_dir(store) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at(store)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(at(store))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(&path).map_err(at(&path))?;
+            tracing::info!(file = %path.display(), "removed a half-written snapshot of the store");
+        }
+    }
+    Ok(())
+}
+
+fn explain(error: sled::Error, dir: &Path, store: &Path) -> OpenError {
+    let store = store.to_owned();
+    match error {
+        sled::Error::Io(source) => match source.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => OpenError::Damaged {
+                store,
+                detail: source.to_string(),
+            },
+            // sled has no kind of its own for a lock that somebody else holds.
+            _ if source.to_string().contains("could not acquire lock") => OpenError::InUse {
+                dir: dir.to_owned(),
+            },
+            _ => OpenError::Io {
+                path: store,
+                source,
+            },
+        },
+        sled::Error::Unsupported(detail) => OpenError::OtherVersion { store, detail },
+        other => OpenError::Damaged {
+            store,
+            detail: other.to_string(),
+        },
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |source| OpenError::Io { path, source }
+}

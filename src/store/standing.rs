@@ -1,0 +1,109 @@
+//! Standing: what became of subscriptions and endpoints after they were written down.
+//!
+//! Kept apart from the specs, so that a reload of the config neither pauses nor enables anything.
+//! One that was never touched has no record.
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Kept, Store, StoreError, codec};
+use crate::subscription::Uid;
+
+pub(super) const OF_ENDPOINTS: &str = "endpoint_standings";
+pub(super) const OF_SUBSCRIPTIONS: &str = "subscription_standings";
+
+/// The standing of an endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStanding {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<Disabled>,
+    /// When the first 410 of a row came; a second one a minute later disables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_gone_at: Option<Timestamp>,
+}
+
+/// Since when and why an endpoint is not called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disabled {
+    pub reason: DisabledBecause,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DisabledBecause {
+    /// It answered 410 twice.
+    Gone,
+    /// It answered `webhook-delivery: disable`.
+    Asked,
+}
+
+/// The standing of a subscription.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriptionStanding {
+    /// Matched and held.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+impl Store {
+    /// The standing of the endpoint called `name`; the default if nothing ever happened to it.
+    pub fn endpoint_standing(&self, name: &str) -> Result<EndpointStanding, StoreError> {
+        let found = self.read(|kept| kept.endpoint_standings.get(name))?;
+        decoded(OF_ENDPOINTS, name, found)
+    }
+
+    pub async fn set_endpoint_standing(
+        &self,
+        name: &str,
+        standing: EndpointStanding,
+    ) -> Result<(), StoreError> {
+        self.put(|kept| &kept.endpoint_standings, name, standing)
+            .await
+    }
+
+    pub fn subscription_standing(&self, uid: &Uid) -> Result<SubscriptionStanding, StoreError> {
+        let found = self.read(|kept| kept.subscription_standings.get(uid.as_str()))?;
+        decoded(OF_SUBSCRIPTIONS, uid.as_str(), found)
+    }
+
+    pub async fn set_subscription_standing(
+        &self,
+        uid: &Uid,
+        standing: SubscriptionStanding,
+    ) -> Result<(), StoreError> {
+        self.put(|kept| &kept.subscription_standings, uid.as_str(), standing)
+            .await
+    }
+
+    async fn put<T: Default + PartialEq + Serialize>(
+        &self,
+        tree: fn(&Kept) -> &sled::Tree,
+        key: &str,
+        standing: T,
+    ) -> Result<(), StoreError> {
+        let bytes = codec::encode(key, &standing)?;
+        let untouched = standing == T::default();
+        let key = key.to_owned();
+        self.write(move |kept| {
+            kept.guarded(|it| match untouched {
+                true => tree(it).remove(key),
+                false => tree(it).insert(key, bytes),
+            })
+            .map(|_| ())
+        })
+        .await
+    }
+}
+
+fn decoded<T: Default + DeserializeOwned>(
+    tree: &'static str,
+    key: &str,
+    found: Option<sled::IVec>,
+) -> Result<T, StoreError> {
+    match found {
+        Some(bytes) => Ok(codec::decode(tree, key.as_bytes(), &bytes)?),
+        None => Ok(T::default()),
+    }
+}

@@ -1,0 +1,123 @@
+//! Subscriptions in the store: those of the config are made equal to the config, those made over
+//! the API stay until they are deleted there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kept, Store, StoreError, codec};
+use crate::subscription::{Spec, Uid};
+
+pub(super) const TREE: &str = "subscriptions";
+
+/// A subscription as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub uid: Uid,
+    pub owner: Owner,
+    pub spec: Spec,
+}
+
+/// Who may change a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// The config file.
+    Config,
+    /// The admin API.
+    Api,
+}
+
+/// Names of what a reconciliation did, sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub added: Vec<Arc<str>>,
+    pub changed: Vec<Arc<str>>,
+    pub removed: Vec<Arc<str>>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            added,
+            changed,
+            removed,
+        } = self;
+        added.is_empty() && changed.is_empty() && removed.is_empty()
+    }
+}
+
+impl Store {
+    /// Makes the config-owned subscriptions those of `specs`, by name, all at once or not at all. A
+    /// removed one is no longer paused if it comes back.
+    pub async fn reconcile(&self, specs: &BTreeMap<Arc<str>, Spec>) -> Result<Changes, StoreError> {
+        let mut wanted = BTreeMap::new();
+        for (name, spec) in specs {
+            let record = Record {
+                uid: Uid::of_config(name),
+                owner: Owner::Config,
+                spec: spec.clone(),
+            };
+            let bytes = codec::encode(&format!("subscription {name}"), &record)?;
+            wanted.insert(record.uid, (Arc::clone(name), bytes));
+        }
+        self.write(move |kept| reconcile(kept, wanted)).await
+    }
+
+    /// All subscriptions, ordered by uid.
+    pub fn subscriptions(&self) -> Result<Vec<Record>, StoreError> {
+        let entries: Vec<_> = self.read(|kept| kept.subscriptions.iter().collect())?;
+        entries
+            .iter()
+            .map(|(key, bytes)| Ok(codec::decode(TREE, key, bytes)?))
+            .collect()
+    }
+}
+
+fn reconcile(
+    kept: &Kept,
+    mut wanted: BTreeMap<Uid, (Arc<str>, Vec<u8>)>,
+) -> Result<Changes, StoreError> {
+    let mut changes = Changes::default();
+    let mut batch = sled::Batch::default();
+    let mut paused_no_more = sled::Batch::default();
+    let entries: Vec<_> = kept.guarded(|it| it.subscriptions.iter().collect())?;
+    for (key, bytes) in entries {
+        let old: Record = codec::decode(TREE, &key, &bytes)?;
+        if old.owner != Owner::Config {
+            continue;
+        }
+        match wanted.remove(&old.uid) {
+            None => {
+                batch.remove(key.clone());
+                paused_no_more.remove(key);
+                changes.removed.push(old.spec.name);
+            }
+            // As bytes, since what was written once is written the same way again, while a float
+            // that was read back may differ in its last digit.
+            Some((name, new)) if new != *bytes => {
+                batch.insert(key, new);
+                changes.changed.push(name);
+            }
+            Some(_) => {}
+        }
+    }
+    for (uid, (name, bytes)) in wanted {
+        batch.insert(uid.as_str(), bytes);
+        changes.added.push(name);
+    }
+    let Changes {
+        added,
+        changed,
+        removed,
+    } = &mut changes;
+    for names in [added, changed, removed] {
+        names.sort();
+    }
+    kept.guarded(|it| {
+        it.subscriptions.apply_batch(batch)?;
+        it.subscription_standings.apply_batch(paused_no_more)
+    })?;
+    Ok(changes)
+}
