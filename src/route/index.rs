@@ -114,7 +114,7 @@ impl Builder {
         let mut leaves_of = vec![0..0; tree.nodes.len()];
         for (position, (node, _)) in (0..).zip(&planted) {
             let range: &mut Range<u32> = &mut leaves_of[*node as usize];
-            if range.start >= range.end {
+            if range.start == range.end {
                 range.start = position;
             }
             range.end = position + 1;

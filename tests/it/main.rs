@@ -9,3 +9,7 @@ mod deliver_tls;
 mod contract;
 mod path;
 mod support;
+//! Integration tests: one binary, a module per behaviour.
+
+mod layering;
+mod store_basics;
