@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -379,6 +380,15 @@ impl Meters {
             .inc();
     }
 
+    /// A counter that is kept elsewhere and read with `count` on each scrape.
+    pub fn count_with(&self, name: &'static str, help: &'static str, count: fn() -> u64) {
+        let mut registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        registry.register_collector(Box::new(Elsewhere { name, help, count }));
+    }
+
     /// The text that Prometheus scrapes (OpenMetrics 1.0).
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -389,6 +399,22 @@ impl Meters {
         prometheus_client::encoding::text::encode(&mut text, &registry)
             .expect("writing to a string does not fail");
         text
+    }
+}
+
+#[derive(Debug)]
+struct Elsewhere {
+    name: &'static str,
+    help: &'static str,
+    count: fn() -> u64,
+}
+
+impl Collector for Elsewhere {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counter = ConstCounter::new((self.count)());
+        let metric =
+            encoder.encode_descriptor(self.name, self.help, None, counter.metric_type())?;
+        counter.encode(metric)
     }
 }
 
@@ -404,6 +430,7 @@ mod tests {
         subscription.delivered.inc();
         subscription.failed("5xx");
         subscription.dead(Reason::Gone);
+        meters.count_with("log_lines_lost", "Lines not written", || 7);
         let text = meters.encode();
         for line in [
             r#"hookbridge_source_messages_received_total{source="orders"} 1"#,
@@ -411,6 +438,7 @@ mod tests {
             r#"hookbridge_delivery_attempts_total{subscription="crm",outcome="failed",status_class="5xx"} 1"#,
             r#"hookbridge_dead_letters_total{subscription="crm",reason="gone"} 1"#,
             "hookbridge_delivery_duration_seconds_bucket",
+            "hookbridge_log_lines_lost_total 7",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

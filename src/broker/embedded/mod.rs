@@ -8,6 +8,8 @@
 //! more than the machine is busy. After a restart everything that was not settled is handed out again.
 
 mod clock;
+#[cfg(test)]
+mod faults;
 mod file;
 mod lane;
 mod letters;
