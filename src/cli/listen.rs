@@ -372,6 +372,43 @@ mod tests {
     }
 
     #[test]
+    fn a_line_says_what_came_and_what_was_answered() {
+        let heard = Heard {
+            time: "2026-11-21T10:00:01.5Z".parse().unwrap(),
+            id: "msg_1".to_owned(),
+            verified: false,
+            why: Some("no signature matches".to_owned()),
+            seen: 2,
+            timestamp: Some(1),
+            status: 401,
+            method: "POST".to_owned(),
+            path: "/in".to_owned(),
+            content_type: Some("application/json".to_owned()),
+            size_bytes: 2,
+            body: "{}".to_owned(),
+        };
+        assert_eq!(
+            heard.line(),
+            "10:00:01.500 msg_1 NOT verified: no signature matches, no. 2 of this id -> 401  \
+             POST /in application/json 2 B  {}"
+        );
+    }
+
+    #[test]
+    fn the_arguments_have_defaults() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: Args,
+        }
+        <Cli as clap::CommandFactory>::command().debug_assert();
+        let cli = <Cli as clap::Parser>::try_parse_from(["listen", "--answer", "500x2,200"]);
+        let args = cli.unwrap().args;
+        assert_eq!(args.listen.to_string(), "127.0.0.1:8401");
+        assert_eq!(args.answer, Script::parse("500x2,200").unwrap());
+    }
+
+    #[test]
     fn a_bad_secret_is_said_at_the_start() {
         let args = |secret: &str| Args {
             listen: "127.0.0.1:0".parse().unwrap(),

@@ -4,7 +4,7 @@
 //! admin API; RabbitMQ and Kafka are published to directly. Which of the two it is, the caller knows
 //! from the config.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,7 +113,12 @@ pub async fn run(args: Args, target: Target) -> anyhow::Result<ExitCode> {
         published += 1;
     }
     let took = began.elapsed();
-    println!("{published} published to {} in {took:.2?}", args.topic);
+    // Whoever has closed our output knows already.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{published} published to {} in {took:.2?}",
+        args.topic
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -363,6 +368,7 @@ mod tests {
 
     #[test]
     fn one_body_from_one_place() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
         assert!(parse(&["orders"]).is_err());
         assert!(parse(&["orders", "--data", "x", "--file", "y"]).is_err());
         assert!(parse(&["orders", "-"]).is_ok());
