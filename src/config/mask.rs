@@ -221,14 +221,17 @@ pub fn scalars(node: &Node, into: &mut Vec<Span>) {
 /// The path, query and fragment of a URL.
 fn after_host(text: &str, url: Span) -> Option<Span> {
     let shown = &text[url.start..url.end];
-    let host = shown.find("://").map_or(0, |at| at + 3);
-    // `/%2f`, the usual virtual host, and `/` are no secrets, but it is not worth an exception.
-    let path = host + shown[host..].find(['/', '?', '#'])? + 1;
+    let path = UP_TO_PATH.find(shown)?.end();
     let end = shown.trim_end_matches(['"', '\'']).len();
     (path < end).then_some(Span {
         start: url.start + path,
         end: url.start + end,
     })
+}
+
+/// A message of ours that repeats a key or a value, without what looks like a secret.
+pub fn message(text: &str) -> String {
+    LOOKS_SECRET.replace_all(text, MASK).into_owned()
 }
 
 /// For YAML that cannot be parsed: what follows a secret key on its line, and on deeper lines.
@@ -265,6 +268,9 @@ fn pattern(text: &str) -> Regex {
 
 static SUBSTITUTION: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\$\{(?:env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]*)\}"));
+/// A slash in a substitution is none of the URL.
+static UP_TO_PATH: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^[^/]*(?:://)?(?:\$\{[^}]*\}|[^/?#$]|\$)*[/?#]"));
 static LOOKS_SECRET: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"wh(?:sec|sk|pk)_[A-Za-z0-9+/=_-]+"));
 /// The password, or whatever stands in its place; a substitution there may hold an `@` of its own.
@@ -291,9 +297,9 @@ mod tests {
                     b: { secrets: [x1, \"${env:S}\"], headers: { authorization: Bearer 1 } }\n\
                     c: { password: \"${env:P:-hunter2}\", urls: [\"amqp://u:p@h/v\"], topics: [t] }\n";
         insta::assert_snapshot!(masked(text).text(), @r#"
-a: { secret: ***, url: https://h.example.com/*** }
+a: { secret: ***, url: https:/*** }
 b: { secrets: [***, "${env:S}"], headers: { authorization: *** } }
-c: { password: "***", urls: ["amqp://***@h/***"], topics: [t] }
+c: { password: "***", urls: ["amqp:/***"], topics: [t] }
 "#);
     }
 

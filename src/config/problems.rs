@@ -5,9 +5,9 @@
 
 use std::fmt::{self, Write as _};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
-use super::mask::Masked;
+use super::mask::{self, Masked};
 use super::node::Span;
 
 /// One thing that is wrong, and where.
@@ -61,6 +61,10 @@ impl Format {
 impl Problems {
     /// Sorted by place; the same problem at the same place (by way of an alias) is said once.
     pub(super) fn new(file: &str, masked: Masked, mut list: Vec<Problem>) -> Self {
+        for problem in &mut list {
+            problem.message = mask::message(&problem.message);
+            problem.help = problem.help.as_deref().map(mask::message);
+        }
         list.sort_by(|a, b| (a.line, a.col, &a.message).cmp(&(b.line, b.col, &b.message)));
         list.dedup_by(|a, b| (a.span, &a.message) == (b.span, &b.message));
         Self {
@@ -115,17 +119,21 @@ impl Problems {
         } else {
             Renderer::plain()
         };
-        let title = Level::ERROR.primary_title(problem.message.as_str());
         let line = self.masked.line(problem.span);
+        let title = Level::ERROR.primary_title(problem.message.as_str());
+        let origin = Origin::path(self.file.as_str())
+            .line(problem.line)
+            .char_column(problem.col);
+        let snippet = Snippet::source(line.text).line_start(problem.line);
+        let marked = AnnotationKind::Primary.span(line.marked.clone());
+        let shown_col = line.text[..line.marked.start].chars().count() + 1;
         let mut report = if self.masked.text().is_empty() {
-            title.element(annotate_snippets::Origin::path(self.file.as_str()))
+            title.element(origin)
+        } else if shown_col == problem.col {
+            title.element(snippet.path(self.file.as_str()).annotation(marked))
         } else {
-            title.element(
-                Snippet::source(line.text)
-                    .line_start(problem.line)
-                    .path(self.file.as_str())
-                    .annotation(AnnotationKind::Primary.span(line.marked)),
-            )
+            // Something before it is masked, so that the shown line would give a wrong column.
+            title.element(origin).element(snippet.annotation(marked))
         };
         if let Some(help) = &problem.help {
             report = report.element(Level::HELP.message(help.as_str()));

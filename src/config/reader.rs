@@ -182,6 +182,9 @@ impl<'a> Field<'a> {
 
     /// Notes that the value is not what it should be, without showing what was put in for it.
     fn wrong(&self, scalar: &Scalar, what: &str) {
+        if scalar.written.is_empty() {
+            return self.note(format!("`{}` is empty", self.key), format!("give {what}"));
+        }
         self.note(format!("{} is not {what}", shown(scalar)), None);
     }
 
@@ -537,10 +540,18 @@ fn shown(scalar: &Scalar) -> String {
         Some((name, _)) if scalar.substituted => &format!("{name}}}"),
         _ => &scalar.written,
     };
-    let value = match written.char_indices().nth(LONGEST) {
-        Some((cut, _)) => format!("`{}...`", &written[..cut]),
-        None => format!("`{written}`"),
+    // One line, whatever the value is.
+    let line: String = written
+        .chars()
+        .take(LONGEST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let more = if written.chars().count() > LONGEST {
+        "..."
+    } else {
+        ""
     };
+    let value = format!("`{line}{more}`");
     if scalar.substituted {
         format!("{PUT_IN}{value}")
     } else {

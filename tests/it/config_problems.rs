@@ -79,16 +79,16 @@ error: unknown key `topcis` in `crm`
 error: plain `http:` is refused, since anybody on the way can read and change it
   --> hookbridge.yaml:13:12
    |
-13 |       url: http://***@crm.example.com/***
-   |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+13 |       url: http:/***
+   |            ^^^^^^^^^
    |
    = help: use `https:`, or set `delivery: { allow_http: true }`
 
 error: user info in the URL is refused, since URLs are logged everywhere
   --> hookbridge.yaml:13:12
    |
-13 |       url: http://***@crm.example.com/***
-   |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+13 |       url: http:/***
+   |            ^^^^^^^^^
    |
    = help: send it as `headers: { authorization: "Basic ..." }`
 
@@ -109,8 +109,9 @@ error: the header `host` is not yours to set
    = help: it belongs to HTTP, to the signature or to hookbridge
 
 error: the environment variable `TOKEN` is not set
-  --> hookbridge.yaml:15:48
+  --> hookbridge.yaml:15:60
    |
+  ::: 
 15 |       headers: { host: ***, authorization: "***${env:TOKEN}" }
    |                                                ^^^^^^^^^^^^
    |
@@ -174,8 +175,9 @@ fn broken_yaml_stands_alone() {
     assert!(!shown.contains("hunter2"), "{shown}");
     insta::assert_snapshot!(shown, @r#"
 error: this is not valid YAML: mapping values are not allowed in this context
- --> hookbridge.yaml:3:12
+ --> hookbridge.yaml:3:19
   |
+ ::: 
 3 |   secrets: ***
   |            ^^^
 

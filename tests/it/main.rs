@@ -3,6 +3,7 @@
 mod deliver_http;
 mod admin_api;
 mod embedded_broker;
+mod config_examples;
 mod config_problems;
 mod deliver_listen;
 mod deliver_tls;
