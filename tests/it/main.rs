@@ -1,1 +1,5 @@
+mod kafka_park;
+mod kafka_support;
+mod kafka_take;
+
 fn main() {}
