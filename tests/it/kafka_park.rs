@@ -24,7 +24,10 @@ async fn delivery(rig: &mut Rig, topic: &str, text: &str) -> Delivery {
     let mut event = Event::clone(&event);
     event.headers = Headers(vec![
         ("tenant".into(), HeaderValue::text("t")),
-        ("raw".into(), HeaderValue::Bytes(Bytes::from_static(b"\xff"))),
+        (
+            "raw".into(),
+            HeaderValue::Bytes(Bytes::from_static(b"\xff")),
+        ),
     ]);
     let now = jiff::Timestamp::now();
     Delivery::first(Arc::new(event), "crm".into(), Uid::of_config("crm"), now)
@@ -56,7 +59,10 @@ async fn a_parked_delivery_comes_back_whole_and_never_early() {
         let (due, came_as, receipt) = rig.due().await;
         let waited = since.elapsed();
         assert!(waited >= delay, "{waited:?} is early for {delay:?}");
-        assert!(waited < Duration::from_millis(latest), "{waited:?} is late for {delay:?}");
+        assert!(
+            waited < Duration::from_millis(latest),
+            "{waited:?} is late for {delay:?}"
+        );
         assert_eq!((&due, came_as), (&parked, kind));
         receipt.settle(Settlement::Ack);
     }
@@ -68,7 +74,10 @@ async fn a_parked_delivery_is_done_by_a_fresh_instance_and_once() {
     let (mut rig, topic, group) = rig().await;
     let parked = delivery(&mut rig, &topic, "x").await;
     for _ in 0..20 {
-        rig.kafka.park(&parked, wait(WaitKind::Retry, WAIT)).await.unwrap();
+        rig.kafka
+            .park(&parked, wait(WaitKind::Retry, WAIT))
+            .await
+            .unwrap();
     }
     rig.stop().await;
     tokio::time::sleep(WAIT).await;
@@ -83,7 +92,11 @@ async fn a_parked_delivery_is_done_by_a_fresh_instance_and_once() {
     }
     rig.stop().await;
     let mut rig = start(other, 100);
-    assert!(timeout(Duration::from_secs(4), rig.retries.recv()).await.is_err());
+    assert!(
+        timeout(Duration::from_secs(4), rig.retries.recv())
+            .await
+            .is_err()
+    );
     rig.stop().await;
 }
 
@@ -104,7 +117,9 @@ async fn more_than_fits_is_read_ahead_in_parts_and_all_comes() {
     for n in 0..4_000 {
         let taken = timeout(PATIENCE, rig.holds.recv()).await;
         match taken.unwrap_or_else(|_| panic!("only {n} came")) {
-            Some(hookbridge::broker::Received::Due(_, _, receipt)) => receipt.settle(Settlement::Ack),
+            Some(hookbridge::broker::Received::Due(_, _, receipt)) => {
+                receipt.settle(Settlement::Ack)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -122,7 +137,10 @@ async fn a_released_tier_is_due_at_once() {
     let mut rig = start(long, 100);
     rig.ready().await;
     let hour = Duration::from_secs(600);
-    rig.kafka.park(&parked, wait(WaitKind::Retry, hour)).await.unwrap();
+    rig.kafka
+        .park(&parked, wait(WaitKind::Retry, hour))
+        .await
+        .unwrap();
     rig.kafka.release(WaitKind::Retry).await.unwrap();
     let since = Instant::now();
     let (due, _, receipt) = rig.due().await;
@@ -166,7 +184,10 @@ async fn a_letter_is_listed_fifty_times_claimed_and_gone() {
     let mut dead = Vec::new();
     for n in 0..3 {
         let letter = delivery(&mut rig, &topic, &n.to_string()).await;
-        rig.kafka.dead_letter(&letter, Reason::GaveUp).await.unwrap();
+        rig.kafka
+            .dead_letter(&letter, Reason::GaveUp)
+            .await
+            .unwrap();
         dead.push(letter);
     }
     for _ in 0..50 {
@@ -177,13 +198,24 @@ async fn a_letter_is_listed_fifty_times_claimed_and_gone() {
     assert_eq!(rig.kafka.letters(2).await.unwrap().len(), 2);
 
     let id = dead[1].id.as_str();
-    assert!(rig.kafka.claim(id, 1).await.unwrap().is_none(), "another generation");
+    assert!(
+        rig.kafka.claim(id, 1).await.unwrap().is_none(),
+        "another generation"
+    );
     let claim = rig.kafka.claim(id, 0).await.unwrap().expect("it is there");
     assert_eq!(claim.letter.delivery, dead[1]);
     assert_eq!(claim.letter.reason, Reason::GaveUp);
-    assert!(rig.kafka.claim(id, 0).await.unwrap().is_none(), "it is in our hands");
+    assert!(
+        rig.kafka.claim(id, 0).await.unwrap().is_none(),
+        "it is in our hands"
+    );
     drop(claim);
-    let claim = rig.kafka.claim(id, 0).await.unwrap().expect("it was given back");
+    let claim = rig
+        .kafka
+        .claim(id, 0)
+        .await
+        .unwrap()
+        .expect("it was given back");
     claim.receipt.settle(Settlement::Ack);
     let gone = timeout(PATIENCE, async {
         // The tombstone itself, not only our own knowledge of it.
@@ -203,7 +235,9 @@ async fn a_letter_too_large_is_kept_without_its_body() {
     // Does not compress.
     let mut state = 1u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (state >> 33) as u8
     })
     .take(3 << 20)
@@ -214,7 +248,10 @@ async fn a_letter_too_large_is_kept_without_its_body() {
         ..small
     };
     let parked = rig.kafka.park(&large, wait(WaitKind::Retry, WAIT)).await;
-    assert!(matches!(parked, Err(Refused::TooLarge { .. })), "{parked:?}");
+    assert!(
+        matches!(parked, Err(Refused::TooLarge { .. })),
+        "{parked:?}"
+    );
     rig.kafka.dead_letter(&large, Reason::GaveUp).await.unwrap();
     let letters = rig.kafka.letters(10).await.unwrap();
     assert!(!letters[0].has_body);

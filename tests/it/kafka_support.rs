@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hookbridge::broker::kafka::{Kafka, Settings, SourceSettings, Start};
 use hookbridge::broker::tiers::Tiers;
 use hookbridge::broker::{
-    Broker, Budget, Health, Intake, Intakes, Naming, Publication, Received, Receipt, Window,
+    Broker, Budget, Health, Intake, Intakes, Naming, Publication, Receipt, Received, Window,
 };
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::Event;
@@ -112,8 +112,8 @@ pub struct Rig {
     pub events: mpsc::Receiver<Received>,
     pub retries: mpsc::Receiver<Received>,
     pub holds: mpsc::Receiver<Received>,
-    /// Send `true` to hold new events back.
-    pub pause: watch::Sender<bool>,
+    /// Keeps the intakes open.
+    _pause: watch::Sender<bool>,
     pub stop: CancellationToken,
     pub drain: CancellationToken,
     pub task: JoinHandle<anyhow::Result<()>>,
@@ -144,7 +144,7 @@ pub fn start(settings: Settings, window: usize) -> Rig {
         events,
         retries,
         holds,
-        pause,
+        _pause: pause,
         stop,
         drain,
         task,
@@ -200,7 +200,11 @@ impl Rig {
         drop(self.events);
         drop(self.retries);
         drop(self.holds);
-        timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
+        timeout(PATIENCE, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
 }
 

@@ -9,40 +9,11 @@ use hookbridge::broker::{Broker as _, Health, Publication, Settlement};
 use hookbridge::event::{HeaderValue, Headers, Place};
 use rdkafka::bindings as native;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureRecord, Producer as _};
+use rdkafka::producer::FutureRecord;
 
 use crate::kafka_support::*;
 
 const QUIET: Duration = Duration::from_secs(2);
-
-/// Produces a record whose header's name is not UTF-8, which the library's own types cannot say.
-async fn produce_with_raw_header_name(topic: &str) {
-    let producer = producer();
-    // An ordinary record first, so that the client knows the topic.
-    let ordinary = FutureRecord::<(), str>::to(topic).payload("before");
-    producer.send(ordinary, PATIENCE).await.unwrap();
-    // SAFETY: pointers are valid for the calls; the headers are owned by the message afterwards.
-    unsafe {
-        let name = std::ffi::CString::new(topic).unwrap();
-        let client = producer.client().native_ptr();
-        let handle = native::rd_kafka_topic_new(client, name.as_ptr(), std::ptr::null_mut());
-        let headers = native::rd_kafka_headers_new(1);
-        let key = b"bad\xff\xfename";
-        native::rd_kafka_header_add(headers, key.as_ptr().cast(), key.len() as isize, b"v".as_ptr().cast(), 1);
-        let mut values: [native::rd_kafka_vu_t; 3] = std::mem::zeroed();
-        values[0].vtype = native::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT;
-        values[0].u.rkt = handle;
-        values[1].vtype = native::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS;
-        values[1].u.headers = headers;
-        values[2].vtype = native::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION;
-        values[2].u.i32_ = 0;
-        let error = native::rd_kafka_produceva(client, values.as_ptr(), values.len());
-        assert!(error.is_null());
-    }
-    tokio::task::spawn_blocking(move || producer.flush(PATIENCE).unwrap())
-        .await
-        .unwrap();
-}
 
 #[tokio::test]
 async fn keys_headers_and_odd_messages_arrive_as_they_are() {
@@ -69,15 +40,34 @@ async fn keys_headers_and_odd_messages_arrive_as_they_are() {
     client.send(full, PATIENCE).await.unwrap();
     let tombstone = FutureRecord::<[u8], [u8]>::to(&topic).key(&b"gone"[..]);
     client.send(tombstone, PATIENCE).await.unwrap();
-    produce_with_raw_header_name(&topic).await;
+    let plain = FutureRecord::<(), str>::to(&topic).payload("plain");
+    client.send(plain, PATIENCE).await.unwrap();
+    let raw = OwnedHeaders::new();
+    let name = b"bad\xff\xfename";
+    // SAFETY: the list is alive, name and value have the lengths given and are copied.
+    unsafe {
+        let list = std::ptr::from_ref(raw.as_borrowed()).cast_mut().cast();
+        let value = b"v".as_ptr().cast();
+        native::rd_kafka_header_add(list, name.as_ptr().cast(), name.len() as isize, value, 1);
+    }
+    let raw = FutureRecord::<(), str>::to(&topic)
+        .payload("raw")
+        .headers(raw);
+    client.send(raw, PATIENCE).await.unwrap();
 
-    let mut rig = start(settings(&group, vec![source("s", &[&topic], Start::Earliest)]), 16);
+    let mut rig = start(
+        settings(&group, vec![source("s", &[&topic], Start::Earliest)]),
+        16,
+    );
     let (event, receipt) = rig.event().await;
     assert_eq!(event.key, Some(Bytes::from_static(b"\x00key")));
     assert_eq!(event.body, Bytes::from_static(b"\xffbody"));
     let expected = Headers(vec![
         ("tenant".into(), HeaderValue::text("a")),
-        ("tenant".into(), HeaderValue::Bytes(Bytes::from_static(b"\xff\x00"))),
+        (
+            "tenant".into(),
+            HeaderValue::Bytes(Bytes::from_static(b"\xff\x00")),
+        ),
         ("none".into(), HeaderValue::Null),
     ]);
     assert_eq!(event.headers, expected);
@@ -91,11 +81,14 @@ async fn keys_headers_and_odd_messages_arrive_as_they_are() {
     receipt.settle(Settlement::Ack);
 
     let (event, receipt) = rig.event().await;
-    assert_eq!((event.body.len(), event.key.as_deref()), (0, Some(&b"gone"[..])));
+    assert_eq!(
+        (event.body.len(), event.key.as_deref()),
+        (0, Some(&b"gone"[..]))
+    );
     receipt.settle(Settlement::Ack);
 
     let (event, receipt) = rig.event().await;
-    assert_eq!((body(&event).as_str(), &event.key), ("before", &None));
+    assert_eq!((body(&event).as_str(), &event.key), ("plain", &None));
     receipt.settle(Settlement::Ack);
 
     let (event, receipt) = rig.event().await;
@@ -140,11 +133,17 @@ async fn a_restart_takes_exactly_what_was_not_settled() {
         again.extend(rig.events_until_quiet(QUIET).await);
         again
     };
-    let numbers: Vec<u32> = again.iter().map(|(e, _)| body(e).parse().unwrap()).collect();
+    let numbers: Vec<u32> = again
+        .iter()
+        .map(|(e, _)| body(e).parse().unwrap())
+        .collect();
     assert_eq!(numbers, unsettled.into_iter().collect::<Vec<_>>());
     for (event, _) in &again {
         let n: u32 = body(event).parse().unwrap();
-        assert_eq!(event.id, ids[&n], "an event keeps its id when it comes again");
+        assert_eq!(
+            event.id, ids[&n],
+            "an event keeps its id when it comes again"
+        );
     }
     for (_, receipt) in again {
         receipt.settle(Settlement::Ack);
@@ -157,7 +156,10 @@ async fn a_dropped_receipt_comes_again_and_others_do_not() {
     let (topic, group) = (unique("drop"), unique("g"));
     create_topic(&topic, 1).await;
     produce(&topic, (0..20).map(|n| n.to_string())).await;
-    let mut rig = start(settings(&group, vec![source("s", &[&topic], Start::Earliest)]), 100);
+    let mut rig = start(
+        settings(&group, vec![source("s", &[&topic], Start::Earliest)]),
+        100,
+    );
     let mut in_flight = None;
     for n in 0..20 {
         let (event, receipt) = rig.event().await;
@@ -181,7 +183,10 @@ async fn a_full_window_holds_the_source_back_without_losing_its_place_in_the_gro
     let (topic, group) = (unique("full"), unique("g"));
     create_topic(&topic, 2).await;
     produce(&topic, (0..500).map(|n| n.to_string())).await;
-    let mut rig = start(settings(&group, vec![source("s", &[&topic], Start::Earliest)]), 10);
+    let mut rig = start(
+        settings(&group, vec![source("s", &[&topic], Start::Earliest)]),
+        10,
+    );
     let mut held = Vec::new();
     for _ in 0..10 {
         held.push(rig.event().await);
@@ -233,7 +238,10 @@ async fn a_time_begins_at_the_first_event_of_that_time() {
         client.send(record, PATIENCE).await.unwrap();
     }
     let at = jiff::Timestamp::from_millisecond(base + 2_500).unwrap();
-    let mut rig = start(settings(&group, vec![source("s", &[&topic], Start::At(at))]), 10);
+    let mut rig = start(
+        settings(&group, vec![source("s", &[&topic], Start::At(at))]),
+        10,
+    );
     let (event, _receipt) = rig.event().await;
     assert_eq!(body(&event), "3");
     rig.drain.cancel();
@@ -246,7 +254,9 @@ async fn old_events_are_settled_without_being_sent() {
     create_topic(&topic, 1).await;
     let client = producer();
     let day_ago = jiff::Timestamp::now().as_millisecond() - 86_400_000;
-    let old = FutureRecord::<(), str>::to(&topic).payload("old").timestamp(day_ago);
+    let old = FutureRecord::<(), str>::to(&topic)
+        .payload("old")
+        .timestamp(day_ago);
     client.send(old, PATIENCE).await.unwrap();
     produce(&topic, ["young".to_owned()]).await;
     let mut aged = source("s", &[&topic], Start::Earliest);
@@ -263,13 +273,19 @@ async fn a_new_topic_that_matches_is_taken_from_its_beginning() {
     let (family, group) = (unique("fam"), unique("g"));
     create_topic(&format!("{family}.a"), 1).await;
     let pattern = format!("^{family}\\..*");
-    let mut rig = start(settings(&group, vec![source("s", &[&pattern], Start::Now)]), 10);
+    let mut rig = start(
+        settings(&group, vec![source("s", &[&pattern], Start::Now)]),
+        10,
+    );
     rig.ready().await;
     let late = format!("{family}.b");
     create_topic(&late, 1).await;
     produce(&late, ["first".to_owned()]).await;
     let (event, receipt) = rig.event().await;
-    assert_eq!((&*event.topic, body(&event).as_str()), (late.as_str(), "first"));
+    assert_eq!(
+        (&*event.topic, body(&event).as_str()),
+        (late.as_str(), "first")
+    );
     receipt.settle(Settlement::Ack);
     rig.stop().await;
 }
@@ -300,7 +316,10 @@ async fn overlapping_sources_are_an_error_that_is_shown() {
 async fn a_published_event_keeps_its_id_type_key_and_headers() {
     let (topic, group) = (unique("pub"), unique("g"));
     create_topic(&topic, 1).await;
-    let mut rig = start(settings(&group, vec![source("s", &[&topic], Start::Earliest)]), 10);
+    let mut rig = start(
+        settings(&group, vec![source("s", &[&topic], Start::Earliest)]),
+        10,
+    );
     rig.ready().await;
     let publication = Publication {
         id: Some("my.id".into()),

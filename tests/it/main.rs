@@ -1,3 +1,4 @@
+mod kafka_group;
 mod kafka_park;
 mod kafka_support;
 mod kafka_take;

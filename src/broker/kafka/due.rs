@@ -121,14 +121,21 @@ impl Due {
     }
 
     /// Hands over what is due until `stop`, then commits until all is answered or `drain`.
-    pub async fn run(mut self, stop: CancellationToken, drain: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
         let settings = &self.kafka.settings;
         let group = names::tier_group(&settings.group);
         let instance = settings
             .instance
             .as_ref()
             .map(|i| format!("{i}.{}", settings.name));
-        let config = self.kafka.connection.member(&group, instance.as_deref(), Reset::Earliest);
+        let config = self
+            .kafka
+            .connection
+            .member(&group, instance.as_deref(), Reset::Earliest);
         let begin: Begin = Arc::new(|_, _| Offset::Beginning);
         let mut member = Member::new(group.as_str().into(), &config, begin, None)?;
         member
@@ -149,7 +156,11 @@ impl Due {
         ended
     }
 
-    async fn take_all(&mut self, member: &mut Member, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn take_all(
+        &mut self,
+        member: &mut Member,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let consumer = member.consumer.clone();
         let pulse = member.pulse.clone();
         let mut stream = consumer.stream();
@@ -235,7 +246,9 @@ impl Due {
             lane.paused = false;
         }
         let stamp_ms = message.timestamp().to_millis().unwrap_or(0);
-        self.kafka.clock.observe(stamp_ms, tokio::time::Instant::now());
+        self.kafka
+            .clock
+            .observe(stamp_ms, tokio::time::Instant::now());
         let parked = read(message, &partition.topic, stamp_ms);
         let bytes = message.payload_len() + 1_024;
         let waiting = Waiting {

@@ -141,7 +141,10 @@ fn unreadable(
     let id = std::str::from_utf8(key)
         .ok()
         .and_then(|key| key.rsplit_once('.'))
-        .map_or_else(|| String::from_utf8_lossy(key).into_owned(), |(id, _)| id.to_owned());
+        .map_or_else(
+            || String::from_utf8_lossy(key).into_owned(),
+            |(id, _)| id.to_owned(),
+        );
     let dead_at = message
         .timestamp()
         .to_millis()
@@ -152,7 +155,9 @@ fn unreadable(
         partition: message.partition(),
         offset: message.offset(),
     };
-    headers.0.retain(|(name, _)| !UNREADABLE_OURS.contains(&name.as_str()));
+    headers
+        .0
+        .retain(|(name, _)| !UNREADABLE_OURS.contains(&name.as_str()));
     let event = Event {
         id: EventId::from_outside(id.as_bytes()).unwrap_or_else(EventId::random),
         topic: topic.clone(),
@@ -194,7 +199,10 @@ const UNREADABLE_OURS: [&str; 3] = [REASON, FROM_TOPIC, FROM_KEY];
 /// came. The same message gives the same key.
 pub fn put_away(message: &super::due::Raw) -> (Headers, String) {
     let mut headers = message.headers.clone();
-    headers.push(REASON, HeaderValue::text(Reason::EnvelopeUnreadable.as_str()));
+    headers.push(
+        REASON,
+        HeaderValue::text(Reason::EnvelopeUnreadable.as_str()),
+    );
     headers.push(FROM_TOPIC, HeaderValue::text(message.topic.to_string()));
     if let Some(key) = &message.key {
         headers.push(FROM_KEY, HeaderValue::Bytes(key.clone()));

@@ -289,8 +289,7 @@ impl Kafka {
             let Some(intake) = intakes.sources.get(&settings.name) else {
                 continue;
             };
-            let source =
-                source::Source::new(self.clone(), index, intake.clone(), cluster.clone());
+            let source = source::Source::new(self.clone(), index, intake.clone(), cluster.clone());
             sources.spawn(source.run(stop.clone(), drain.clone()));
         }
         let mut ended = Ok(());

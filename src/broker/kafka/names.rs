@@ -53,7 +53,10 @@ pub fn is_reserved(group: &str, topic: &str) -> bool {
                     .iter()
                     .any(|kind| rest.starts_with(kind))
         });
-    ours || matches!(topic, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
+    ours || matches!(
+        topic,
+        "__consumer_offsets" | "__transaction_state" | "__share_group_state"
+    )
 }
 
 #[cfg(test)]
@@ -69,7 +72,13 @@ mod tests {
                 Some((kind, delay))
             );
         }
-        for other in ["a.b.dead", "a.b.retry.", "a.b.retry.1x", "x.a.b.retry.1", "a.b.retry.+5"] {
+        for other in [
+            "a.b.dead",
+            "a.b.retry.",
+            "a.b.retry.1x",
+            "x.a.b.retry.1",
+            "a.b.retry.+5",
+        ] {
             assert_eq!(read_tier("a.b", other), None, "{other}");
         }
     }

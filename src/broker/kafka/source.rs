@@ -30,7 +30,7 @@ use super::start::{self, Question, Start};
 use super::wanted::{self, Wanted};
 use super::{Kafka, headers, topics};
 use crate::broker::{Admission, Intake, Naming, Taken};
-use crate::event::{EventId, Event, HeaderValue, Headers, Origin, Place};
+use crate::event::{Event, EventId, HeaderValue, Headers, Origin, Place};
 use crate::meters::SourceMeters;
 
 /// Between two looks at the member when nothing happens.
@@ -89,7 +89,11 @@ impl Source {
     }
 
     /// Takes until `stop`, then commits until all receipts are answered or `drain`.
-    pub async fn run(mut self, stop: CancellationToken, drain: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
         let part = format!("source {}", self.settings.name);
         self.kafka.status.starting(&part, "looking where to begin");
         let (begin, first) = loop {
@@ -112,7 +116,9 @@ impl Source {
             .as_ref()
             .map(|i| format!("{i}.{}.{}", settings.name, self.settings.name));
         let config =
-            self.kafka.connection.member(&settings.group, instance.as_deref(), Reset::Error);
+            self.kafka
+                .connection
+                .member(&settings.group, instance.as_deref(), Reset::Error);
         let mut member = Member::new(
             self.settings.name.clone(),
             &config,
@@ -171,7 +177,11 @@ impl Source {
     }
 
     /// Looks for new topics of the patterns, from time to time, as long as somebody listens.
-    fn discover(&self, first: BTreeSet<String>, part: &str) -> Option<watch::Receiver<BTreeSet<String>>> {
+    fn discover(
+        &self,
+        first: BTreeSet<String>,
+        part: &str,
+    ) -> Option<watch::Receiver<BTreeSet<String>>> {
         if !self.wanted.iter().any(Wanted::is_pattern) {
             return None;
         }
@@ -281,9 +291,17 @@ impl Source {
         }
     }
 
-    async fn take(&mut self, message: BorrowedMessage<'_>, member: &mut Member, stop: &CancellationToken) -> Step {
+    async fn take(
+        &mut self,
+        message: BorrowedMessage<'_>,
+        member: &mut Member,
+        stop: &CancellationToken,
+    ) -> Step {
         let offset = message.offset();
-        let Some(partition) = member.partition(message.topic(), message.partition()).cloned() else {
+        let Some(partition) = member
+            .partition(message.topic(), message.partition())
+            .cloned()
+        else {
             return Step::Next;
         };
         if !partition.receive(offset) {
@@ -314,7 +332,12 @@ impl Source {
     }
 
     /// Room for the event in hand; `None` on `stop`.
-    async fn wait_for_room(&self, size: usize, member: &mut Member, stop: &CancellationToken) -> Option<Admission> {
+    async fn wait_for_room(
+        &self,
+        size: usize,
+        member: &mut Member,
+        stop: &CancellationToken,
+    ) -> Option<Admission> {
         let intake = self.intake.clone();
         let admit = intake.admit(size);
         tokio::pin!(admit);
@@ -393,7 +416,10 @@ impl Source {
             key: message.key().map(Bytes::copy_from_slice),
             headers,
             properties: Vec::new(),
-            body: message.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
+            body: message
+                .payload()
+                .map(Bytes::copy_from_slice)
+                .unwrap_or_default(),
             origin: Origin {
                 broker: self.kafka.settings.name.clone(),
                 place: Place::Kafka {
@@ -427,7 +453,9 @@ impl Source {
             let asked = super::client::blocking(move || {
                 Ok(consumer.fetch_watermarks(&topic, number, super::client::ASK)?)
             });
-            let Ok((low, high)) = asked.await else { continue };
+            let Ok((low, high)) = asked.await else {
+                continue;
+            };
             let next = partition.next();
             if (low..=high).contains(&next) {
                 continue;

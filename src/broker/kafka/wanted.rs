@@ -69,8 +69,14 @@ mod tests {
     #[test]
     fn patterns_never_take_our_own_topics() {
         let all = [Wanted::new("g", "^.*").unwrap()];
-        let there = ["g.dead", "g.retry.5", "g.hold.1", "orders", "__consumer_offsets"]
-            .map(str::to_owned);
+        let there = [
+            "g.dead",
+            "g.retry.5",
+            "g.hold.1",
+            "orders",
+            "__consumer_offsets",
+        ]
+        .map(str::to_owned);
         let found = topics("g", &all, there.iter());
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["orders"]);
     }
