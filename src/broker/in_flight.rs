@@ -140,6 +140,23 @@ impl Intake {
         }
     }
 
+    /// Room for a message of `size_bytes` if there is some right now.
+    pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
+        if *self.paused.borrow() {
+            return None;
+        }
+        let slot = self.window.slots.clone().try_acquire_owned().ok()?;
+        let units = self.budget.units_of(size_bytes);
+        let units = self.budget.units.clone().try_acquire_many_owned(units);
+        let units = units.ok()?;
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Admission {
+            _slot: slot,
+            _units: units,
+            in_flight: self.in_flight.clone(),
+        })
+    }
+
     /// Hands a fresh event over. Never blocks: the admission is the room for it. When the pipeline
     /// is gone the receipt is dropped, which asks for redelivery.
     pub fn event(&self, event: Event, answer: Arc<dyn Answer>, token: Token, admission: Admission) {

@@ -14,3 +14,9 @@ mod support;
 
 mod layering;
 mod store_basics;
+mod kafka_group;
+mod kafka_park;
+mod kafka_support;
+mod kafka_take;
+
+fn main() {}

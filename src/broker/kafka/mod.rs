@@ -1,1 +1,462 @@
-//! The embedded broker.
+//! Kafka: consumer groups for events, a topic per retry and hold delay, a compacted topic of dead
+//! letters.
+//!
+//! The way of an event: `source` takes it (where a source begins is `start`'s), hands it to the
+//! pipeline, and `partition` hears the answer; `watermark` says which offset that allows to
+//! commit, and `member` commits it. The way of a parked delivery: `park` produces it to the tier
+//! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
+//! over or passes it on to the next tier. `letters` lists and claims dead letters; `topics` makes
+//! what is ours on the cluster; `watch` says whether the cluster answers.
+//!
+//! Nothing here waits inside a callback of the client library, and no offset is committed that
+//! passes an unsettled event.
+
+mod client;
+mod clock;
+mod due;
+mod headers;
+mod letters;
+mod member;
+mod names;
+mod partition;
+mod probe;
+mod produce;
+mod source;
+mod start;
+mod status;
+mod topics;
+mod wanted;
+mod watch;
+mod watermark;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use rdkafka::admin::AdminClient;
+use tokio::sync::watch as channel;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+pub use client::{Connection, Sasl, SaslMechanism, Tls};
+pub use source::SourceSettings;
+pub use start::Start;
+
+use super::envelope::{Dialect, Envelope};
+use super::tiers::Tiers;
+use super::{Broker, Claim, Health, Intakes, Letter, Publication, Refused, Wait};
+use crate::delivery::{Delivery, Reason, WaitKind};
+use crate::event::{EventId, HeaderValue};
+use client::Quiet;
+use clock::Clock;
+use letters::Letters;
+use produce::{Producer, Record};
+use status::Status;
+use wanted::Wanted;
+
+/// Between tries to get ready.
+const BACKOFF: Duration = Duration::from_secs(2);
+/// Headers above this go in front of the body; Kafka itself only bounds the whole record.
+const HEADER_BYTES: usize = 256 << 10;
+
+/// A Kafka cluster as the config says it.
+#[derive(Clone)]
+pub struct Settings {
+    pub name: Arc<str>,
+    /// Names the consumer group and every topic of ours.
+    pub group: Arc<str>,
+    /// For static membership; `None`: dynamic.
+    pub instance: Option<Arc<str>>,
+    pub bootstrap: Vec<String>,
+    /// `Some` turns TLS on.
+    pub tls: Option<Tls>,
+    pub sasl: Option<Sasl>,
+    /// Further librdkafka properties; ours win.
+    pub properties: BTreeMap<String, String>,
+    pub tiers: Tiers,
+    pub sources: Vec<SourceSettings>,
+    /// Counts parks and dead letters that were not confirmed.
+    pub refusals: Counter,
+}
+
+/// Offsets below which everything parked counts as due, by topic and partition.
+type Released = HashMap<(Arc<str>, i32), i64>;
+
+pub struct Kafka {
+    settings: Settings,
+    connection: Connection,
+    /// Each source's `topics:`, in the order of the sources.
+    wanted: Vec<Vec<Wanted>>,
+    admin: topics::Admin,
+    producer: Arc<Producer>,
+    clock: Arc<Clock>,
+    status: Status,
+    letters: Letters,
+    released: Mutex<Released>,
+    /// Counts what came back by a tier.
+    came_back: channel::Sender<u64>,
+    cluster: OnceLock<Arc<str>>,
+}
+
+impl Kafka {
+    /// A broker that connects when it is run or asked. Errors are the config's: a property that
+    /// does not exist, a file that cannot be read, a pattern that does not compile, a topic twice.
+    pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
+        let connection = Connection {
+            bootstrap: settings.bootstrap.clone(),
+            tls: settings.tls.clone(),
+            sasl: settings.sasl.clone(),
+            properties: settings.properties.clone(),
+        };
+        let wanted = wanted_by_all(&settings)?;
+        let clock = Arc::new(Clock::new());
+        let admin: AdminClient<Quiet> = connection
+            .admin()
+            .create_with_context(Quiet)
+            .context("Kafka client")?;
+        let producer = Arc::new(Producer::new(
+            settings.name.clone(),
+            connection.clone(),
+            clock.clone(),
+        )?);
+        let letters = Letters {
+            broker: settings.name.clone(),
+            group: settings.group.clone(),
+            connection: connection.clone(),
+            producer: producer.clone(),
+            taken: Arc::default(),
+        };
+        Ok(Arc::new(Self {
+            status: Status::new(settings.name.clone()),
+            connection,
+            wanted,
+            admin: Arc::new(admin),
+            producer,
+            clock,
+            letters,
+            released: Mutex::default(),
+            came_back: channel::channel(0).0,
+            cluster: OnceLock::new(),
+            settings,
+        }))
+    }
+
+    /// The cluster's id, with our topics there and as they should be.
+    async fn get_ready(&self) -> anyhow::Result<Arc<str>> {
+        let catalogue = topics::catalogue(&self.admin).await?;
+        let sources: Vec<_> = self
+            .wanted
+            .iter()
+            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
+            .filter(|topic| catalogue.contains_key(topic))
+            .collect();
+        let Settings { group, tiers, .. } = &self.settings;
+        topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
+        if let Some(cluster) = self.cluster.get() {
+            return Ok(cluster.clone());
+        }
+        let admin = self.admin.clone();
+        let id = client::blocking(move || {
+            admin
+                .inner()
+                .fetch_cluster_id(client::ASK)
+                .context("asking for the cluster's id")
+        })
+        .await?;
+        Ok(self.cluster.get_or_init(|| id.into()).clone())
+    }
+
+    /// Something came back by a tier: the loop works.
+    fn loop_seen(&self) {
+        self.came_back.send_modify(|count| *count += 1);
+    }
+
+    /// Whether a record counts as due because its tier was released.
+    fn released(&self, place: &(Arc<str>, i32), offset: i64) -> bool {
+        let released = self.released.lock().unwrap_or_else(|p| p.into_inner());
+        released.get(place).is_some_and(|below| offset < *below)
+    }
+
+    /// Parks what is left of a wait on the tier that comes next.
+    async fn park_rest(
+        &self,
+        delivery: &Delivery,
+        kind: WaitKind,
+        rest: Duration,
+        whole: Duration,
+    ) -> Result<(), Refused> {
+        let hop = match kind {
+            WaitKind::Retry => self.settings.tiers.hop(rest, whole),
+            WaitKind::Hold => self.settings.tiers.for_holds().hop(rest, whole),
+        };
+        let topic = names::tier(&self.settings.group, kind, hop.tier);
+        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining);
+        self.put(&topic, None, &envelope).await
+    }
+
+    async fn put(
+        &self,
+        topic: &str,
+        key: Option<&[u8]>,
+        envelope: &Envelope,
+    ) -> Result<(), Refused> {
+        let event = &envelope.delivery.event;
+        let values = event.headers.iter().map(|(_, value)| value);
+        let properties = event.properties.iter().map(|(_, value)| value);
+        // AMQP's typed values have no form in a Kafka header: they travel in front of the body.
+        let room = match headers::has_typed_values(values.chain(properties)) {
+            true => 0,
+            false => HEADER_BYTES,
+        };
+        let written = envelope.write(Dialect::Opaque, room);
+        let record = Record {
+            topic,
+            partition: None,
+            key,
+            payload: Some(&written.body),
+            headers: Some(headers::write(&written.headers)),
+            stamped: true,
+        };
+        let sent = self.producer.send(record).await;
+        if sent.is_err() {
+            self.settings.refusals.inc();
+        }
+        sent.map(|_| ())
+    }
+
+    fn unavailable(&self, error: &anyhow::Error) -> Refused {
+        Refused::Unavailable {
+            broker: self.settings.name.clone(),
+            why: format!("{error:#}"),
+        }
+    }
+
+    /// All of the broker's work, each part in a task of its own, until `stop` and the end of what
+    /// is in hand; the first part that cannot go on ends the others.
+    async fn work(
+        self: Arc<Self>,
+        intakes: Intakes,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let stop = stop.child_token();
+        let mut parts = JoinSet::new();
+        parts.spawn(watch::run(self.clone(), stop.clone()));
+        let due = due::Due::new(self.clone(), intakes.clone());
+        parts.spawn(due.run(stop.clone(), drain.clone()));
+        let this = self.clone();
+        let (stop_sources, drain_sources) = (stop.clone(), drain.clone());
+        parts.spawn(async move {
+            if this.settings.sources.is_empty() {
+                this.status.ready("retries");
+                return Ok(());
+            }
+            if probe::until_seen(&this, &stop_sources).await {
+                this.take_from_sources(&intakes, &stop_sources, &drain_sources)
+                    .await?;
+            }
+            Ok(())
+        });
+        let mut ended = Ok(());
+        while let Some(part) = parts.join_next().await {
+            let part = part.context("a part of the broker's work ended badly");
+            if let Err(error) = part.and_then(|result| result) {
+                self.status.down("client", format!("{error:#}"));
+                stop.cancel();
+                if ended.is_ok() {
+                    ended = Err(error);
+                }
+            }
+        }
+        ended
+    }
+
+    async fn take_from_sources(
+        self: &Arc<Self>,
+        intakes: &Intakes,
+        stop: &CancellationToken,
+        drain: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let cluster = self.cluster.get().cloned().unwrap_or_default();
+        let stop = stop.child_token();
+        let mut sources = JoinSet::new();
+        for (index, settings) in self.settings.sources.iter().enumerate() {
+            let Some(intake) = intakes.sources.get(&settings.name) else {
+                continue;
+            };
+            let source = source::Source::new(self.clone(), index, intake.clone(), cluster.clone());
+            sources.spawn(source.run(stop.clone(), drain.clone()));
+        }
+        let mut ended = Ok(());
+        while let Some(source) = sources.join_next().await {
+            let source = source.context("a source ended badly");
+            if let Err(error) = source.and_then(|result| result) {
+                stop.cancel();
+                ended = Err(error);
+            }
+        }
+        ended
+    }
+}
+
+/// Each source's topics; an error where two sources name the same one.
+fn wanted_by_all(settings: &Settings) -> anyhow::Result<Vec<Vec<Wanted>>> {
+    let mut owners: HashMap<&str, &str> = HashMap::new();
+    let mut all = Vec::with_capacity(settings.sources.len());
+    for source in &settings.sources {
+        let mut wanted = Vec::with_capacity(source.topics.len());
+        for entry in &source.topics {
+            if let Some(other) = owners.insert(entry, &source.name) {
+                anyhow::bail!(
+                    "topic `{entry}` is given twice: sources `{other}` and `{}`",
+                    source.name
+                );
+            }
+            let entry = Wanted::new(&settings.group, entry)
+                .with_context(|| format!("source `{}`", source.name))?;
+            wanted.push(entry);
+        }
+        all.push(wanted);
+    }
+    Ok(all)
+}
+
+#[async_trait]
+impl Broker for Kafka {
+    fn name(&self) -> &Arc<str> {
+        &self.settings.name
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        intakes: Intakes,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
+        self.status.starting("topics", "connecting");
+        loop {
+            let ready = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ready = self.get_ready() => ready,
+            };
+            match ready {
+                Ok(_) => break self.status.ready("topics"),
+                Err(error) => self.status.down("topics", format!("{error:#}")),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(BACKOFF) => {}
+            }
+        }
+        self.work(intakes, stop, drain).await
+    }
+
+    async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused> {
+        let Wait { kind, delay } = wait;
+        self.park_rest(delivery, kind, delay, delay).await
+    }
+
+    async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused> {
+        let topic = names::dead(&self.settings.group);
+        let key = letters::key(delivery.id.as_str(), delivery.generation);
+        let mut envelope = Envelope::dead(delivery, reason, Timestamp::now());
+        match self.put(&topic, Some(key.as_bytes()), &envelope).await {
+            Err(Refused::TooLarge { size_bytes, .. }) => {
+                tracing::warn!(
+                    delivery = %delivery.id,
+                    size_bytes,
+                    "larger than the dead letters take: kept without its body"
+                );
+                envelope.reference = true;
+                self.put(&topic, Some(key.as_bytes()), &envelope).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused> {
+        let listed = self.letters.list(limit).await;
+        listed.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused> {
+        let claimed = self.letters.claim(delivery, generation).await;
+        claimed.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
+        let (admin, group) = (self.admin.clone(), self.settings.group.clone());
+        let ends = topics::catalogue(&self.admin).await;
+        let ends = match ends {
+            Ok(catalogue) => {
+                client::blocking(move || {
+                    let mut ends = Released::new();
+                    for (topic, partitions) in catalogue {
+                        let tier = names::read_tier(&group, &topic);
+                        if tier.is_none_or(|(found, _)| found != kind) {
+                            continue;
+                        }
+                        for partition in 0..partitions as i32 {
+                            let (_, high) =
+                                admin
+                                    .inner()
+                                    .fetch_watermarks(&topic, partition, client::ASK)?;
+                            ends.insert((topic.as_str().into(), partition), high);
+                        }
+                    }
+                    Ok(ends)
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        let ends = ends.map_err(|error| self.unavailable(&error))?;
+        let mut released = self.released.lock().unwrap_or_else(|p| p.into_inner());
+        released.extend(ends);
+        Ok(None)
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<(), Refused> {
+        let Publication {
+            topic,
+            exchange: _,
+            id,
+            kind,
+            key,
+            content_type,
+            mut headers,
+            body,
+        } = publication;
+        if names::is_reserved(&self.settings.group, &topic) {
+            return Err(Refused::Rejected {
+                broker: self.settings.name.clone(),
+                why: format!("topic {topic} belongs to the group itself"),
+            });
+        }
+        if let Some(id) = id.and_then(|id| EventId::from_outside(id.as_bytes())) {
+            headers.push(super::envelope::EVENT_ID, HeaderValue::text(id.as_str()));
+        }
+        for (name, value) in [("type", kind), ("content-type", content_type)] {
+            if let Some(value) = value {
+                headers.push(name, HeaderValue::text(value));
+            }
+        }
+        let record = Record {
+            topic: &topic,
+            key: key.as_deref(),
+            payload: Some(&body),
+            headers: Some(headers::write(&headers)),
+            ..Record::default()
+        };
+        self.producer.send(record).await.map(|_| ())
+    }
+
+    fn health(&self) -> Health {
+        self.status.overall()
+    }
+}

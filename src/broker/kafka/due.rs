@@ -1,0 +1,507 @@
+//! The tiers: parked deliveries are read ahead, wait here for their time, and are handed over.
+//!
+//! One consumer in a group of its own takes every topic named like a tier, whatever the config
+//! says now. Records of a partition become due in their order, so a partition needs only its next
+//! ones in memory: it is read up to a high mark, paused, and resumed at half, because a pause
+//! costs a second and a refetch. A record keeps its partition's offset back until what became of
+//! it is durable: settled by the pipeline, on its next tier, or among the dead letters.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::client::Reset;
+use super::member::{Begin, Member};
+use super::partition::Partition;
+use super::produce::Record;
+use super::source::{finish, ticks};
+use super::{Kafka, headers, letters, names};
+use crate::broker::envelope::{self, Envelope, Stay};
+use crate::broker::{Admission, Intakes};
+use crate::delivery::{Delivery, WaitKind};
+use crate::event::Headers;
+
+/// Records held in memory, of all partitions together.
+const READ_AHEAD: usize = 8_192;
+const READ_AHEAD_BYTES: usize = 32 << 20;
+/// What a partition may hold however many there are.
+const LEAST_AHEAD: usize = 8;
+/// Moves to another topic under way at once.
+const MOVES: usize = 128;
+/// Between two looks at what has become due.
+const TURN: Duration = Duration::from_millis(10);
+const BURST: usize = 64;
+const AFTER_ERROR: Duration = Duration::from_millis(200);
+/// Between tries to move a record.
+const MOVE_AGAIN: Duration = Duration::from_secs(1);
+/// Between trims of what is done with.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
+
+/// A message on a tier that is not a delivery of ours, as it came.
+pub struct Raw {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub offset: i64,
+    pub stamp_ms: i64,
+    pub key: Option<Bytes>,
+    pub headers: Headers,
+    pub body: Bytes,
+}
+
+/// What lies on a tier.
+enum Parked {
+    Delivery(Box<Envelope>),
+    /// A message of the start-up check.
+    Marker,
+    Unreadable(Box<Raw>),
+}
+
+struct Waiting {
+    offset: i64,
+    /// By the broker's clock, in milliseconds since 1970.
+    due_ms: i64,
+    bytes: usize,
+    parked: Parked,
+}
+
+/// One partition of a tier, and what was read ahead of it.
+struct Lane {
+    partition: Arc<Partition>,
+    kind: WaitKind,
+    delay: Duration,
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    paused: bool,
+    trimmed: i64,
+}
+
+type Room = Pin<Box<dyn Future<Output = Admission> + Send>>;
+
+/// What the pipeline has room for: asked again, or answered and not used yet.
+#[derive(Default)]
+struct Door {
+    asked: Option<Room>,
+    open: Option<Admission>,
+}
+
+pub struct Due {
+    kafka: Arc<Kafka>,
+    intakes: Intakes,
+    lanes: BTreeMap<(Arc<str>, i32), Lane>,
+    moves: JoinSet<()>,
+    retries: Door,
+    holds: Door,
+    may_trim: bool,
+}
+
+impl Due {
+    pub fn new(kafka: Arc<Kafka>, intakes: Intakes) -> Self {
+        Self {
+            kafka,
+            intakes,
+            lanes: BTreeMap::new(),
+            moves: JoinSet::new(),
+            retries: Door::default(),
+            holds: Door::default(),
+            may_trim: true,
+        }
+    }
+
+    /// Hands over what is due until `stop`, then commits until all is answered or `drain`.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        drain: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let settings = &self.kafka.settings;
+        let group = names::tier_group(&settings.group);
+        let instance = settings
+            .instance
+            .as_ref()
+            .map(|i| format!("{i}.{}", settings.name));
+        let config = self
+            .kafka
+            .connection
+            .member(&group, instance.as_deref(), Reset::Earliest);
+        let begin: Begin = Arc::new(|_, _| Offset::Beginning);
+        let mut member = Member::new(group.as_str().into(), &config, begin, None)?;
+        member
+            .consumer
+            .subscribe(&[&names::every_tier(&settings.group)])?;
+        let ended = self.take_all(&mut member, &stop).await;
+        self.moves.shutdown().await;
+        if ended.is_ok() {
+            // What only waits here is nobody's: it is read again by whoever comes next.
+            for lane in self.lanes.values() {
+                for waiting in &lane.waiting {
+                    lane.partition.give_back(waiting.offset);
+                }
+            }
+            finish(&mut member, &drain).await;
+        }
+        member.close().await;
+        ended
+    }
+
+    async fn take_all(
+        &mut self,
+        member: &mut Member,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let consumer = member.consumer.clone();
+        let pulse = member.pulse.clone();
+        let mut stream = consumer.stream();
+        let mut turn = ticks(TURN);
+        let mut trim = ticks(TRIM_EVERY);
+        loop {
+            // Finished work goes before new work.
+            tokio::select! { biased;
+                () = stop.cancelled() => return Ok(()),
+                () = pulse.wake.notified() => self.turn(member),
+                Some(ended) = self.moves.join_next(), if !self.moves.is_empty() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        warn!(%error, "moving a parked delivery failed");
+                    }
+                }
+                admission = opened(&mut self.retries) => self.retries.open = Some(admission),
+                admission = opened(&mut self.holds) => self.holds.open = Some(admission),
+                _ = turn.tick() => self.turn(member),
+                _ = trim.tick() => self.trim(),
+                message = stream.next() => {
+                    let mut next = message;
+                    for taken in 1.. {
+                        match next {
+                            Some(Ok(message)) => self.receive(member, &message),
+                            Some(Err(error)) => {
+                                if let Some(reason) = member.fatal() {
+                                    bail!("the tiers of broker `{}` cannot be read: {reason}", self.kafka.settings.name);
+                                }
+                                debug!(%error, "the tiers' client reports");
+                                sleep(AFTER_ERROR).await;
+                            }
+                            None => break,
+                        }
+                        if taken == BURST {
+                            break;
+                        }
+                        next = match stream.next().now_or_never() {
+                            Some(next) => next,
+                            None => break,
+                        };
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.hand_over();
+            self.mark(member);
+        }
+    }
+
+    fn turn(&mut self, member: &mut Member) {
+        if member.turn() {
+            self.lanes.retain(|_, lane| !lane.partition.is_closed());
+        }
+    }
+
+    fn receive(&mut self, member: &Member, message: &BorrowedMessage<'_>) {
+        let Some(partition) = member.partition(message.topic(), message.partition()) else {
+            return;
+        };
+        if !partition.receive(message.offset()) {
+            return;
+        }
+        let place = (partition.topic.clone(), partition.number);
+        let group = &self.kafka.settings.group;
+        let Some((kind, delay)) = names::read_tier(group, message.topic()) else {
+            partition.give_back(message.offset());
+            return;
+        };
+        let lane = self.lanes.entry(place).or_insert_with(|| Lane {
+            partition: partition.clone(),
+            kind,
+            delay,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            paused: false,
+            trimmed: 0,
+        });
+        if !Arc::ptr_eq(&lane.partition, partition) {
+            // The same partition, assigned anew.
+            lane.partition = partition.clone();
+            lane.waiting.clear();
+            lane.bytes = 0;
+            lane.paused = false;
+        }
+        let stamp_ms = message.timestamp().to_millis().unwrap_or(0);
+        self.kafka
+            .clock
+            .observe(stamp_ms, tokio::time::Instant::now());
+        let parked = read(message, &partition.topic, stamp_ms);
+        let bytes = message.payload_len() + 1_024;
+        let waiting = Waiting {
+            offset: message.offset(),
+            due_ms: stamp_ms + lane.delay.as_millis() as i64,
+            bytes,
+            parked,
+        };
+        lane.bytes += bytes;
+        // Fetched again after being given back: it goes where it was.
+        let position = lane
+            .waiting
+            .partition_point(|other| other.offset < waiting.offset);
+        lane.waiting.insert(position, waiting);
+    }
+
+    /// Hands over whatever is due and finds room.
+    fn hand_over(&mut self) {
+        let Some(now_ms) = self.kafka.clock.reached_ms() else {
+            return;
+        };
+        for kind in [WaitKind::Retry, WaitKind::Hold] {
+            while let Some(place) = self.first_due(kind, now_ms) {
+                if !self.pass_on(&place, kind) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The partition whose next record has been due for longest.
+    fn first_due(&self, kind: WaitKind, now_ms: i64) -> Option<(Arc<str>, i32)> {
+        self.lanes
+            .iter()
+            .filter(|(_, lane)| lane.kind == kind)
+            .filter_map(|(place, lane)| {
+                let head = lane.waiting.front()?;
+                let due = head.due_ms <= now_ms || self.kafka.released(place, head.offset);
+                due.then_some((head.due_ms, place))
+            })
+            .min_by_key(|(due_ms, _)| *due_ms)
+            .map(|(_, place)| place.clone())
+    }
+
+    /// Passes on the next record of a partition; `false` when there is no room for it now.
+    fn pass_on(&mut self, place: &(Arc<str>, i32), kind: WaitKind) -> bool {
+        let lane = self.lanes.get_mut(place).expect("found a moment ago");
+        let Some(head) = lane.waiting.front() else {
+            return false;
+        };
+        let released = self.kafka.released(place, head.offset);
+        let hop = match &head.parked {
+            Parked::Marker => false,
+            Parked::Unreadable(_) => true,
+            Parked::Delivery(envelope) => !released && !remaining(envelope).is_zero(),
+        };
+        if hop && self.moves.len() >= MOVES {
+            return false;
+        }
+        let (door, intake) = match kind {
+            WaitKind::Retry => (&mut self.retries, &self.intakes.retries),
+            WaitKind::Hold => (&mut self.holds, &self.intakes.holds),
+        };
+        let mut admission = None;
+        if let Parked::Delivery(envelope) = &head.parked
+            && !hop
+        {
+            let size = envelope.delivery.event.size_bytes();
+            admission = door.open.take().or_else(|| intake.try_admit(size));
+            if admission.is_none() {
+                if door.asked.is_none() {
+                    let intake = intake.clone();
+                    door.asked = Some(Box::pin(async move { intake.admit(size).await }));
+                }
+                return false;
+            }
+        }
+        let Some(head) = lane.waiting.pop_front() else {
+            return false;
+        };
+        lane.bytes -= head.bytes;
+        let partition = lane.partition.clone();
+        match (head.parked, admission) {
+            (Parked::Delivery(envelope), Some(admission)) => {
+                self.kafka.loop_seen();
+                let token = partition.token(head.offset);
+                intake.due(envelope.delivery, kind, partition, token, admission);
+            }
+            (Parked::Delivery(envelope), None) => {
+                let moved = hop_on(self.kafka.clone(), *envelope, partition, head.offset);
+                self.moves.spawn(moved);
+            }
+            (Parked::Marker, _) => {
+                self.kafka.loop_seen();
+                partition.settle(head.offset);
+            }
+            (Parked::Unreadable(raw), _) => {
+                let moved = put_away(self.kafka.clone(), *raw, partition);
+                self.moves.spawn(moved);
+            }
+        }
+        true
+    }
+
+    /// Pauses partitions that hold enough and resumes those that hold little.
+    fn mark(&mut self, member: &Member) {
+        let share = self.lanes.len().max(1);
+        let most = (READ_AHEAD / share).max(LEAST_AHEAD);
+        let most_bytes = READ_AHEAD_BYTES / share;
+        let mut pause = TopicPartitionList::new();
+        let mut resume = TopicPartitionList::new();
+        for lane in self.lanes.values_mut() {
+            let (count, bytes) = (lane.waiting.len(), lane.bytes);
+            if !lane.paused && (count >= most || bytes >= most_bytes) {
+                lane.paused = true;
+                pause.add_partition(&lane.partition.topic, lane.partition.number);
+            } else if lane.paused && count <= most / 2 && bytes <= most_bytes / 2 {
+                lane.paused = false;
+                resume.add_partition(&lane.partition.topic, lane.partition.number);
+            }
+        }
+        if pause.count() > 0
+            && let Err(error) = member.consumer.pause(&pause)
+        {
+            debug!(%error, "could not pause tiers");
+        }
+        if resume.count() > 0
+            && let Err(error) = member.consumer.resume(&resume)
+        {
+            debug!(%error, "could not resume tiers");
+        }
+    }
+
+    /// Deletes what lies below the committed offsets: nobody needs it any more.
+    fn trim(&mut self) {
+        let mut list = TopicPartitionList::new();
+        for lane in self.lanes.values_mut() {
+            if let Some(offset) = lane.partition.committed()
+                && offset > lane.trimmed
+            {
+                lane.trimmed = offset;
+                let _ = list.add_partition_offset(
+                    &lane.partition.topic,
+                    lane.partition.number,
+                    Offset::Offset(offset),
+                );
+            }
+        }
+        if list.count() == 0 || !self.may_trim {
+            return;
+        }
+        let kafka = self.kafka.clone();
+        self.moves.spawn(async move {
+            let options = rdkafka::admin::AdminOptions::new();
+            match kafka.admin.delete_records(&list, &options).await {
+                Ok(done) => {
+                    let refused = done.elements().iter().find_map(|e| e.error().err());
+                    if let Some(error) = refused {
+                        debug!(%error, "a tier was not trimmed");
+                    }
+                }
+                Err(error) => debug!(%error, "tiers were not trimmed"),
+            }
+        });
+    }
+}
+
+/// Resolves when the pipeline has room that was asked for.
+async fn opened(door: &mut Door) -> Admission {
+    match door.asked.as_mut() {
+        Some(asked) => {
+            let admission = asked.await;
+            door.asked = None;
+            admission
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn remaining(envelope: &Envelope) -> Duration {
+    match envelope.stay {
+        Stay::Parked { remaining, .. } => remaining,
+        Stay::Dead { .. } => Duration::ZERO,
+    }
+}
+
+fn read(message: &BorrowedMessage<'_>, topic: &Arc<str>, stamp_ms: i64) -> Parked {
+    let found = headers::read(message);
+    if found.get(envelope::PROBE).is_some() {
+        return Parked::Marker;
+    }
+    let body = message
+        .payload()
+        .map(Bytes::copy_from_slice)
+        .unwrap_or_default();
+    match Envelope::read(found.clone(), body.clone()) {
+        Ok(envelope) if matches!(envelope.stay, Stay::Parked { .. }) => {
+            Parked::Delivery(Box::new(envelope))
+        }
+        _ => Parked::Unreadable(Box::new(Raw {
+            topic: topic.clone(),
+            partition: message.partition(),
+            offset: message.offset(),
+            stamp_ms,
+            key: message.key().map(Bytes::copy_from_slice),
+            headers: found,
+            body,
+        })),
+    }
+}
+
+/// Parks a delivery on its next tier, however long the broker refuses, then settles the old copy.
+async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partition>, offset: i64) {
+    let Envelope { delivery, stay, .. } = envelope;
+    let Stay::Parked {
+        kind,
+        whole,
+        remaining,
+    } = stay
+    else {
+        return;
+    };
+    while !partition.is_closed() {
+        match kafka.park_rest(&delivery, kind, remaining, whole).await {
+            Ok(()) => return partition.settle(offset),
+            Err(error) => warn_refused(&delivery, &error),
+        }
+        sleep(MOVE_AGAIN).await;
+    }
+}
+
+fn warn_refused(delivery: &Delivery, error: &crate::broker::Refused) {
+    warn!(delivery = %delivery.id, %error, "a parked delivery could not be moved on, trying again");
+}
+
+/// Puts a message that is no delivery of ours among the dead letters, as it came.
+async fn put_away(kafka: Arc<Kafka>, raw: Raw, partition: Arc<Partition>) {
+    let (ours, key) = letters::put_away(&raw);
+    let topic = names::dead(&kafka.settings.group);
+    warn!(topic = %raw.topic, offset = raw.offset, key, "not a delivery of ours: it becomes a dead letter as it is");
+    while !partition.is_closed() {
+        let record = Record {
+            topic: &topic,
+            key: Some(key.as_bytes()),
+            payload: Some(&raw.body),
+            headers: Some(headers::write(&ours)),
+            stamped: true,
+            ..Record::default()
+        };
+        match kafka.producer.send(record).await {
+            Ok(_) => return partition.settle(raw.offset),
+            Err(error) => warn!(key, %error, "it was refused, trying again"),
+        }
+        sleep(MOVE_AGAIN).await;
+    }
+}

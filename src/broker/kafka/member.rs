@@ -1,0 +1,529 @@
+//! A member of a consumer group: what it was assigned, and the commits of that.
+//!
+//! The group's wishes are not granted inside the library's callback but noted there and granted
+//! from the consumer's own loop ([`Member::turn`]): looking up offsets, and up to two seconds in
+//! which what is in hand may be settled before partitions go, then never block the poll. Nothing
+//! is committed for partitions that were lost rather than revoked.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::client::{ASK, Quiet, blocking, fatal};
+use super::partition::{Partition, Pulse};
+use super::watermark::Watermark;
+use crate::meters::SourceMeters;
+
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+/// How long what is in hand may take when partitions are revoked.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+/// How long closing may take: leaving the group and the last answers.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Before offsets are looked up again.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
+
+pub type Consumer = StreamConsumer<Noted>;
+
+/// What the library's callbacks note down for the loop.
+pub struct Noted {
+    pulse: Arc<Pulse>,
+    wishes: Mutex<VecDeque<Wish>>,
+    commits: Mutex<Vec<(KafkaResult<()>, Vec<(String, i32, Offset)>)>>,
+    /// Nobody runs the loop any more: wishes are granted at once.
+    closing: AtomicBool,
+}
+
+enum Wish {
+    Assign(TopicPartitionList),
+    Revoke(TopicPartitionList),
+}
+
+impl ClientContext for Noted {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Quiet.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Noted {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            let granted = if assign {
+                consumer.incremental_assign(partitions)
+            } else {
+                consumer.incremental_unassign(partitions)
+            };
+            if let Err(error) = granted {
+                debug!(%error, "a rebalance while closing");
+            }
+            return;
+        }
+        let wish = if assign {
+            Wish::Assign(partitions.clone())
+        } else {
+            Wish::Revoke(partitions.clone())
+        };
+        lock(&self.wishes).push_back(wish);
+        self.pulse.wake.notify_one();
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let offsets = offsets
+            .elements()
+            .iter()
+            .map(|e| (e.topic().to_owned(), e.partition(), e.offset()))
+            .collect();
+        lock(&self.commits).push((result, offsets));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|p| p.into_inner())
+}
+
+/// A change of the assignment that is under way.
+enum Change {
+    /// The committed offsets of what we get are being looked up.
+    Coming(TopicPartitionList, JoinHandle<anyhow::Result<Committed>>),
+    /// What we lose is being finished, until then.
+    Going(TopicPartitionList, Instant),
+}
+
+/// Offset and metadata by topic and partition; `None` where nothing is committed.
+pub type Committed = BTreeMap<(String, i32), Option<(i64, String)>>;
+
+/// Where a partition without a committed offset begins.
+pub type Begin = Arc<dyn Fn(&str, i32) -> Offset + Send + Sync>;
+
+pub struct Member {
+    /// For logs: the source's name, or what the tiers are called.
+    label: Arc<str>,
+    pub consumer: Arc<Consumer>,
+    pub pulse: Arc<Pulse>,
+    meters: Option<SourceMeters>,
+    begin: Begin,
+    partitions: HashMap<Arc<str>, BTreeMap<i32, Arc<Partition>>>,
+    epoch: u64,
+    change: Option<Change>,
+    look_up_at: Instant,
+    commit_at: Instant,
+    paused: bool,
+}
+
+impl Member {
+    pub fn new(
+        label: Arc<str>,
+        config: &ClientConfig,
+        begin: Begin,
+        meters: Option<SourceMeters>,
+    ) -> anyhow::Result<Self> {
+        let pulse = Arc::new(Pulse::default());
+        let noted = Noted {
+            pulse: pulse.clone(),
+            wishes: Mutex::default(),
+            commits: Mutex::default(),
+            closing: AtomicBool::new(false),
+        };
+        let consumer: Consumer = config.create_with_context(noted)?;
+        let now = Instant::now();
+        Ok(Self {
+            label,
+            consumer: Arc::new(consumer),
+            pulse,
+            meters,
+            begin,
+            partitions: HashMap::new(),
+            epoch: 0,
+            change: None,
+            look_up_at: now,
+            commit_at: now,
+            paused: false,
+        })
+    }
+
+    pub fn partition(&self, topic: &str, number: i32) -> Option<&Arc<Partition>> {
+        self.partitions.get(topic)?.get(&number)
+    }
+
+    pub fn partitions(&self) -> impl Iterator<Item = &Arc<Partition>> {
+        self.partitions.values().flat_map(BTreeMap::values)
+    }
+
+    /// Records in somebody's hands, of all partitions.
+    pub fn in_hand(&self) -> usize {
+        self.partitions().map(|p| p.in_hand()).sum()
+    }
+
+    /// Why this client is useless for good, if it is.
+    pub fn fatal(&self) -> Option<String> {
+        fatal(self.consumer.client())
+    }
+
+    /// Grants what the group wishes, seeks back to what was given back, commits what is due.
+    /// Called between polls, at least every 200 ms; never blocks. Whether the assignment changed.
+    pub fn turn(&mut self) -> bool {
+        let now = Instant::now();
+        self.note_commits();
+        let changed = self.grant(now);
+        self.seek(now);
+        if now >= self.commit_at || self.pulse.many_answers() {
+            self.commit();
+        }
+        changed
+    }
+
+    fn grant(&mut self, now: Instant) -> bool {
+        match self.change.take() {
+            None => {
+                let wish = lock(&self.consumer.context().wishes).pop_front();
+                match wish {
+                    None => return false,
+                    Some(Wish::Assign(list)) => self.change = Some(self.coming(list)),
+                    Some(Wish::Revoke(list)) => return self.going(list, now),
+                }
+                false
+            }
+            Some(Change::Coming(list, looking)) if looking.is_finished() => {
+                self.come(list, looking);
+                true
+            }
+            Some(Change::Going(list, until)) => {
+                let drained = self.of(&list).all(|p| p.in_hand() == 0);
+                if !drained && now < until {
+                    self.change = Some(Change::Going(list, until));
+                    return false;
+                }
+                self.commit();
+                self.go(&list);
+                true
+            }
+            unfinished => {
+                self.change = unfinished;
+                false
+            }
+        }
+    }
+
+    fn of<'a>(&'a self, list: &'a TopicPartitionList) -> impl Iterator<Item = &'a Arc<Partition>> {
+        list.elements()
+            .into_iter()
+            .filter_map(|e| self.partition(e.topic(), e.partition()))
+    }
+
+    fn coming(&self, list: TopicPartitionList) -> Change {
+        let consumer = self.consumer.clone();
+        let pulse = self.pulse.clone();
+        let asked = list.clone();
+        // Within the first second nothing went wrong yet: later ones are second tries.
+        let pause = self.look_up_at.saturating_duration_since(Instant::now());
+        let looking = tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let found = blocking(move || committed(&*consumer, asked)).await;
+            pulse.wake.notify_one();
+            found
+        });
+        Change::Coming(list, looking)
+    }
+
+    fn come(&mut self, list: TopicPartitionList, looking: JoinHandle<anyhow::Result<Committed>>) {
+        use futures_util::FutureExt as _;
+        let found = looking
+            .now_or_never()
+            .context("the look-up is not finished")
+            .and_then(|joined| joined?);
+        let committed = match found {
+            Ok(committed) => committed,
+            Err(error) => {
+                warn!(source = %self.label, error = format!("{error:#}"), "committed offsets cannot be read, trying again");
+                self.look_up_at = Instant::now() + LOOK_UP_AGAIN;
+                self.change = Some(self.coming(list));
+                return;
+            }
+        };
+        self.epoch += 1;
+        let mut assignment = TopicPartitionList::new();
+        let mut fresh = Vec::new();
+        for (lane, element) in list.elements().iter().enumerate() {
+            let place = (element.topic().to_owned(), element.partition());
+            let known = committed.get(&place).cloned().flatten();
+            let (offset, mark) = match &known {
+                Some((offset, metadata)) => (
+                    Offset::Offset(*offset),
+                    Watermark::starting_at(*offset, metadata),
+                ),
+                None => {
+                    let offset = (self.begin)(&place.0, place.1);
+                    let first = offset.to_raw().filter(|raw| *raw >= 0).unwrap_or(0);
+                    (offset, Watermark::starting_at(first, ""))
+                }
+            };
+            let topic: Arc<str> = place.0.as_str().into();
+            let partition = Arc::new(Partition::new(
+                (topic.clone(), place.1),
+                (self.epoch, lane as u32),
+                mark,
+                self.pulse.clone(),
+                self.meters.clone(),
+            ));
+            if let Some((offset, _)) = known {
+                partition.commit_confirmed(offset);
+            } else if matches!(offset, Offset::Offset(_)) {
+                // Where we begin is decided once.
+                partition.commit_failed();
+            }
+            let _ = assignment.add_partition_offset(&place.0, place.1, offset);
+            fresh.push((topic, partition));
+        }
+        match self.consumer.incremental_assign(&assignment) {
+            Ok(()) => {
+                info!(source = %self.label, partitions = fresh.len(), "taking from partitions that the group gave us");
+                for (topic, partition) in fresh {
+                    let old = self
+                        .partitions
+                        .entry(topic)
+                        .or_default()
+                        .insert(partition.number, partition);
+                    if let Some(old) = old {
+                        old.close();
+                    }
+                }
+                if self.paused {
+                    let _ = self.consumer.pause(&list);
+                }
+                self.commit();
+            }
+            Err(error) => warn!(source = %self.label, %error, "an assignment came too late"),
+        }
+    }
+
+    /// Partitions are taken from us: what is in hand gets a little time, unless they are lost.
+    fn going(&mut self, list: TopicPartitionList, now: Instant) -> bool {
+        if self.consumer.assignment_lost() {
+            warn!(source = %self.label, partitions = list.count(), "lost partitions: what was in hand will come again");
+            self.go(&list);
+            return true;
+        }
+        for partition in self.of(&list) {
+            partition.leave();
+        }
+        self.change = Some(Change::Going(list, now + LEAVE_WITHIN));
+        self.grant(now)
+    }
+
+    fn go(&mut self, list: &TopicPartitionList) {
+        for element in list.elements() {
+            if let Some(of_topic) = self.partitions.get_mut(element.topic())
+                && let Some(partition) = of_topic.remove(&element.partition())
+            {
+                partition.close();
+            }
+        }
+        self.partitions.retain(|_, of_topic| !of_topic.is_empty());
+        info!(source = %self.label, partitions = list.count(), "gave partitions back to the group");
+        // A commit that was sent before this is waited for by the library.
+        if let Err(error) = self.consumer.incremental_unassign(list) {
+            warn!(source = %self.label, %error, "partitions could not be given back");
+        }
+    }
+
+    fn seek(&self, now: Instant) {
+        for partition in self.partitions() {
+            let Some(offset) = partition.seek_due(now) else {
+                continue;
+            };
+            let sought = self.consumer.seek(
+                &partition.topic,
+                partition.number,
+                Offset::Offset(offset),
+                Duration::ZERO,
+            );
+            if let Err(error) = sought {
+                debug!(source = %self.label, %error, "could not seek yet");
+                partition.seek_failed();
+            }
+        }
+    }
+
+    fn pending_commit(&mut self) -> Option<TopicPartitionList> {
+        self.commit_at = Instant::now() + COMMIT_EVERY;
+        self.pulse.counted();
+        let mut list = TopicPartitionList::new();
+        for partition in self.partitions() {
+            if let Some(commit) = partition.take_commit() {
+                let mut element = list.add_partition(&partition.topic, partition.number);
+                if element.set_offset(Offset::Offset(commit.offset)).is_ok()
+                    && !commit.metadata.is_empty()
+                {
+                    element.set_metadata(&commit.metadata);
+                }
+            }
+        }
+        (list.count() > 0).then_some(list)
+    }
+
+    /// Sends what has changed; the answer comes by the callback.
+    fn commit(&mut self) {
+        let Some(list) = self.pending_commit() else {
+            return;
+        };
+        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+            debug!(source = %self.label, %error, "a commit could not be sent");
+            for partition in self.of(&list) {
+                partition.commit_failed();
+            }
+        }
+    }
+
+    fn note_commits(&self) {
+        let noted = std::mem::take(&mut *lock(&self.consumer.context().commits));
+        for (result, offsets) in noted {
+            if let Err(error) = &result {
+                debug!(source = %self.label, %error, "a commit was not accepted, trying again");
+            }
+            for (topic, number, offset) in offsets {
+                let Some(partition) = self.partition(&topic, number) else {
+                    continue;
+                };
+                match (&result, offset) {
+                    (Ok(()), Offset::Offset(offset)) => partition.commit_confirmed(offset),
+                    _ => partition.commit_failed(),
+                }
+            }
+        }
+    }
+
+    /// Takes nothing from now on, also of partitions that come later. The library drops what it
+    /// has fetched ahead, so this is for waits that are long.
+    pub fn pause(&mut self) {
+        self.paused = true;
+        if let Ok(all) = self.consumer.assignment()
+            && let Err(error) = self.consumer.pause(&all)
+        {
+            debug!(source = %self.label, %error, "could not pause");
+        }
+    }
+
+    pub fn resume(&mut self) {
+        self.paused = false;
+        if let Ok(all) = self.consumer.assignment()
+            && let Err(error) = self.consumer.resume(&all)
+        {
+            debug!(source = %self.label, %error, "could not resume");
+        }
+    }
+
+    /// The last commit, then out of the group, on a thread that may hang.
+    pub async fn close(mut self) {
+        self.consumer
+            .context()
+            .closing
+            .store(true, Ordering::Release);
+        let pending = self.pending_commit();
+        let unanswered: Vec<_> = lock(&self.consumer.context().wishes).drain(..).collect();
+        for partition in self.partitions() {
+            partition.close();
+        }
+        let Self {
+            consumer,
+            label,
+            change,
+            ..
+        } = self;
+        let (done, closed) = tokio::sync::oneshot::channel();
+        let name = label.clone();
+        let thread = std::thread::Builder::new().name("kafka-close".into());
+        let spawned = thread.spawn(move || {
+            if let Some(list) = pending
+                && let Err(error) = consumer.commit(&list, CommitMode::Sync)
+            {
+                warn!(source = %name, %error, "the last commit failed: a few events will come again");
+            }
+            // The library waits for an answer to what it asked before it lets go.
+            let asked = match change {
+                Some(Change::Coming(list, _)) => Some(Wish::Assign(list)),
+                Some(Change::Going(list, _)) => Some(Wish::Revoke(list)),
+                None => None,
+            };
+            for wish in asked.into_iter().chain(unanswered) {
+                let _ = match wish {
+                    Wish::Assign(list) => consumer.incremental_assign(&list),
+                    Wish::Revoke(list) => consumer.incremental_unassign(&list),
+                };
+            }
+            drop(consumer);
+            let _ = done.send(());
+        });
+        let in_time = spawned.is_ok() && tokio::time::timeout(CLOSE_WITHIN, closed).await.is_ok();
+        if !in_time {
+            warn!(source = %label, "leaving the group takes too long, not waited for");
+        }
+    }
+}
+
+/// The committed offsets of `list` with their metadata. Blocks.
+pub fn committed<C: ConsumerContext, T: rdkafka::consumer::Consumer<C>>(
+    consumer: &T,
+    list: TopicPartitionList,
+) -> anyhow::Result<Committed> {
+    let found = consumer
+        .committed_offsets(list, ASK)
+        .context("asking for committed offsets")?;
+    let mut committed = Committed::new();
+    for element in found.elements() {
+        element
+            .error()
+            .with_context(|| format!("offset of {}/{}", element.topic(), element.partition()))?;
+        let place = (element.topic().to_owned(), element.partition());
+        let known = match element.offset() {
+            Offset::Offset(offset) => Some((offset, metadata(&found, &place))),
+            _ => None,
+        };
+        committed.insert(place, known);
+    }
+    Ok(committed)
+}
+
+/// Commit metadata as text. The library's own accessor panics on what is not UTF-8, and another
+/// program may have committed for this group.
+fn metadata(list: &TopicPartitionList, (topic, partition): &(String, i32)) -> String {
+    // SAFETY: the list is alive and has `cnt` elements; names are NUL-terminated and metadata has
+    // `metadata_size` bytes where it is not null.
+    unsafe {
+        let list = &*list.ptr();
+        for index in 0..list.cnt as usize {
+            let element = &*list.elems.add(index);
+            let name = std::ffi::CStr::from_ptr(element.topic);
+            if element.partition == *partition
+                && name.to_bytes() == topic.as_bytes()
+                && !element.metadata.is_null()
+            {
+                let bytes = std::slice::from_raw_parts(
+                    element.metadata.cast::<u8>(),
+                    element.metadata_size,
+                );
+                return String::from_utf8_lossy(bytes).into_owned();
+            }
+        }
+    }
+    String::new()
+}

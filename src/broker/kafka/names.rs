@@ -1,0 +1,95 @@
+//! Names of our topics: the delay is in the name, so that changing the tiers strands nothing.
+
+use std::time::Duration;
+
+use crate::delivery::WaitKind;
+
+/// `<group>.retry.<seconds>` or `<group>.hold.<seconds>`.
+pub fn tier(group: &str, kind: WaitKind, delay: Duration) -> String {
+    format!("{group}.{}.{}", kind.as_str(), delay.as_secs())
+}
+
+/// `<group>.dead`.
+pub fn dead(group: &str) -> String {
+    format!("{group}.dead")
+}
+
+/// The group that reads tiers.
+pub fn tier_group(group: &str) -> String {
+    format!("{group}.retry")
+}
+
+/// All tiers of `group` that there are, as the client library's own (POSIX) regular expression.
+pub fn every_tier(group: &str) -> String {
+    format!(
+        "^{}\\.(retry|hold)\\.[0-9]+$",
+        group.replace('.', "\\.").replace('+', "\\+")
+    )
+}
+
+/// What a tier's name says.
+pub fn read_tier(group: &str, topic: &str) -> Option<(WaitKind, Duration)> {
+    let rest = topic.strip_prefix(group)?.strip_prefix('.')?;
+    let (kind, seconds) = rest.split_once('.')?;
+    let kind = match kind {
+        "retry" => WaitKind::Retry,
+        "hold" => WaitKind::Hold,
+        _ => return None,
+    };
+    if !seconds.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some((kind, Duration::from_secs(seconds.parse().ok()?)))
+}
+
+/// Whether a topic is one of ours, or the cluster's own: never a source.
+pub fn is_reserved(group: &str, topic: &str) -> bool {
+    let ours = topic
+        .strip_prefix(group)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(|rest| {
+            rest == "dead"
+                || ["retry.", "hold.", "due."]
+                    .iter()
+                    .any(|kind| rest.starts_with(kind))
+        });
+    ours || matches!(
+        topic,
+        "__consumer_offsets" | "__transaction_state" | "__share_group_state"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_is_read_back_from_its_name() {
+        let delay = Duration::from_secs(300);
+        for kind in [WaitKind::Retry, WaitKind::Hold] {
+            assert_eq!(
+                read_tier("a.b", &tier("a.b", kind, delay)),
+                Some((kind, delay))
+            );
+        }
+        for other in [
+            "a.b.dead",
+            "a.b.retry.",
+            "a.b.retry.1x",
+            "x.a.b.retry.1",
+            "a.b.retry.+5",
+        ] {
+            assert_eq!(read_tier("a.b", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn our_topics_are_reserved_and_others_are_not() {
+        for ours in ["g.dead", "g.retry.5", "g.hold.1", "g.due.retry"] {
+            assert!(is_reserved("g", ours), "{ours}");
+        }
+        for other in ["g", "g.orders", "gg.dead", "orders", "g.deadline"] {
+            assert!(!is_reserved("g", other), "{other}");
+        }
+    }
+}

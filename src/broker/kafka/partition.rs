@@ -1,0 +1,284 @@
+//! One assigned partition: takes answers, and knows what may be committed.
+//!
+//! Every assignment makes a new [`Partition`], so an answer that comes after its partition was
+//! taken away reaches one that is closed, and changes nothing.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::watermark::{Commit, Watermark};
+use crate::broker::{Answer, Settlement, Token};
+use crate::meters::SourceMeters;
+
+/// Answers after which a commit does not wait for its time.
+const ANSWERS_PER_COMMIT: u32 = 1_000;
+/// Before an event that was given back is fetched again.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Wakes the consumer's loop when its partitions have news that should not wait for the next turn.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    pub wake: Notify,
+    answers: AtomicU32,
+}
+
+impl Pulse {
+    /// Whether so much was answered that a commit is due; begins to count anew.
+    pub fn many_answers(&self) -> bool {
+        self.answers.load(Ordering::Relaxed) >= ANSWERS_PER_COMMIT
+    }
+
+    pub fn counted(&self) {
+        self.answers.store(0, Ordering::Relaxed);
+    }
+}
+
+pub struct Partition {
+    pub topic: Arc<str>,
+    pub number: i32,
+    epoch: u64,
+    lane: u32,
+    pulse: Arc<Pulse>,
+    meters: Option<SourceMeters>,
+    state: Mutex<State>,
+    /// What the broker has confirmed as committed; -1 before that.
+    committed: AtomicI64,
+}
+
+struct State {
+    mark: Watermark,
+    /// Taken away: nothing counts any more.
+    closed: bool,
+    /// About to be taken away: nothing is handed out, and each answer is news.
+    leaving: bool,
+    /// Something was settled since the last commit was sent.
+    dirty: bool,
+    again_at: Option<Instant>,
+}
+
+impl Partition {
+    pub fn new(
+        place: (Arc<str>, i32),
+        (epoch, lane): (u64, u32),
+        mark: Watermark,
+        pulse: Arc<Pulse>,
+        meters: Option<SourceMeters>,
+    ) -> Self {
+        Self {
+            topic: place.0,
+            number: place.1,
+            epoch,
+            lane,
+            pulse,
+            meters,
+            state: Mutex::new(State {
+                mark,
+                closed: false,
+                leaving: false,
+                dirty: false,
+                again_at: None,
+            }),
+            committed: AtomicI64::new(-1),
+        }
+    }
+
+    pub fn token(&self, offset: i64) -> Token {
+        Token {
+            epoch: self.epoch,
+            lane: self.lane,
+            position: offset as u64,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    /// Notes a received record; whether it is to be handed out.
+    pub fn receive(&self, offset: i64) -> bool {
+        let mut state = self.state();
+        if state.closed || state.leaving {
+            return false;
+        }
+        let fresh = state.mark.receive(offset);
+        // A skipped record moves the watermark too.
+        state.dirty |= !fresh;
+        fresh
+    }
+
+    /// The record at `offset` is done with.
+    pub fn settle(&self, offset: i64) {
+        let mut state = self.state();
+        if state.closed || !state.mark.settle(offset) {
+            return;
+        }
+        state.dirty = true;
+        let leaving = state.leaving;
+        drop(state);
+        let answers = self.pulse.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        if leaving || answers == ANSWERS_PER_COMMIT {
+            self.pulse.wake.notify_one();
+        }
+    }
+
+    /// The record at `offset` is to be fetched and handed out again.
+    pub fn give_back(&self, offset: i64) {
+        let mut state = self.state();
+        if state.closed {
+            return;
+        }
+        state.mark.give_back(offset);
+        state.again_at.get_or_insert(Instant::now() + AGAIN_AFTER);
+        let leaving = state.leaving;
+        drop(state);
+        if leaving {
+            self.pulse.wake.notify_one();
+        }
+    }
+
+    /// Where to seek to, when something was given back long enough ago.
+    pub fn seek_due(&self, now: Instant) -> Option<i64> {
+        let mut state = self.state();
+        if state.closed || state.leaving || state.again_at.is_none_or(|at| now < at) {
+            return None;
+        }
+        state.again_at = None;
+        state.mark.fetch_again_from()
+    }
+
+    /// The seek did not work: try later.
+    pub fn seek_failed(&self) {
+        self.state().again_at = Some(Instant::now() + AGAIN_AFTER);
+    }
+
+    /// From now on nothing is handed out.
+    pub fn leave(&self) {
+        self.state().leaving = true;
+    }
+
+    /// Answers of this partition are ignored from now on.
+    pub fn close(&self) {
+        self.state().closed = true;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Records in somebody's hands.
+    pub fn in_hand(&self) -> usize {
+        self.state().mark.in_hand()
+    }
+
+    /// What to commit, if that has changed; marks it as sent.
+    pub fn take_commit(&self) -> Option<Commit> {
+        let mut state = self.state();
+        if !std::mem::take(&mut state.dirty) || state.closed {
+            return None;
+        }
+        Some(state.mark.commit())
+    }
+
+    /// A commit did not reach the broker.
+    pub fn commit_failed(&self) {
+        self.state().dirty = true;
+    }
+
+    pub fn commit_confirmed(&self, offset: i64) {
+        self.committed.fetch_max(offset, Ordering::Relaxed);
+    }
+
+    /// The next offset as the broker knows it; everything below is of no use to anybody.
+    pub fn committed(&self) -> Option<i64> {
+        Some(self.committed.load(Ordering::Relaxed)).filter(|offset| *offset >= 0)
+    }
+
+    /// One more than the highest offset received.
+    pub fn next(&self) -> i64 {
+        self.state().mark.next()
+    }
+
+    /// Starts from elsewhere: the log no longer has what was committed.
+    pub fn restart_at(&self, offset: i64) {
+        let mut state = self.state();
+        state.mark = Watermark::starting_at(offset, "");
+        state.dirty = true;
+    }
+}
+
+impl Answer for Partition {
+    fn answer(&self, token: Token, settlement: Settlement) {
+        if token.epoch != self.epoch {
+            return;
+        }
+        let offset = token.position as i64;
+        match settlement {
+            Settlement::Ack => {
+                self.settle(offset);
+                if let Some(meters) = &self.meters {
+                    meters.settled.inc();
+                }
+            }
+            Settlement::Redeliver => {
+                self.give_back(offset);
+                if let Some(meters) = &self.meters {
+                    meters.redelivered.inc();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition() -> Partition {
+        Partition::new(
+            ("t".into(), 0),
+            (7, 0),
+            Watermark::starting_at(0, ""),
+            Arc::default(),
+            None,
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_another_assignment_is_ignored() {
+        let partition = partition();
+        partition.receive(0);
+        let old = Token {
+            epoch: 6,
+            ..partition.token(0)
+        };
+        partition.answer(old, Settlement::Ack);
+        assert_eq!(partition.in_hand(), 1);
+        partition.answer(partition.token(0), Settlement::Ack);
+        assert_eq!(partition.take_commit().unwrap().offset, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_partition_commits_nothing() {
+        let partition = partition();
+        partition.receive(0);
+        partition.close();
+        partition.answer(partition.token(0), Settlement::Ack);
+        assert_eq!(partition.take_commit(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_is_fetched_again_after_a_while() {
+        let partition = partition();
+        partition.receive(0);
+        partition.receive(1);
+        partition.answer(partition.token(1), Settlement::Redeliver);
+        assert_eq!(partition.seek_due(Instant::now()), None);
+        tokio::time::advance(AGAIN_AFTER).await;
+        assert_eq!(partition.seek_due(Instant::now()), Some(1));
+        assert!(partition.receive(1));
+    }
+}

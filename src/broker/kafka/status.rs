@@ -1,0 +1,97 @@
+//! What is known of each part of a broker's work, and the one word that comes of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tracing::{info, warn};
+
+use crate::broker::Health;
+
+pub struct Status {
+    broker: Arc<str>,
+    parts: Mutex<BTreeMap<Arc<str>, Health>>,
+}
+
+impl Status {
+    pub fn new(broker: Arc<str>) -> Self {
+        Self {
+            broker,
+            parts: Mutex::default(),
+        }
+    }
+
+    /// Notes the state of `part`; a change is logged, a repetition is not.
+    pub fn set(&self, part: &str, health: Health) {
+        let mut parts = self.parts.lock().unwrap_or_else(|p| p.into_inner());
+        let before = parts.insert(part.into(), health.clone());
+        drop(parts);
+        if before.as_ref() == Some(&health) {
+            return;
+        }
+        match &health {
+            Health::Ready => info!(broker = %self.broker, part, "ready"),
+            Health::Starting { why } => info!(broker = %self.broker, part, "{why}"),
+            Health::Down { why } => warn!(broker = %self.broker, part, "{why}"),
+        }
+    }
+
+    pub fn ready(&self, part: &str) {
+        self.set(part, Health::Ready);
+    }
+
+    pub fn starting(&self, part: &str, why: impl Into<String>) {
+        self.set(part, Health::Starting { why: why.into() });
+    }
+
+    pub fn down(&self, part: &str, why: impl Into<String>) {
+        self.set(part, Health::Down { why: why.into() });
+    }
+
+    /// Down if any part is, else starting if any is.
+    pub fn overall(&self) -> Health {
+        let parts = self.parts.lock().unwrap_or_else(|p| p.into_inner());
+        let mut overall = Health::Ready;
+        if parts.is_empty() {
+            overall = Health::Starting {
+                why: "not connected yet".to_owned(),
+            };
+        }
+        for (part, health) in parts.iter() {
+            match (health, &overall) {
+                (Health::Down { why }, _) => {
+                    return Health::Down {
+                        why: format!("{part}: {why}"),
+                    };
+                }
+                (Health::Starting { why }, Health::Ready) => {
+                    overall = Health::Starting {
+                        why: format!("{part}: {why}"),
+                    };
+                }
+                _ => {}
+            }
+        }
+        overall
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_part_decides() {
+        let status = Status::new("b".into());
+        assert!(matches!(status.overall(), Health::Starting { .. }));
+        status.ready("a");
+        assert_eq!(status.overall(), Health::Ready);
+        status.starting("b", "waits");
+        status.down("c", "broken");
+        assert_eq!(
+            status.overall(),
+            Health::Down {
+                why: "c: broken".into()
+            }
+        );
+    }
+}

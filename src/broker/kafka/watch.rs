@@ -1,0 +1,41 @@
+//! Whether the cluster answers at all: asked from time to time, for health and the log.
+//!
+//! The client library reconnects by itself and for ever; what it says about that is too much and
+//! too little at once. This asks for one topic of ours and says once that it is down, and once
+//! that it is back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::client::blocking;
+use super::{Kafka, names};
+
+const EVERY: Duration = Duration::from_secs(3);
+const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
+pub async fn run(kafka: Arc<Kafka>, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        let (admin, topic) = (kafka.admin.clone(), names::dead(&kafka.settings.group));
+        let asked = blocking(move || {
+            admin.inner().fetch_metadata(Some(&topic), ANSWER_WITHIN)?;
+            Ok(())
+        });
+        let answer = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            answer = asked => answer,
+        };
+        match answer {
+            Ok(()) => kafka.status.ready("cluster"),
+            Err(error) => kafka
+                .status
+                .down("cluster", format!("no broker answers: {error:#}")),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = sleep(EVERY) => {}
+        }
+    }
+}
