@@ -9,11 +9,12 @@ use tracing::info;
 
 use super::Failure;
 use crate::broker::embedded::{self, Embedded};
+use crate::broker::kafka::{self, Kafka};
 use crate::broker::rabbitmq::{self, RabbitMq};
 use crate::broker::{Broker, Naming};
 use crate::config::{self, BrokerKind, Config, Instance};
 use crate::meters::Meters;
-use crate::pipeline::{BrokerPlan, SourcePlan, Unmatched};
+use crate::pipeline::{BrokerPlan, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
 
@@ -71,24 +72,30 @@ fn build_one(
     match &broker.kind {
         BrokerKind::RabbitMq(settings) => {
             let sources = sources().filter_map(|(name, source)| rabbitmq_source(name, source, meters)).collect();
-            let tls = rabbitmq::TlsFiles {
-                ca: settings.tls.ca.clone(),
-                cert: settings.tls.cert.clone(),
-                key: settings.tls.key.clone(),
-            };
             Ok(RabbitMq::new(rabbitmq::Settings {
                 name: name.clone(),
                 group: config.group.clone(),
                 urls: settings.urls.clone(),
-                tls,
+                tls: settings.tls.clone(),
                 tiers: broker.tiers.clone(),
                 sources,
                 keeps_deliveries,
             }))
         }
-        BrokerKind::Kafka(_) => {
-            let _ = instance;
-            Err(Failure::Config(anyhow::anyhow!("kafka")))
+        BrokerKind::Kafka(settings) => {
+            let kafka = Kafka::new(kafka::Settings {
+                name: name.clone(),
+                group: config.group.clone(),
+                instance,
+                bootstrap: settings.bootstrap.clone(),
+                tls: settings.tls.clone(),
+                sasl: settings.sasl.clone(),
+                properties: settings.properties.clone(),
+                tiers: broker.tiers.clone(),
+                sources: sources().filter_map(|(name, source)| kafka_source(name, source, meters)).collect(),
+                refusals: meters.refusals(name),
+            });
+            Ok(kafka.with_context(|| format!("broker `{name}`")).map_err(Failure::Config)?)
         }
         BrokerKind::Embedded(settings) => {
             let sources = sources()
@@ -116,26 +123,33 @@ fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
 }
 
 fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> SourcePlan {
-    let unmatched = match source.unmatched {
-        config::Unmatched::Settle => Unmatched::Settle,
-        config::Unmatched::DeadLetter => Unmatched::DeadLetter,
-        config::Unmatched::Hold => Unmatched::Hold,
-    };
-    SourcePlan { name: name.clone(), window: source.window, unmatched, meters: meters.of_source(name) }
+    SourcePlan {
+        name: name.clone(),
+        window: source.window,
+        unmatched: source.unmatched,
+        meters: meters.of_source(name),
+    }
 }
 
 fn rabbitmq_source(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Option<rabbitmq::SourceSettings> {
     let config::From::RabbitMq(from) = &source.from else { return None };
-    let bind = from.bind.iter().map(|binding| rabbitmq::Binding {
-        exchange: binding.exchange.clone(),
-        key: binding.key.clone(),
-        arguments: binding.arguments.clone(),
-    });
     Some(rabbitmq::SourceSettings {
         name: name.clone(),
         queue: from.queue.clone(),
         declare: from.declare,
-        bind: bind.collect(),
+        bind: from.bind.clone(),
+        naming: naming(name, source),
+        meters: meters.of_source(name),
+    })
+}
+
+fn kafka_source(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Option<kafka::SourceSettings> {
+    let config::From::Kafka(from) = &source.from else { return None };
+    Some(kafka::SourceSettings {
+        name: name.clone(),
+        topics: from.topics.clone(),
+        start: from.start,
+        ignore_older_than: from.ignore_older_than,
         naming: naming(name, source),
         meters: meters.of_source(name),
     })

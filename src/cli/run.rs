@@ -15,8 +15,16 @@ pub struct Args {
     #[arg(long, short, env = "HOOKBRIDGE_CONFIG")]
     config: Option<PathBuf>,
     /// How log lines are written to stderr: human or json.
-    #[arg(long, env = "HOOKBRIDGE_LOG_FORMAT", default_value = "human", value_parser = telemetry::Format::from_name)]
+    #[arg(long, env = "HOOKBRIDGE_LOG_FORMAT", default_value = "human", value_parser = parse_format)]
     log_format: telemetry::Format,
+}
+
+fn parse_format(name: &str) -> Result<telemetry::Format, String> {
+    match name {
+        "human" => Ok(telemetry::Format::Human),
+        "json" => Ok(telemetry::Format::Json),
+        _ => Err("one of human, json".to_owned()),
+    }
 }
 
 /// 0 after a stop that was asked for; 78 for a config that cannot be used, 74 I/O, 70 storage, 69 a
@@ -33,7 +41,13 @@ pub fn run(args: Args) -> ExitCode {
         },
         None => (Config::default_for_trying(), From::BuiltIn),
     };
-    telemetry::init(args.log_format, None);
+    let logging = match telemetry::init(args.log_format, None) {
+        Ok(logging) => logging,
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(64);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.limits.workers)
         .thread_name("hookbridge")
@@ -49,6 +63,7 @@ pub fn run(args: Args) -> ExitCode {
     let ended = runtime.block_on(app::run(config, from));
     // Tasks that are left hold nothing that is not safe to leave; blocking look-ups may take long.
     runtime.shutdown_background();
+    drop(logging);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

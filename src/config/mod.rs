@@ -36,6 +36,11 @@ pub use problems::{Format, Problem, Problems};
 pub use substitute::Env;
 pub use whole::parse;
 
+pub use crate::broker::kafka::{Sasl, SaslMechanism, Start};
+pub use crate::broker::rabbitmq::Binding;
+pub use crate::pipeline::Unmatched;
+pub use crate::subscription::TlsFiles as Tls;
+
 use crate::broker::{IdFrom, tiers::Tiers};
 use crate::subscription::{Endpoint, Secret, Spec};
 
@@ -158,20 +163,6 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sasl {
-    pub mechanism: SaslMechanism,
-    pub username: String,
-    pub password: Secret,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaslMechanism {
-    Plain,
-    ScramSha256,
-    ScramSha512,
-}
-
 /// The embedded broker keeps its file in `data_dir`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedded {
@@ -179,14 +170,6 @@ pub struct Embedded {
     pub retention: Duration,
     /// Nothing more is accepted beyond this; default 1 GiB.
     pub max_bytes: u64,
-}
-
-/// Own authorities and a client certificate, as PEM files.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tls {
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
 }
 
 /// Where events come from.
@@ -218,14 +201,6 @@ pub struct RabbitMqSource {
     pub bind: Vec<Binding>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Binding {
-    pub exchange: String,
-    pub key: String,
-    /// Arguments of a binding to a headers exchange.
-    pub arguments: BTreeMap<String, String>,
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct KafkaSource {
     /// Names, or regular expressions when they begin with `^`.
@@ -234,25 +209,9 @@ pub struct KafkaSource {
     pub ignore_older_than: Option<Duration>,
 }
 
-/// Where a group without committed offsets begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    Now,
-    Earliest,
-    At(jiff::Timestamp),
-}
-
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbeddedSource {
     /// Topic patterns, as in subscriptions.
     pub topics: Vec<String>,
 }
 
-/// What becomes of an event that no subscription matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unmatched {
-    #[default]
-    Settle,
-    DeadLetter,
-    Hold,
-}

@@ -76,8 +76,8 @@ impl Scheme {
     }
 }
 
-/// Certificates of one endpoint: own authorities, and a client certificate with its key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Own authorities, and a client certificate with its key, as PEM files: of an endpoint or a broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsFiles {
     pub ca: Option<PathBuf>,
     pub cert: Option<PathBuf>,

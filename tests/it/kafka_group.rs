@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hookbridge::broker::kafka::{Sasl, SaslMechanism, Start, Tls};
+use hookbridge::broker::kafka::{Sasl, SaslMechanism, Start};
 use hookbridge::broker::{Broker as _, Health, Settlement};
-use hookbridge::subscription::Secret;
+use hookbridge::subscription::{Secret, TlsFiles};
 use rdkafka::producer::FutureRecord;
 use tokio::time::timeout;
 
@@ -126,7 +126,7 @@ async fn tls_and_sasl_are_spoken() {
     ] {
         let mut secured = settings(&group, vec![source("s", &[&topic], Start::Earliest)]);
         secured.bootstrap = vec![env("HOOKBRIDGE_TEST_KAFKA_SASL")];
-        secured.tls = Some(Tls {
+        secured.tls = Some(TlsFiles {
             ca: Some(env("HOOKBRIDGE_TEST_CA").into()),
             cert: Some(env("HOOKBRIDGE_TEST_CLIENT_CERT").into()),
             key: Some(env("HOOKBRIDGE_TEST_CLIENT_KEY").into()),

@@ -1,7 +1,6 @@
 //! How we connect: properties, TLS and SASL, and what every client of ours has in common.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -10,18 +9,10 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use tracing::debug;
 
-use crate::subscription::Secret;
+use crate::subscription::{Secret, TlsFiles};
 
 /// Longest wait for an answer to one request about metadata or offsets.
 pub const ASK: Duration = Duration::from_secs(8);
-
-/// Own authorities and a client certificate, as PEM files.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tls {
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
 
 /// Who we are to the broker.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +44,7 @@ impl SaslMechanism {
 pub struct Connection {
     pub bootstrap: Vec<String>,
     /// `Some` turns TLS on.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsFiles>,
     pub sasl: Option<Sasl>,
     /// Further librdkafka properties; ours win.
     pub properties: BTreeMap<String, String>,
@@ -76,7 +67,7 @@ impl Connection {
         if protocol != "plaintext" || !self.properties.contains_key("security.protocol") {
             config.set("security.protocol", protocol);
         }
-        if let Some(Tls { ca, cert, key }) = &self.tls {
+        if let Some(TlsFiles { ca, cert, key }) = &self.tls {
             let files = [
                 ("ssl.ca.location", ca),
                 ("ssl.certificate.location", cert),
@@ -213,9 +204,9 @@ mod tests {
     fn connection() -> Connection {
         Connection {
             bootstrap: vec!["a:1".into(), "b:2".into()],
-            tls: Some(Tls {
+            tls: Some(TlsFiles {
                 ca: Some("/ca.pem".into()),
-                ..Tls::default()
+                ..TlsFiles::default()
             }),
             sasl: Some(Sasl {
                 mechanism: SaslMechanism::ScramSha512,

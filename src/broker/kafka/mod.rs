@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Connection, Sasl, SaslMechanism, Tls};
+pub use client::{Connection, Sasl, SaslMechanism};
 pub use source::SourceSettings;
 pub use start::Start;
 
@@ -52,6 +52,7 @@ use super::tiers::Tiers;
 use super::{Broker, Claim, Health, Intakes, Letter, Publication, Refused, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
+use crate::subscription::TlsFiles;
 use client::Quiet;
 use clock::Clock;
 use letters::Letters;
@@ -74,7 +75,7 @@ pub struct Settings {
     pub instance: Option<Arc<str>>,
     pub bootstrap: Vec<String>,
     /// `Some` turns TLS on.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsFiles>,
     pub sasl: Option<Sasl>,
     /// Further librdkafka properties; ours win.
     pub properties: BTreeMap<String, String>,

@@ -10,8 +10,8 @@ use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
-use super::{Settings, TlsFiles};
-use crate::subscription::Secret;
+use super::Settings;
+use crate::subscription::{Secret, TlsFiles};
 
 /// How long a connection may take, TLS and handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);

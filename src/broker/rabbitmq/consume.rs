@@ -311,12 +311,7 @@ impl Taker<'_> {
         hops: &mut JoinSet<()>,
     ) {
         let position = delivery.delivery_tag;
-        let headers = delivery
-            .properties
-            .headers()
-            .as_ref()
-            .map(message::headers_from)
-            .unwrap_or_default();
+        let headers = message::own_headers(&delivery.properties);
         if let Some(marker) = headers.get(envelope::PROBE).and_then(HeaderValue::as_str) {
             let (broker, acks, queue) = (
                 self.broker.clone(),

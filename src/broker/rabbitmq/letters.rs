@@ -123,12 +123,7 @@ async fn release_one(
     got: BasicGetMessage,
 ) -> Result<(), Refused> {
     let parked = got.delivery;
-    let headers = parked
-        .properties
-        .headers()
-        .as_ref()
-        .map(message::headers_from)
-        .unwrap_or_default();
+    let headers = message::own_headers(&parked.properties);
     let due = Target::queue(broker.names.due(kind));
     match Envelope::read(headers, Bytes::from(parked.data.clone())) {
         Ok(envelope) => {
@@ -181,13 +176,7 @@ async fn get(channel: &Channel, queue: &str) -> anyhow::Result<Option<BasicGetMe
 
 /// The letter in a message; `None` for a marker of the start-up check or a foreign message.
 fn letter(got: BasicGetMessage) -> Option<Letter> {
-    let headers = got
-        .delivery
-        .properties
-        .headers()
-        .as_ref()
-        .map(message::headers_from)
-        .unwrap_or_default();
+    let headers = message::own_headers(&got.delivery.properties);
     if headers.get(envelope::PROBE).is_some() {
         return None;
     }

@@ -154,6 +154,7 @@ fn headers_from(table: &FieldTable) -> Headers {
         table
             .inner()
             .iter()
+            .filter(|(name, _)| name.as_str() != DELIVERY_COUNT)
             .map(|(name, value)| (name.as_str().to_owned(), value_from(value)))
             .collect(),
     )

@@ -34,7 +34,7 @@ use super::tiers::Tiers;
 use super::{Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
-use crate::subscription::Secret;
+use crate::subscription::{Secret, TlsFiles};
 
 pub use self::topology::Names;
 
@@ -50,14 +50,6 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
     /// `false` where another broker keeps our retries: nothing of ours is declared here.
     pub keeps_deliveries: bool,
-}
-
-/// PEM files: own authorities, and a client certificate with its key.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TlsFiles {
-    pub ca: Option<std::path::PathBuf>,
-    pub cert: Option<std::path::PathBuf>,
-    pub key: Option<std::path::PathBuf>,
 }
 
 /// One source: a queue, and how it is bound.

@@ -15,6 +15,12 @@ macro_rules! run_against {
                 super::cases::$case(super::places::Embedded::new()).await;
             })*
         }
+        mod kafka {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::cases::$case(super::places::Kafka::new().await).await;
+            })*
+        }
         mod rabbitmq {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {

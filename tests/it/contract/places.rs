@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookbridge::broker::tiers::Tiers;
-use hookbridge::broker::{Broker, Naming, Publication, embedded, rabbitmq};
+use hookbridge::broker::{Broker, Naming, Publication, embedded, kafka, rabbitmq};
 use hookbridge::meters::Meters;
-use hookbridge::subscription::Secret;
+use hookbridge::subscription::{Secret, TlsFiles};
 use tempfile::TempDir;
 
 use super::rig::SOURCE;
+use crate::kafka_support;
 use crate::support::{brokers, unique};
 
 /// A kind of broker, with a group and a topic of one test.
@@ -79,7 +80,7 @@ impl Place for RabbitMq {
             name: "rabbit".into(),
             group: self.group.as_str().into(),
             urls: vec![Secret::new(brokers::env("HOOKBRIDGE_TEST_AMQP"))],
-            tls: rabbitmq::TlsFiles::default(),
+            tls: TlsFiles::default(),
             tiers: tiers(),
             sources: vec![rabbitmq::SourceSettings {
                 name: SOURCE.into(),
@@ -95,5 +96,36 @@ impl Place for RabbitMq {
 
     fn publication(&self, body: impl Into<Bytes>) -> Publication {
         Publication { topic: self.queue.clone(), body: body.into(), ..Publication::default() }
+    }
+}
+
+pub struct Kafka {
+    group: String,
+    topic: String,
+}
+
+impl Kafka {
+    /// Makes the topic, as the services that publish to it would have.
+    pub async fn new() -> Self {
+        let kafka = Self { group: unique("contract"), topic: unique("orders") };
+        kafka_support::create_topic(&kafka.topic, 1).await;
+        kafka
+    }
+}
+
+impl Place for Kafka {
+    fn instance(&self) -> Arc<dyn Broker> {
+        let source = kafka_support::source(SOURCE, &[&self.topic], kafka::Start::Earliest);
+        kafka::Kafka::new(kafka::Settings {
+            // A static member, whose partitions are there at once for the next process of its name.
+            instance: Some("one".into()),
+            tiers: tiers(),
+            ..kafka_support::settings(&self.group, vec![source])
+        })
+        .expect("settings that librdkafka takes")
+    }
+
+    fn publication(&self, body: impl Into<Bytes>) -> Publication {
+        Publication { topic: self.topic.clone(), body: body.into(), ..Publication::default() }
     }
 }
