@@ -12,16 +12,20 @@
 
 mod codec;
 mod open;
+mod seal;
 mod standing;
 mod subscriptions;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+
+use seal::Sum;
 
 pub use codec::{Unreadable, Why};
 pub use open::OpenError;
@@ -42,14 +46,48 @@ pub struct Store {
 
 /// sled's handles, and what went wrong with them first.
 struct Kept {
+    folder: PathBuf,
     db: sled::Db,
     subscriptions: sled::Tree,
     subscription_standings: sled::Tree,
     endpoint_standings: sled::Tree,
+    /// Over all records; see `seal.rs`.
+    sum: Mutex<Sum>,
     /// A descriptor of our own of sled's log: sled flushes with `sync_file_range`, which does not
     /// reach the disk.
     log: File,
     failed: OnceLock<String>,
+}
+
+/// One change of one record, which no other edit of the same commit touches.
+struct Edit {
+    tree: Tree,
+    key: Vec<u8>,
+    /// `None` removes it.
+    value: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Subscriptions,
+    SubscriptionStandings,
+    EndpointStandings,
+}
+
+impl Tree {
+    const ALL: [Self; 3] = [
+        Self::Subscriptions,
+        Self::SubscriptionStandings,
+        Self::EndpointStandings,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Subscriptions => "subscriptions",
+            Self::SubscriptionStandings => "subscription_standings",
+            Self::EndpointStandings => "endpoint_standings",
+        }
+    }
 }
 
 /// Why the store did not do what was asked.
@@ -88,11 +126,12 @@ impl Store {
         self.kept.guarded(read)
     }
 
-    /// Changes something and returns when the change is on the disk.
+    /// Makes the edits that `change` asks for, those of one tree all at once or not at all, and
+    /// returns when they are on the disk.
     async fn write<T, F>(&self, change: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Kept) -> Result<T, StoreError> + Send + 'static,
+        F: FnOnce(&Kept) -> Result<(T, Vec<Edit>), StoreError> + Send + 'static,
     {
         let kept = Arc::clone(&self.kept);
         let flush_seconds = self.flush_seconds.clone();
@@ -100,9 +139,9 @@ impl Store {
         let work = async {
             let _turn = self.writing.lock().await;
             let blocking = tokio::task::spawn_blocking(move || {
-                let changed = change(&kept)?;
+                let (changed, edits) = change(&kept)?;
                 let started = Instant::now();
-                kept.sync()?;
+                kept.commit(edits)?;
                 flush_seconds.observe(started.elapsed().as_secs_f64());
                 disk_bytes.set(kept.size_bytes());
                 Ok(changed)
@@ -142,11 +181,51 @@ impl Kept {
         StoreError::Failed { cause }
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    fn commit(&self, edits: Vec<Edit>) -> Result<(), StoreError> {
+        if edits.is_empty() {
+            return Ok(());
+        }
+        let mut kept_sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = vec![*kept_sum];
+        let mut sum = *kept_sum;
+        let mut batches = Vec::new();
+        for tree in Tree::ALL {
+            let mut batch = sled::Batch::default();
+            for edit in edits.iter().filter(|edit| edit.tree == tree) {
+                let old = self.guarded(|it| it.tree(tree).get(&edit.key))?;
+                if let Some(old) = old {
+                    sum = sum.take(tree.name(), &edit.key, &old);
+                }
+                match &edit.value {
+                    Some(value) => {
+                        sum = sum.add(tree.name(), &edit.key, value);
+                        batch.insert(edit.key.as_slice(), value.as_slice());
+                    }
+                    None => batch.remove(edit.key.as_slice()),
+                }
+            }
+            batches.push((tree, batch));
+            sums.push(sum);
+        }
         self.guarded(|it| {
+            seal::write(&it.folder, &sums)?;
+            for (tree, batch) in batches {
+                it.tree(tree).apply_batch(batch)?;
+            }
             it.db.flush()?;
-            it.log.sync_all().map_err(sled::Error::Io)
-        })
+            it.log.sync_all()?;
+            seal::write(&it.folder, &[sum]).map_err(sled::Error::Io)
+        })?;
+        *kept_sum = sum;
+        Ok(())
+    }
+
+    fn tree(&self, tree: Tree) -> &sled::Tree {
+        match tree {
+            Tree::Subscriptions => &self.subscriptions,
+            Tree::SubscriptionStandings => &self.subscription_standings,
+            Tree::EndpointStandings => &self.endpoint_standings,
+        }
     }
 
     fn size_bytes(&self) -> i64 {

@@ -5,23 +5,24 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::{Kept, Store, standing, subscriptions};
+use super::seal::{self, Sum};
+use super::{Kept, Store, Tree};
 
 /// sled's default of 1 GiB is more than the process may use in all.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Why the store could not be opened. Nothing in it was changed.
+/// Why the store could not be opened. Nothing is ever wiped.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{} is in use by another process; stop it, or give this one a `data_dir` of its own", dir.display())]
     InUse { dir: PathBuf },
     #[error(
-        "the store in {} is damaged ({detail}); nothing was changed. Put a backup of that folder in its place, or move it away: \
+        "the store in {} is damaged ({detail}); it was not emptied or rebuilt. Put a backup of that folder in its place, or move it away: \
          a new one is then made from the config, without subscriptions made over the API and without what was paused or disabled",
         store.display()
     )]
@@ -58,6 +59,15 @@ impl Store {
                 detail: "sled panicked while opening it".to_owned(),
             })?
             .map_err(|error| explain(error, dir, &store))?;
+        let kept = match kept {
+            Opened::Whole(kept) => *kept,
+            Opened::Missing(kept) => {
+                // Dropping it would let sled write over what somebody may still want to rescue.
+                std::mem::forget(kept);
+                let detail = "its records are not those that were last written".to_owned();
+                return Err(OpenError::Damaged { store, detail });
+            }
+        };
         disk_bytes.set(kept.size_bytes());
         Ok(Self {
             kept: Arc::new(kept),
@@ -70,7 +80,13 @@ impl Store {
     }
 }
 
-fn open(store: &Path) -> sled::Result<Kept> {
+enum Opened {
+    Whole(Box<Kept>),
+    /// sled is content, but records are missing or changed.
+    Missing(Box<Kept>),
+}
+
+fn open(store: &Path) -> sled::Result<Opened> {
     let db = sled::Config::new()
         .path(store)
         .cache_capacity(CACHE_BYTES)
@@ -78,14 +94,28 @@ fn open(store: &Path) -> sled::Result<Kept> {
         .flush_every_ms(None)
         .open()?;
     let log = File::open(store.join("db")).map_err(sled::Error::Io)?;
-    Ok(Kept {
-        subscriptions: db.open_tree(subscriptions::TREE)?,
-        subscription_standings: db.open_tree(standing::OF_SUBSCRIPTIONS)?,
-        endpoint_standings: db.open_tree(standing::OF_ENDPOINTS)?,
+    let mut kept = Box::new(Kept {
+        folder: store.to_owned(),
+        subscriptions: db.open_tree(Tree::Subscriptions.name())?,
+        subscription_standings: db.open_tree(Tree::SubscriptionStandings.name())?,
+        endpoint_standings: db.open_tree(Tree::EndpointStandings.name())?,
         db,
+        sum: Mutex::default(),
         log,
         failed: OnceLock::new(),
-    })
+    });
+    let mut sum = Sum::default();
+    for tree in Tree::ALL {
+        for entry in kept.tree(tree) {
+            let (key, value) = entry?;
+            sum = sum.add(tree.name(), &key, &value);
+        }
+    }
+    kept.sum = Mutex::new(sum);
+    match seal::read(store)?.contains(&sum) {
+        true => Ok(Opened::Whole(kept)),
+        false => Ok(Opened::Missing(kept)),
+    }
 }
 
 /// Locks `dir` for as long as the file lives.

@@ -7,11 +7,8 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Kept, Store, StoreError, codec};
+use super::{Edit, Store, StoreError, Tree, codec};
 use crate::subscription::Uid;
-
-pub(super) const OF_ENDPOINTS: &str = "endpoint_standings";
-pub(super) const OF_SUBSCRIPTIONS: &str = "subscription_standings";
 
 /// The standing of an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +48,7 @@ impl Store {
     /// The standing of the endpoint called `name`; the default if nothing ever happened to it.
     pub fn endpoint_standing(&self, name: &str) -> Result<EndpointStanding, StoreError> {
         let found = self.read(|kept| kept.endpoint_standings.get(name))?;
-        decoded(OF_ENDPOINTS, name, found)
+        decoded(Tree::EndpointStandings, name, found)
     }
 
     pub async fn set_endpoint_standing(
@@ -59,13 +56,12 @@ impl Store {
         name: &str,
         standing: EndpointStanding,
     ) -> Result<(), StoreError> {
-        self.put(|kept| &kept.endpoint_standings, name, standing)
-            .await
+        self.put(Tree::EndpointStandings, name, standing).await
     }
 
     pub fn subscription_standing(&self, uid: &Uid) -> Result<SubscriptionStanding, StoreError> {
         let found = self.read(|kept| kept.subscription_standings.get(uid.as_str()))?;
-        decoded(OF_SUBSCRIPTIONS, uid.as_str(), found)
+        decoded(Tree::SubscriptionStandings, uid.as_str(), found)
     }
 
     pub async fn set_subscription_standing(
@@ -73,37 +69,33 @@ impl Store {
         uid: &Uid,
         standing: SubscriptionStanding,
     ) -> Result<(), StoreError> {
-        self.put(|kept| &kept.subscription_standings, uid.as_str(), standing)
+        self.put(Tree::SubscriptionStandings, uid.as_str(), standing)
             .await
     }
 
     async fn put<T: Default + PartialEq + Serialize>(
         &self,
-        tree: fn(&Kept) -> &sled::Tree,
+        tree: Tree,
         key: &str,
         standing: T,
     ) -> Result<(), StoreError> {
-        let bytes = codec::encode(key, &standing)?;
-        let untouched = standing == T::default();
-        let key = key.to_owned();
-        self.write(move |kept| {
-            kept.guarded(|it| match untouched {
-                true => tree(it).remove(key),
-                false => tree(it).insert(key, bytes),
-            })
-            .map(|_| ())
-        })
-        .await
+        let value = match standing == T::default() {
+            true => None,
+            false => Some(codec::encode(key, &standing)?),
+        };
+        let key = key.as_bytes().to_vec();
+        self.write(move |_| Ok(((), vec![Edit { tree, key, value }])))
+            .await
     }
 }
 
 fn decoded<T: Default + DeserializeOwned>(
-    tree: &'static str,
+    tree: Tree,
     key: &str,
     found: Option<sled::IVec>,
 ) -> Result<T, StoreError> {
     match found {
-        Some(bytes) => Ok(codec::decode(tree, key.as_bytes(), &bytes)?),
+        Some(bytes) => Ok(codec::decode(tree.name(), key.as_bytes(), &bytes)?),
         None => Ok(T::default()),
     }
 }

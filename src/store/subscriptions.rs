@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kept, Store, StoreError, codec};
+use super::{Edit, Kept, Store, StoreError, Tree, codec};
 use crate::subscription::{Spec, Uid};
-
-pub(super) const TREE: &str = "subscriptions";
 
 /// A subscription as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +47,8 @@ impl Changes {
 }
 
 impl Store {
-    /// Makes the config-owned subscriptions those of `specs`, by name, all at once or not at all. A
+    /// Makes the config-owned subscriptions those of `specs`, by name, all at once or not at all, and says what
+    /// that changed. A
     /// removed one is no longer paused if it comes back.
     pub async fn reconcile(&self, specs: &BTreeMap<Arc<str>, Spec>) -> Result<Changes, StoreError> {
         let mut wanted = BTreeMap::new();
@@ -70,7 +69,7 @@ impl Store {
         let entries: Vec<_> = self.read(|kept| kept.subscriptions.iter().collect())?;
         entries
             .iter()
-            .map(|(key, bytes)| Ok(codec::decode(TREE, key, bytes)?))
+            .map(|(key, bytes)| Ok(codec::decode(Tree::Subscriptions.name(), key, bytes)?))
             .collect()
     }
 }
@@ -78,33 +77,36 @@ impl Store {
 fn reconcile(
     kept: &Kept,
     mut wanted: BTreeMap<Uid, (Arc<str>, Vec<u8>)>,
-) -> Result<Changes, StoreError> {
+) -> Result<(Changes, Vec<Edit>), StoreError> {
     let mut changes = Changes::default();
-    let mut batch = sled::Batch::default();
-    let mut paused_no_more = sled::Batch::default();
+    let mut edits = Vec::new();
+    let mut edit = |tree, key: &[u8], value| {
+        let key = key.to_vec();
+        edits.push(Edit { tree, key, value });
+    };
     let entries: Vec<_> = kept.guarded(|it| it.subscriptions.iter().collect())?;
     for (key, bytes) in entries {
-        let old: Record = codec::decode(TREE, &key, &bytes)?;
+        let old: Record = codec::decode(Tree::Subscriptions.name(), &key, &bytes)?;
         if old.owner != Owner::Config {
             continue;
         }
         match wanted.remove(&old.uid) {
             None => {
-                batch.remove(key.clone());
-                paused_no_more.remove(key);
+                edit(Tree::Subscriptions, &key, None);
+                edit(Tree::SubscriptionStandings, &key, None);
                 changes.removed.push(old.spec.name);
             }
             // As bytes, since what was written once is written the same way again, while a float
             // that was read back may differ in its last digit.
             Some((name, new)) if new != *bytes => {
-                batch.insert(key, new);
+                edit(Tree::Subscriptions, &key, Some(new));
                 changes.changed.push(name);
             }
             Some(_) => {}
         }
     }
     for (uid, (name, bytes)) in wanted {
-        batch.insert(uid.as_str(), bytes);
+        edit(Tree::Subscriptions, uid.as_str().as_bytes(), Some(bytes));
         changes.added.push(name);
     }
     let Changes {
@@ -115,9 +117,5 @@ fn reconcile(
     for names in [added, changed, removed] {
         names.sort();
     }
-    kept.guarded(|it| {
-        it.subscriptions.apply_batch(batch)?;
-        it.subscription_standings.apply_batch(paused_no_more)
-    })?;
-    Ok(changes)
+    Ok((changes, edits))
 }

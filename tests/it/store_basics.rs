@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use hookbridge::meters::Meters;
 use hookbridge::store::{
-    Disabled, DisabledBecause, EndpointStanding, OpenError, Owner, Store, SubscriptionStanding,
+    Disabled, DisabledBecause, EndpointStanding, OpenError, Owner, Store, StoreError,
+    SubscriptionStanding,
 };
 use hookbridge::subscription::{MaxParked, RetryPolicy, Spec, Uid};
 use serde_json::json;
@@ -200,6 +201,24 @@ async fn a_torn_snapshot_is_repaired() {
 }
 
 #[tokio::test]
+async fn a_failed_store_says_so_from_then_on_and_is_dropped_without_hanging() {
+    let dir = tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    store.reconcile(&specs(&[("a", "x")])).await.unwrap();
+    fs::rename(dir.path().join("store"), dir.path().join("gone")).unwrap();
+    let error = store.reconcile(&specs(&[])).await.unwrap_err();
+    assert!(matches!(error, StoreError::Failed { .. }), "{error}");
+    fs::rename(dir.path().join("gone"), dir.path().join("store")).unwrap();
+    assert!(matches!(
+        store.subscriptions(),
+        Err(StoreError::Failed { .. })
+    ));
+    let again = store.reconcile(&specs(&[])).await;
+    assert!(matches!(again, Err(StoreError::Failed { .. })));
+    assert!(store.failure().is_some());
+}
+
+#[tokio::test]
 async fn a_bad_instance_name_is_refused() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join("instance"), "two words\n").unwrap();
@@ -208,6 +227,55 @@ async fn a_bad_instance_name_is_refused() {
         matches!(error, OpenError::BadInstanceName { .. }),
         "{error}"
     );
+}
+
+/// Flips one byte in many places, one at a time: the store is refused, or reads right, and its
+/// files are still there.
+#[tokio::test]
+async fn damage_is_refused_or_harmless_and_never_wipes() {
+    let dir = tempdir().unwrap();
+    let entries = [("a", "x"), ("b", "y"), ("c", "z")];
+    let store = open(dir.path()).unwrap();
+    store.reconcile(&specs(&entries)).await.unwrap();
+    let wanted = topics(&store);
+    drop(store);
+    let db = dir.path().join("store/db");
+    let whole = fs::read(&db).unwrap();
+    let written: Vec<usize> = (0..whole.len()).filter(|&at| whole[at] != 0).collect();
+    let (mut refused, mut right) = (0, 0);
+    for at in written.iter().step_by(written.len() / 40 + 1) {
+        let copy = tempdir().unwrap();
+        fs::create_dir(copy.path().join("store")).unwrap();
+        for entry in fs::read_dir(dir.path().join("store")).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::copy(
+                    entry.path(),
+                    copy.path().join("store").join(entry.file_name()),
+                )
+                .unwrap();
+            }
+        }
+        let mut damaged = whole.clone();
+        damaged[*at] ^= 0x55;
+        fs::write(copy.path().join("store/db"), damaged).unwrap();
+        match open(copy.path()).map(|store| store.subscriptions().map(|_| topics(&store))) {
+            Ok(Ok(found)) => {
+                assert_eq!(found, wanted, "byte {at} was flipped");
+                right += 1;
+            }
+            Ok(Err(_)) | Err(OpenError::Damaged { .. } | OpenError::OtherVersion { .. }) => {
+                refused += 1;
+            }
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+        let left = fs::metadata(copy.path().join("store/db")).unwrap().len();
+        assert!(
+            left as usize >= whole.len() / 2,
+            "byte {at}: {left} bytes left"
+        );
+    }
+    println!("refused {refused}, right {right}");
 }
 
 #[tokio::test]
