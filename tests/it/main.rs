@@ -1,2 +1,3 @@
 mod admin_api;
 mod embedded_broker;
+mod embedded_crash;
