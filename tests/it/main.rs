@@ -16,3 +16,4 @@ mod layering;
 mod path;
 mod store_basics;
 mod support;
+mod embedded_crash;

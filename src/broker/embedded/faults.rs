@@ -10,7 +10,7 @@ use redb::{BackendError, Builder, DatabaseError, StorageBackend};
 use tokio::sync::watch;
 
 use super::*;
-use crate::broker::{Budget, Intake, Receipt, Received, Window};
+use crate::broker::{Budget, Intake, Receipt, Received, Settlement, Window};
 use crate::meters::Meters;
 
 const FINE: u8 = 0;

@@ -14,6 +14,7 @@ mod file;
 mod lane;
 mod letters;
 mod record;
+mod shared;
 mod tables;
 mod take;
 mod writer;
@@ -33,10 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
-use super::{
-    Answer, Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Settlement,
-    Taken, Token, Wait,
-};
+use super::{Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Taken, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};
 use crate::meters::SourceMeters;
@@ -45,8 +43,8 @@ use clock::Clock;
 use file::File;
 pub use file::OpenError;
 use lane::Lane;
-use letters::Claims;
 use record::Stored;
+use shared::{LETTERS, Shared, kind_number};
 use writer::{Accepted, LetterKey, Op, Removal, Work, Writer};
 
 /// What one embedded broker needs to know.
@@ -107,177 +105,6 @@ pub enum Declined {
     DiskFull,
     #[error("not available: {0}")]
     Unavailable(String),
-}
-
-/// What the writer, the takers and the receipts share.
-struct Shared {
-    name: Arc<str>,
-    file: File,
-    clock: Clock,
-    max_bytes: u64,
-    retention: Duration,
-    /// Retries, holds, then a lane for each source.
-    lanes: Vec<Arc<Lane>>,
-    all_source_ids: Vec<u32>,
-    health: Mutex<Health>,
-    /// The file failed and is to be opened again before it is used.
-    suspect: AtomicBool,
-    answers: Mutex<Vec<Removal>>,
-    claims: Mutex<Claims>,
-    /// Receipts of sources and waits that are not answered yet.
-    outstanding: AtomicUsize,
-    all_answered: Notify,
-    /// The writer has been woken up and has not looked at the answers since.
-    woken: AtomicBool,
-    /// Weak: the writer ends when the broker is dropped, whoever still holds receipts.
-    wake: OnceLock<mpsc::WeakSender<Op>>,
-}
-
-const RETRIES: usize = 0;
-const HOLDS: usize = 1;
-/// The lane number of claimed letters, which are in no lane.
-const LETTERS: u32 = u32::MAX;
-
-fn kind_number(kind: WaitKind) -> u8 {
-    match kind {
-        WaitKind::Retry => 0,
-        WaitKind::Hold => 1,
-    }
-}
-
-impl Shared {
-    fn due_lane(&self, kind: WaitKind) -> &Arc<Lane> {
-        match kind {
-            WaitKind::Retry => &self.lanes[RETRIES],
-            WaitKind::Hold => &self.lanes[HOLDS],
-        }
-    }
-
-    /// The stored number of a source's lane.
-    fn source_id(&self, lane: usize) -> Option<u32> {
-        match self.lanes.get(lane)?.origin {
-            lane::Origin::Source { id, .. } => Some(id),
-            lane::Origin::Due(_) => None,
-        }
-    }
-
-    fn health(&self) -> Health {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.clone()
-    }
-
-    fn set_health(&self, health: Health) {
-        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
-    }
-
-    /// Reading or writing failed: nothing is done with the file until it is opened again.
-    fn fail(&self, failure: &redb::Error) {
-        if !self.suspect.swap(true, Ordering::AcqRel) {
-            writer::report(self, failure);
-        }
-    }
-
-    fn collect_answers(&self, at_most: usize) -> Vec<Removal> {
-        self.woken.store(false, Ordering::Release);
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = answers.len().min(at_most);
-        let taken = answers.drain(..count).collect();
-        let left = !answers.is_empty();
-        drop(answers);
-        if left {
-            self.wake();
-        }
-        taken
-    }
-
-    fn has_answers(&self) -> bool {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        !answers.is_empty()
-    }
-
-    fn return_answers(&self, mut returned: Vec<Removal>) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        returned.append(&mut answers);
-        *answers = returned;
-    }
-
-    /// Makes the writer look at the answers. A full channel means that it is awake.
-    fn wake(&self) {
-        if self.woken.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if let Some(ops) = self.wake.get().and_then(mpsc::WeakSender::upgrade) {
-            let _ = ops.try_send(Op::Wake);
-        }
-    }
-
-    /// A removal is synced.
-    fn gone(&self, removal: &Removal) {
-        match removal {
-            Removal::Event { lane, sequence } => {
-                self.lanes[*lane].deepen(-1);
-                self.lanes[*lane].forget(*sequence);
-            }
-            Removal::Parked { lane, sequence, .. } => self.lanes[*lane].forget(*sequence),
-            Removal::Letter { claim, .. } => self.claims().forget(*claim),
-        }
-    }
-
-    /// The removal of what `lane` handed out as `sequence`.
-    fn removal(&self, lane: usize, sequence: u64) -> Removal {
-        match self.lanes[lane].origin {
-            lane::Origin::Due(kind) => Removal::Parked {
-                lane,
-                kind,
-                due_ms: self.lanes[lane].due_of(sequence),
-                sequence,
-            },
-            lane::Origin::Source { .. } => Removal::Event { lane, sequence },
-        }
-    }
-
-    fn claims(&self) -> std::sync::MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note_answer(&self, removal: Removal) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.push(removal);
-        drop(answers);
-        self.wake();
-    }
-}
-
-impl Answer for Shared {
-    fn answer(&self, token: Token, settlement: Settlement) {
-        if token.lane == LETTERS {
-            match settlement {
-                Settlement::Ack => {
-                    if let Some(key) = self.claims().remove(token.position) {
-                        let claim = token.position;
-                        self.note_answer(Removal::Letter { claim, key });
-                    }
-                }
-                Settlement::Redeliver => self.claims().forget(token.position),
-            }
-            return;
-        }
-        let (number, sequence) = (token.lane as usize, token.position);
-        let lane = &self.lanes[number];
-        match settlement {
-            Settlement::Ack => self.note_answer(self.removal(number, sequence)),
-            Settlement::Redeliver => lane.give_back(sequence),
-        }
-        if let lane::Origin::Source { meters, .. } = &lane.origin {
-            match settlement {
-                Settlement::Ack => meters.settled.inc(),
-                Settlement::Redeliver => meters.redelivered.inc(),
-            };
-        }
-        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.all_answered.notify_waiters();
-        }
-    }
 }
 
 impl Embedded {

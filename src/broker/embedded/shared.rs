@@ -1,0 +1,189 @@
+//! What the writer, the takers and the receipts of one embedded broker share.
+//!
+//! Answers to receipts are collected here without blocking and written by the writer; a failure of
+//! the file, whoever meets it, is noted here and mended by the writer.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::clock::Clock;
+use super::file::File;
+use super::lane::{self, Lane};
+use super::letters::Claims;
+use super::writer::{self, Op, Removal};
+use crate::broker::{Answer, Health, Settlement, Token};
+use crate::delivery::WaitKind;
+
+/// What the writer, the takers and the receipts share.
+pub struct Shared {
+    pub name: Arc<str>,
+    pub file: File,
+    pub clock: Clock,
+    pub max_bytes: u64,
+    pub retention: Duration,
+    /// Retries, holds, then a lane for each source.
+    pub lanes: Vec<Arc<Lane>>,
+    pub all_source_ids: Vec<u32>,
+    pub health: Mutex<Health>,
+    /// The file failed and is to be opened again before it is used.
+    pub suspect: AtomicBool,
+    pub answers: Mutex<Vec<Removal>>,
+    pub claims: Mutex<Claims>,
+    /// Receipts of sources and waits that are not answered yet.
+    pub outstanding: AtomicUsize,
+    pub all_answered: Notify,
+    /// The writer has been woken up and has not looked at the answers since.
+    pub woken: AtomicBool,
+    /// Weak: the writer ends when the broker is dropped, whoever still holds receipts.
+    pub wake: OnceLock<mpsc::WeakSender<Op>>,
+}
+
+pub const RETRIES: usize = 0;
+pub const HOLDS: usize = 1;
+/// The lane number of claimed letters, which are in no lane.
+pub const LETTERS: u32 = u32::MAX;
+
+pub fn kind_number(kind: WaitKind) -> u8 {
+    match kind {
+        WaitKind::Retry => 0,
+        WaitKind::Hold => 1,
+    }
+}
+
+impl Shared {
+    pub fn due_lane(&self, kind: WaitKind) -> &Arc<Lane> {
+        match kind {
+            WaitKind::Retry => &self.lanes[RETRIES],
+            WaitKind::Hold => &self.lanes[HOLDS],
+        }
+    }
+
+    /// The stored number of a source's lane.
+    pub fn source_id(&self, lane: usize) -> Option<u32> {
+        match self.lanes.get(lane)?.origin {
+            lane::Origin::Source { id, .. } => Some(id),
+            lane::Origin::Due(_) => None,
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.clone()
+    }
+
+    pub fn set_health(&self, health: Health) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+
+    /// Reading or writing failed: nothing is done with the file until it is opened again.
+    pub fn fail(&self, failure: &redb::Error) {
+        if !self.suspect.swap(true, Ordering::AcqRel) {
+            writer::report(self, failure);
+        }
+    }
+
+    pub fn collect_answers(&self, at_most: usize) -> Vec<Removal> {
+        self.woken.store(false, Ordering::Release);
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = answers.len().min(at_most);
+        let taken = answers.drain(..count).collect();
+        let left = !answers.is_empty();
+        drop(answers);
+        if left {
+            self.wake();
+        }
+        taken
+    }
+
+    pub fn has_answers(&self) -> bool {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        !answers.is_empty()
+    }
+
+    pub fn return_answers(&self, mut returned: Vec<Removal>) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        returned.append(&mut answers);
+        *answers = returned;
+    }
+
+    /// Makes the writer look at the answers. A full channel means that it is awake.
+    pub fn wake(&self) {
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(ops) = self.wake.get().and_then(mpsc::WeakSender::upgrade) {
+            let _ = ops.try_send(Op::Wake);
+        }
+    }
+
+    /// A removal is synced.
+    pub fn gone(&self, removal: &Removal) {
+        match removal {
+            Removal::Event { lane, sequence } => {
+                self.lanes[*lane].deepen(-1);
+                self.lanes[*lane].forget(*sequence);
+            }
+            Removal::Parked { lane, sequence, .. } => self.lanes[*lane].forget(*sequence),
+            Removal::Letter { claim, .. } => self.claims().forget(*claim),
+        }
+    }
+
+    /// The removal of what `lane` handed out as `sequence`.
+    pub fn removal(&self, lane: usize, sequence: u64) -> Removal {
+        match self.lanes[lane].origin {
+            lane::Origin::Due(kind) => Removal::Parked {
+                lane,
+                kind,
+                due_ms: self.lanes[lane].due_of(sequence),
+                sequence,
+            },
+            lane::Origin::Source { .. } => Removal::Event { lane, sequence },
+        }
+    }
+
+    pub fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn note_answer(&self, removal: Removal) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.push(removal);
+        drop(answers);
+        self.wake();
+    }
+}
+
+impl Answer for Shared {
+    fn answer(&self, token: Token, settlement: Settlement) {
+        if token.lane == LETTERS {
+            match settlement {
+                Settlement::Ack => {
+                    if let Some(key) = self.claims().remove(token.position) {
+                        let claim = token.position;
+                        self.note_answer(Removal::Letter { claim, key });
+                    }
+                }
+                Settlement::Redeliver => self.claims().forget(token.position),
+            }
+            return;
+        }
+        let (number, sequence) = (token.lane as usize, token.position);
+        let lane = &self.lanes[number];
+        match settlement {
+            Settlement::Ack => self.note_answer(self.removal(number, sequence)),
+            Settlement::Redeliver => lane.give_back(sequence),
+        }
+        if let lane::Origin::Source { meters, .. } = &lane.origin {
+            match settlement {
+                Settlement::Ack => meters.settled.inc(),
+                Settlement::Redeliver => meters.redelivered.inc(),
+            };
+        }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all_answered.notify_waiters();
+        }
+    }
+}
