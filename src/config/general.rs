@@ -7,8 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::field::Field;
 use super::keys;
-use super::reader::{Field, Map};
+use super::reader::Map;
 use super::{Admin, AdminToken, DeliverySettings, Instance, Limits, Scope};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8400);

@@ -151,7 +151,7 @@ fn readable_parts_left_out(text: &str, span: Span) -> Vec<Span> {
         let indent = body.len() - body.trim_start().len();
         let mut at = start + indent;
         let end = start + body.len();
-        for name in SUBSTITUTION.captures_iter(&text[at..end].to_owned()) {
+        for name in SUBSTITUTION.captures_iter(&text[at..end]) {
             let base = start + indent;
             let keep = name.get(0).map_or(0..0, |found| found.range());
             pieces.push(Span {

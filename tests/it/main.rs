@@ -1,2 +1,3 @@
 mod config_examples;
+mod config_keys;
 mod config_problems;
