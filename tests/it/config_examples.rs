@@ -216,7 +216,7 @@ fn check(dir: &Path, text: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_file_gives_problems_at_places_that_exist(
