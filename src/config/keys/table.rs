@@ -32,7 +32,7 @@ pub static TOP: Section = Section {
             "instance",
             Form::Text,
             "a random name kept in `data_dir`",
-            "Names this process among those of the group; `auto` uses dynamic group membership on Kafka. `HOOKBRIDGE_INSTANCE` goes before it.",
+            "Names this process among those of the group; `auto` uses dynamic group membership on Kafka. Letters, digits, `.`, `_` and `-`. `HOOKBRIDGE_INSTANCE` goes before it.",
         ),
         key(
             "data_dir",
