@@ -419,6 +419,20 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_a_filter_leads_to_its_key() {
+        let text = "data.total: { $gte: x, $or: [a, { b/c: d }] }\n";
+        let root = read(text).unwrap();
+        let at = |path| {
+            let span = root.span_at(path);
+            &text[span.start..span.end]
+        };
+        assert_eq!(at("/data.total/$gte"), "$gte");
+        assert_eq!(at("/data.total/$or/1/b~1c"), "b/c");
+        assert_eq!(at("/data.total/$or/0/gone"), "a");
+        assert_eq!(at("/data.total/gone/x"), "data.total");
+    }
+
+    #[test]
     fn a_second_document_is_refused_in_our_words() {
         let broken = read("a: 1\n---\nb: 2\n").unwrap_err();
         assert!(broken.message.contains("one YAML document"), "{broken:?}");
