@@ -1,22 +1,27 @@
 //! The one place where the config asks whether an endpoint's URL may be called at all.
 //!
-//! Only addresses written as such are looked at; names are resolved, and their answers checked,
-//! when they are called. The rules are those of the guard that checks every attempt.
+//! Only hosts written as addresses are looked at, and `localhost`; other names are resolved, and
+//! their answers checked, when they are called.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use url::{Host, Url};
 
-/// The address in `url` that may not be called, if there is one.
-pub fn denied(url: &Url, allowed: &[IpNet]) -> Option<IpAddr> {
+/// Why `url` may not be called, if so. `allowed` are networks opened on purpose.
+pub fn refused(url: &Url, allowed: &[IpNet]) -> Option<String> {
+    let open = |address: &IpAddr| allowed.iter().any(|network| network.contains(address));
     let address = match url.host()? {
         Host::Ipv4(address) => IpAddr::V4(address),
         Host::Ipv6(address) => IpAddr::V6(address),
+        Host::Domain(name) if name == "localhost" || name.ends_with(".localhost") => {
+            let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            return (!both.iter().any(open)).then(|| "localhost is refused".to_owned());
+        }
         Host::Domain(_) => return None,
     };
-    let open = allowed.iter().any(|network| network.contains(&address));
-    (!open && is_special(address)).then_some(address)
+    (is_special(address) && !open(&address))
+        .then(|| format!("{address} is a private or special address, and refused"))
 }
 
 fn is_special(address: IpAddr) -> bool {
@@ -34,7 +39,7 @@ fn is_special(address: IpAddr) -> bool {
             Some(v4) => is_special(IpAddr::V4(v4)),
             None => {
                 v6.is_loopback()
-                    || v6 == Ipv6Addr::UNSPECIFIED
+                    || v6.is_unspecified()
                     || v6.is_multicast()
                     || v6.is_unique_local()
                     || v6.is_unicast_link_local()

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::field::{Field, Name};
 use super::keys;
-use super::reader::{Field, Map, Name, suggestion};
+use super::reader::{Map, suggestion};
 use super::{Broker, BrokerKind, Embedded, Kafka, RabbitMq, Sasl, SaslMechanism, Tls};
 use crate::broker::tiers::Tiers;
 use crate::subscription::Secret;

@@ -8,7 +8,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
-use super::reader::{Field, Map, suggestion};
+use super::field::{Field, Name};
+use super::reader::{Map, suggestion};
 use super::{DeliverySettings, address, brokers, keys};
 use crate::subscription::{Breaker, Endpoint, Rate, Scheme, Secret, TlsFiles};
 
@@ -172,11 +173,11 @@ fn url(field: Field<'_>, delivery: &DeliverySettings) -> Option<Url> {
     if url.fragment().is_some() {
         refuse("a fragment (`#...`) is never sent".into(), "leave it out");
     }
-    if let Some(address) = address::denied(&url, &delivery.allow_networks) {
+    if let Some(why) = address::refused(&url, &delivery.allow_networks) {
         let message = if field.is_substituted() {
             "the URL's address is private or special, and refused".to_owned()
         } else {
-            format!("{address} is a private or special address, and refused")
+            why
         };
         refuse(
             message,
@@ -319,10 +320,7 @@ fn key_bytes(text: &str, prefix: &str) -> Result<usize, String> {
 }
 
 /// `endpoints:`.
-pub fn all(
-    field: Field<'_>,
-    delivery: &DeliverySettings,
-) -> Vec<(super::reader::Name, Option<Endpoint>)> {
+pub fn all(field: Field<'_>, delivery: &DeliverySettings) -> Vec<(Name, Option<Endpoint>)> {
     field
         .named()
         .into_iter()
@@ -334,11 +332,7 @@ pub fn all(
 }
 
 /// Says that there is no endpoint of this name.
-pub fn missing<'n>(
-    name: &super::reader::Name,
-    field: Field<'_>,
-    known: impl Iterator<Item = &'n str>,
-) {
+pub fn missing<'n>(name: &Name, field: Field<'_>, known: impl Iterator<Item = &'n str>) {
     let help = suggestion(&name.text, known).unwrap_or_else(|| {
         "write it under `endpoints:`, or in place as `{ url: ..., secret: ... }`".to_owned()
     });

@@ -7,46 +7,69 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::field::Field;
 use super::keys;
-use super::reader::{Field, Map};
+use super::node::Span;
+use super::reader::{Map, Notes};
 use super::{Admin, AdminToken, DeliverySettings, Instance, Limits, Scope};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8400);
 const DEFAULT_MAX_EVENT_BYTES: u64 = 16 << 20;
 const SHORTEST_TOKEN: usize = 16;
 const LONGEST_GROUP: usize = 100;
+const LONGEST_INSTANCE: usize = 200;
+/// What brokers take in names of queues, topics, groups and members.
+const GROUP_CHARS: &str = "`A-Z`, `a-z`, `0-9`, `.`, `_` and `-`";
+
+fn is_id(text: &str, longest: usize) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    text.len() <= longest && text.chars().all(allowed)
+}
 
 /// The group, if it is given and good.
 pub fn group(field: Field<'_>) -> Option<Arc<str>> {
     let text = field.text()?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if text.len() > LONGEST_GROUP || !text.chars().all(allowed) {
+    if !is_id(text, LONGEST_GROUP) {
         field.note(
             format!("{} cannot be a group", field.shown()),
-            format!("up to {LONGEST_GROUP} of `A-Z`, `a-z`, `0-9`, `.`, `_` and `-`"),
+            format!("up to {LONGEST_GROUP} of {GROUP_CHARS}"),
         );
         return None;
     }
     Some(text.into())
 }
 
-/// The environment goes before the file, since one file serves many instances.
-pub fn instance(field: Option<Field<'_>>, from_env: Option<String>) -> Option<Instance> {
-    let field_says = match field {
-        Some(field) => Some(field.name()?.text),
-        None => None,
-    };
-    Some(
-        match from_env
-            .filter(|name| !name.is_empty())
-            .map(Arc::from)
-            .or(field_says)
-        {
-            None => Instance::Kept,
-            Some(name) if &*name == "auto" => Instance::Auto,
-            Some(name) => Instance::Named(name),
+/// The environment goes before the file, since one file serves many instances. What it says is
+/// placed at the key, or at the top of the file without one.
+pub fn instance(
+    notes: &Notes<'_>,
+    field: Option<Field<'_>>,
+    from_env: Option<String>,
+) -> Option<Instance> {
+    let from_env = from_env.filter(|name| !name.is_empty());
+    let help = || format!("`auto`, or up to {LONGEST_INSTANCE} of {GROUP_CHARS}");
+    let name = match (&from_env, field) {
+        (Some(name), _) if is_id(name, LONGEST_INSTANCE) => name.as_str(),
+        (Some(_), field) => {
+            let span = field.map_or_else(Span::default, |field| field.span());
+            let message = "the value of `HOOKBRIDGE_INSTANCE` cannot be an instance's name";
+            notes.note(span, message, help());
+            return None;
+        }
+        (None, None) => return Some(Instance::Kept),
+        (None, Some(field)) => match field.text()? {
+            name if is_id(name, LONGEST_INSTANCE) => name,
+            _ => {
+                let message = format!("{} cannot be an instance's name", field.shown());
+                field.note(message, help());
+                return None;
+            }
         },
-    )
+    };
+    Some(match name {
+        "auto" => Instance::Auto,
+        name => Instance::Named(name.into()),
+    })
 }
 
 pub fn admin(map: Option<&Map<'_>>) -> Option<Admin> {

@@ -36,6 +36,8 @@ pub struct Masked {
     text: String,
     /// What was replaced, in the original; sorted, not overlapping.
     cuts: Vec<Span>,
+    /// For each cut, how many bytes it and those before it took away.
+    shrunk: Vec<usize>,
 }
 
 /// One line of the masked text, and what in it is meant.
@@ -79,16 +81,20 @@ impl Masked {
             }
         }
         let mut masked = String::with_capacity(text.len());
-        let mut done = 0;
+        let mut shrunk = Vec::with_capacity(joined.len());
+        let (mut done, mut gone) = (0, 0);
         for cut in &joined {
             masked.push_str(&text[done..cut.start]);
             masked.push_str(MASK);
             done = cut.end;
+            gone += cut.end - cut.start;
+            shrunk.push(gone);
         }
         masked.push_str(&text[done..]);
         Self {
             text: masked,
             cuts: joined,
+            shrunk,
         }
     }
 
@@ -115,22 +121,18 @@ impl Masked {
         }
     }
 
+    /// Where an offset of the original is in the masked text. One inside of what is masked moves
+    /// before it, or after it if it is an end.
     fn moved(&self, offset: usize, end: bool) -> usize {
-        let (mut grown, mut shrunk) = (0, 0);
-        for cut in &self.cuts {
-            if cut.end <= offset && !(cut.end == offset && !end && cut.start == offset) {
-                grown += MASK.len();
-                shrunk += cut.end - cut.start;
-            } else if cut.start < offset {
-                // Inside of what is masked: before it, or after it for an end.
-                let at = cut.start + grown - shrunk;
-                return if end { at + MASK.len() } else { at };
-            } else {
-                break;
-            }
-        }
-        self.text
-            .floor_char_boundary((offset + grown - shrunk).min(self.text.len()))
+        let before = self.cuts.partition_point(|cut| cut.end <= offset);
+        let shrunk = before.checked_sub(1).map_or(0, |last| self.shrunk[last]);
+        let shift = |offset: usize| offset + before * MASK.len() - shrunk;
+        let at = match self.cuts.get(before) {
+            Some(cut) if cut.start < offset && end => shift(cut.start) + MASK.len(),
+            Some(cut) if cut.start < offset => shift(cut.start),
+            _ => shift(offset),
+        };
+        self.text.floor_char_boundary(at.min(self.text.len()))
     }
 }
 
@@ -151,7 +153,7 @@ fn readable_parts_left_out(text: &str, span: Span) -> Vec<Span> {
         let indent = body.len() - body.trim_start().len();
         let mut at = start + indent;
         let end = start + body.len();
-        for name in SUBSTITUTION.captures_iter(&text[at..end].to_owned()) {
+        for name in SUBSTITUTION.captures_iter(&text[at..end]) {
             let base = start + indent;
             let keep = name.get(0).map_or(0..0, |found| found.range());
             pieces.push(Span {
@@ -269,8 +271,9 @@ fn pattern(text: &str) -> Regex {
 static SUBSTITUTION: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\$\{(?:env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]*)\}"));
 /// A slash in a substitution is none of the URL.
-static UP_TO_PATH: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"^[^/]*(?:://)?(?:\$\{[^}]*\}|[^/?#$]|\$)*[/?#]"));
+static UP_TO_PATH: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r#"^["']?(?:[A-Za-z][A-Za-z0-9+.-]*://)?(?:\$\{[^}]*\}|[^/?#$]|\$)*[/?#]"#)
+});
 static LOOKS_SECRET: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"wh(?:sec|sk|pk)_[A-Za-z0-9+/=_-]+"));
 /// The password, or whatever stands in its place; a substitution there may hold an `@` of its own.
@@ -297,9 +300,9 @@ mod tests {
                     b: { secrets: [x1, \"${env:S}\"], headers: { authorization: Bearer 1 } }\n\
                     c: { password: \"${env:P:-hunter2}\", urls: [\"amqp://u:p@h/v\"], topics: [t] }\n";
         insta::assert_snapshot!(masked(text).text(), @r#"
-a: { secret: ***, url: https:/*** }
+a: { secret: ***, url: https://h.example.com/*** }
 b: { secrets: [***, "${env:S}"], headers: { authorization: *** } }
-c: { password: "***", urls: ["amqp:/***"], topics: [t] }
+c: { password: "***", urls: ["amqp://***@h/***"], topics: [t] }
 "#);
     }
 

@@ -3,23 +3,31 @@
 //! [`load`] reports every problem at once, each at its line and column. What it returns has no
 //! strings left to parse but those of [`Spec`]s, which it has compiled once to check them.
 
+// what the keys are
 pub mod keys;
+pub mod schema;
+
+// text to tree
 mod mask;
 mod node;
 mod problems;
-mod reader;
 mod substitute;
+
+// tree to values
+mod field;
+mod reader;
 mod values;
 
+// values to settings, section by section
 mod address;
 mod brokers;
 mod endpoints;
 mod general;
 mod sources;
 mod subscriptions;
-mod whole;
 
 mod load;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

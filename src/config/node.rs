@@ -68,6 +68,8 @@ pub struct Broken {
 
 /// Deeper nesting than any config needs is refused before it can use up the stack.
 const MAX_DEPTH: usize = 64;
+/// Enough for some fifty thousand subscriptions.
+const MAX_NODES: usize = 1_000_000;
 
 /// Reads one YAML document. An empty one is an empty map.
 pub fn read(text: &str) -> Result<Node, Broken> {
@@ -78,7 +80,15 @@ pub fn read(text: &str) -> Result<Node, Broken> {
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
         strict_booleans: true,
         with_snippet: false,
-        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES / 2 },
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            max_nodes: MAX_NODES,
+            max_events: 4 * MAX_NODES,
+            // One retry policy for hundreds of subscriptions is no attack; what aliases may grow
+            // to is limited by itself.
+            enforce_alias_anchor_ratio: false,
+        },
     };
     let root: Option<Spanned<Raw>> =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| Broken {
@@ -98,6 +108,9 @@ pub fn read(text: &str) -> Result<Node, Broken> {
 
 /// The parser's words without the position, which we give ourselves.
 fn said(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::MultipleDocuments { .. } = error.without_snippet() {
+        return "a config is one YAML document: there is a second one".to_owned();
+    }
     let said = error.without_snippet().to_string();
     let first = said.lines().next().unwrap_or_default();
     let first = first.split(" at line ").next().unwrap_or_default();
@@ -391,6 +404,38 @@ mod tests {
             panic!()
         };
         assert_eq!(c.len(), 2);
+    }
+
+    #[test]
+    fn one_anchor_may_be_used_by_many_and_may_not_explode() {
+        let many: String = (0..2_000).map(|n| format!("s{n}: *x\n")).collect();
+        assert_eq!(entries(&format!("a: &x [1]\n{many}")).len(), 2_001);
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..9 {
+            let all = vec![format!("*a{}", n - 1); 10].join(", ");
+            bomb.push_str(&format!("a{n}: &a{n} [{all}]\n"));
+        }
+        assert!(read(&bomb).is_err());
+    }
+
+    #[test]
+    fn a_path_of_a_filter_leads_to_its_key() {
+        let text = "data.total: { $gte: x, $or: [a, { b/c: d }] }\n";
+        let root = read(text).unwrap();
+        let at = |path| {
+            let span = root.span_at(path);
+            &text[span.start..span.end]
+        };
+        assert_eq!(at("/data.total/$gte"), "$gte");
+        assert_eq!(at("/data.total/$or/1/b~1c"), "b/c");
+        assert_eq!(at("/data.total/$or/0/gone"), "a");
+        assert_eq!(at("/data.total/gone/x"), "data.total");
+    }
+
+    #[test]
+    fn a_second_document_is_refused_in_our_words() {
+        let broken = read("a: 1\n---\nb: 2\n").unwrap_err();
+        assert!(broken.message.contains("one YAML document"), "{broken:?}");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::brokers::{self, Kind};
+use super::field::{Field, Name};
 use super::keys;
 use super::node::Span;
-use super::reader::{Field, Map, Name, suggestion};
+use super::reader::{Map, suggestion};
 use super::{Binding, EmbeddedSource, From, KafkaSource, RabbitMqSource, Source, Start, Unmatched};
 use crate::broker::IdFrom;
 use crate::subscription::Pattern;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoints::{self, LANE_KEYS};
-use super::reader::{Field, Map, Name, suggestion};
+use super::field::{Field, Name};
+use super::reader::{Map, suggestion};
 use super::{DeliverySettings, brokers, keys, sources};
 use crate::subscription::{Endpoint, Filter, MaxParked, RetryPolicy, Spec};
 

@@ -88,7 +88,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     let top = reader::map(notes, root, Span::default(), &keys::TOP, "config")?;
     let group_field = top.take("group");
     let group = group_field.and_then(general::group);
-    let instance = general::instance(top.take("instance"), env(INSTANCE_VARIABLE));
+    let instance = general::instance(notes, top.take("instance"), env(INSTANCE_VARIABLE));
     let data_dir = match top.take("data_dir") {
         Some(field) => field.path(),
         None => Some(notes.base_dir.join(DEFAULT_DATA_DIR)),

@@ -183,6 +183,9 @@ fn the_environment_names_the_instance_before_the_file_does() {
     };
     assert_eq!(of(&named), Instance::Named("from-env".into()));
     assert_eq!(of(&|_| None), Instance::Auto);
+    let wrong = |_: &str| Some("a b".to_owned());
+    let problems = config::parse(text, "x", Path::new(""), &wrong).unwrap_err();
+    assert_eq!((problems.list().len(), problems.list()[0].line), (1, 2));
 }
 
 /// Positions must be those of the file, whatever is in it.
@@ -216,7 +219,7 @@ fn check(dir: &Path, text: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_file_gives_problems_at_places_that_exist(

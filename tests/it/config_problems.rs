@@ -79,16 +79,16 @@ error: unknown key `topcis` in `crm`
 error: plain `http:` is refused, since anybody on the way can read and change it
   --> hookbridge.yaml:13:12
    |
-13 |       url: http:/***
-   |            ^^^^^^^^^
+13 |       url: http://***@crm.example.com/***
+   |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
    |
    = help: use `https:`, or set `delivery: { allow_http: true }`
 
 error: user info in the URL is refused, since URLs are logged everywhere
   --> hookbridge.yaml:13:12
    |
-13 |       url: http:/***
-   |            ^^^^^^^^^
+13 |       url: http://***@crm.example.com/***
+   |            ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
    |
    = help: send it as `headers: { authorization: "Basic ..." }`
 

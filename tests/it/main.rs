@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod config_examples;
+mod config_keys;
 mod config_problems;
 mod contract;
 mod deliver_http;
