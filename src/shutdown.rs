@@ -23,7 +23,10 @@ impl Shutdown {
     pub async fn enforce(&self, deadline: Duration) {
         self.stop.cancelled().await;
         tokio::time::sleep(deadline).await;
-        warn!(?deadline, "stopping takes longer than allowed; what is not settled will be delivered again");
+        warn!(
+            ?deadline,
+            "stopping takes longer than allowed; what is not settled will be delivered again"
+        );
         self.drain.cancel();
     }
 }

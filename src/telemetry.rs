@@ -27,7 +27,7 @@ pub enum Format {
 /// What is logged when nobody says anything.
 const DEFAULT: &str = "info";
 /// Libraries that talk much, quiet unless they are named.
-const QUIET: &str = "lapin=off,rdkafka=warn,librdkafka=warn";
+const QUIET: &str = "lapin=off,rdkafka=warn,librdkafka=warn,rustls_platform_verifier=off";
 /// Lines waiting to be written.
 const WAITING: usize = 1_024;
 /// A longer line is cut off.

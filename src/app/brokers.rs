@@ -35,16 +35,36 @@ pub fn instance(config: &Config, store: &Store) -> Option<Arc<str>> {
 }
 
 /// Builds every broker with the sources that are taken from it.
-pub fn build(config: &Config, instance: Option<Arc<str>>, meters: &Meters) -> Result<Built, Failure> {
-    let mut built = Built { plans: Vec::new(), brokers: BTreeMap::new(), embedded: BTreeMap::new() };
+pub fn build(
+    config: &Config,
+    instance: Option<Arc<str>>,
+    meters: &Meters,
+) -> Result<Built, Failure> {
+    let mut built = Built {
+        plans: Vec::new(),
+        brokers: BTreeMap::new(),
+        embedded: BTreeMap::new(),
+    };
     for (name, settings) in &config.brokers {
-        let broker = build_one(config, name, settings, instance.clone(), meters, &mut built.embedded)?;
+        let broker = build_one(
+            config,
+            name,
+            settings,
+            instance.clone(),
+            meters,
+            &mut built.embedded,
+        )?;
         built.brokers.insert(name.clone(), broker.clone());
-        let sources = config.sources.iter().filter(|(_, source)| source.broker == *name);
+        let sources = config
+            .sources
+            .iter()
+            .filter(|(_, source)| source.broker == *name);
         built.plans.push(BrokerPlan {
             broker,
             retries_on: settings.retries_on.clone(),
-            sources: sources.map(|(name, source)| source_plan(name, source, meters)).collect(),
+            sources: sources
+                .map(|(name, source)| source_plan(name, source, meters))
+                .collect(),
             due_window: config.limits.due_window,
         });
     }
@@ -53,10 +73,24 @@ pub fn build(config: &Config, instance: Option<Arc<str>>, meters: &Meters) -> Re
 
 /// A broker for publishing alone (`hookbridge send`): nothing is taken from it or declared on it.
 pub fn publisher(config: &Config, broker: &str) -> anyhow::Result<Arc<dyn Broker>> {
-    let settings = config.brokers.get(broker).with_context(|| format!("no broker `{broker}` in the config"))?;
+    let settings = config
+        .brokers
+        .get(broker)
+        .with_context(|| format!("no broker `{broker}` in the config"))?;
     let name: Arc<str> = broker.into();
-    let alone = Config { sources: BTreeMap::new(), ..config.clone() };
-    build_one(&alone, &name, settings, None, &Meters::new(), &mut BTreeMap::new()).map_err(Failure::into_error)
+    let alone = Config {
+        sources: BTreeMap::new(),
+        ..config.clone()
+    };
+    build_one(
+        &alone,
+        &name,
+        settings,
+        None,
+        &Meters::new(),
+        &mut BTreeMap::new(),
+    )
+    .map_err(Failure::into_error)
 }
 
 fn build_one(
@@ -67,11 +101,18 @@ fn build_one(
     meters: &Meters,
     embedded: &mut BTreeMap<Arc<str>, Arc<Embedded>>,
 ) -> Result<Arc<dyn Broker>, Failure> {
-    let sources = || config.sources.iter().filter(|(_, source)| source.broker == *name);
+    let sources = || {
+        config
+            .sources
+            .iter()
+            .filter(|(_, source)| source.broker == *name)
+    };
     let keeps_deliveries = broker.retries_on.is_none();
     match &broker.kind {
         BrokerKind::RabbitMq(settings) => {
-            let sources = sources().filter_map(|(name, source)| rabbitmq_source(name, source, meters)).collect();
+            let sources = sources()
+                .filter_map(|(name, source)| rabbitmq_source(name, source, meters))
+                .collect();
             Ok(RabbitMq::new(rabbitmq::Settings {
                 name: name.clone(),
                 group: config.group.clone(),
@@ -92,10 +133,14 @@ fn build_one(
                 sasl: settings.sasl.clone(),
                 properties: settings.properties.clone(),
                 tiers: broker.tiers.clone(),
-                sources: sources().filter_map(|(name, source)| kafka_source(name, source, meters)).collect(),
+                sources: sources()
+                    .filter_map(|(name, source)| kafka_source(name, source, meters))
+                    .collect(),
                 refusals: meters.refusals(name),
             });
-            Ok(kafka.with_context(|| format!("broker `{name}`")).map_err(Failure::Config)?)
+            Ok(kafka
+                .with_context(|| format!("broker `{name}`"))
+                .map_err(Failure::Config)?)
         }
         BrokerKind::Embedded(settings) => {
             let sources = sources()
@@ -119,7 +164,11 @@ fn build_one(
 }
 
 fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
-    Naming { source: name.clone(), topic: source.topic.clone(), id: source.id.clone() }
+    Naming {
+        source: name.clone(),
+        topic: source.topic.clone(),
+        id: source.id.clone(),
+    }
 }
 
 fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> SourcePlan {
@@ -131,8 +180,14 @@ fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Sou
     }
 }
 
-fn rabbitmq_source(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Option<rabbitmq::SourceSettings> {
-    let config::From::RabbitMq(from) = &source.from else { return None };
+fn rabbitmq_source(
+    name: &Arc<str>,
+    source: &config::Source,
+    meters: &Meters,
+) -> Option<rabbitmq::SourceSettings> {
+    let config::From::RabbitMq(from) = &source.from else {
+        return None;
+    };
     Some(rabbitmq::SourceSettings {
         name: name.clone(),
         queue: from.queue.clone(),
@@ -143,8 +198,14 @@ fn rabbitmq_source(name: &Arc<str>, source: &config::Source, meters: &Meters) ->
     })
 }
 
-fn kafka_source(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Option<kafka::SourceSettings> {
-    let config::From::Kafka(from) = &source.from else { return None };
+fn kafka_source(
+    name: &Arc<str>,
+    source: &config::Source,
+    meters: &Meters,
+) -> Option<kafka::SourceSettings> {
+    let config::From::Kafka(from) = &source.from else {
+        return None;
+    };
     Some(kafka::SourceSettings {
         name: name.clone(),
         topics: from.topics.clone(),
@@ -161,11 +222,20 @@ fn embedded_source(
     meters: &Meters,
 ) -> anyhow::Result<embedded::SourceSettings> {
     let topics = match &source.from {
-        config::From::Embedded(from) => from.topics.iter().map(|topic| topic.parse::<Pattern>()).collect(),
+        config::From::Embedded(from) => from
+            .topics
+            .iter()
+            .map(|topic| topic.parse::<Pattern>())
+            .collect(),
         _ => Ok(Vec::new()),
     };
     let topics = topics.with_context(|| format!("source `{name}`"))?;
-    Ok(embedded::SourceSettings { name: name.clone(), topics, naming: naming(name, source), meters: meters.of_source(name) })
+    Ok(embedded::SourceSettings {
+        name: name.clone(),
+        topics,
+        naming: naming(name, source),
+        meters: meters.of_source(name),
+    })
 }
 
 /// The admin API's tokens.
@@ -188,6 +258,10 @@ pub fn tokens(config: &Config) -> Vec<crate::admin::Token> {
 pub fn say_how_to_send(admin: SocketAddr) {
     info!("no config given: events published here go to http://127.0.0.1:8401/");
     info!("receive them in a second terminal:  hookbridge listen");
-    info!("send the first one in a third:      hookbridge send orders.created --data '{{\"total\": 120}}'");
-    info!("or with curl:                       curl -d '{{\"total\": 120}}' http://{admin}/v1/topics/orders.created/events");
+    info!(
+        "send the first one in a third:      hookbridge send orders.created --data '{{\"total\": 120}}'"
+    );
+    info!(
+        "or with curl:                       curl -d '{{\"total\": 120}}' http://{admin}/v1/topics/orders.created/events"
+    );
 }

@@ -38,7 +38,9 @@ impl Failure {
 
     pub fn into_error(self) -> anyhow::Error {
         match self {
-            Self::Config(error) | Self::Io(error) | Self::Storage(error) | Self::Broker(error) => error,
+            Self::Config(error) | Self::Io(error) | Self::Storage(error) | Self::Broker(error) => {
+                error
+            }
         }
     }
 }

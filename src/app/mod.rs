@@ -42,7 +42,9 @@ pub enum From {
 
 /// Runs until it is asked to stop, or until something fails that only a restart mends.
 pub async fn run(config: Config, from: From) -> Result<(), Failure> {
-    let signals = Signals::listen().context("signals cannot be listened to").map_err(Failure::Io)?;
+    let signals = Signals::listen()
+        .context("signals cannot be listened to")
+        .map_err(Failure::Io)?;
     let app = App::build(&config).await?;
     app.run(config, from, signals).await
 }
@@ -60,30 +62,81 @@ struct App {
 impl App {
     async fn build(config: &Config) -> Result<Self, Failure> {
         let meters = Meters::new();
+        meters.count_with(
+            "log_lines_lost",
+            "Log lines not written",
+            crate::telemetry::lost_lines,
+        );
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("{} cannot be created", config.data_dir.display()))
             .map_err(Failure::Io)?;
-        let store = Arc::new(Store::open(&config.data_dir, meters.store_bytes.clone(), meters.store_flush.clone())?);
-        let changes = store.reconcile(&config.subscriptions).await.map_err(Failure::store)?;
+        let store = Arc::new(Store::open(
+            &config.data_dir,
+            meters.store_bytes.clone(),
+            meters.store_flush.clone(),
+        )?);
+        let changes = store
+            .reconcile(&config.subscriptions)
+            .await
+            .map_err(Failure::store)?;
         info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, "subscriptions of the config are in the store");
         // Bound before anything is taken: a second process on the same address stops here.
         let listener = TcpListener::bind(config.admin.listen)
             .await
-            .with_context(|| format!("the admin address {} cannot be listened on", config.admin.listen))
+            .with_context(|| {
+                format!(
+                    "the admin address {} cannot be listened on",
+                    config.admin.listen
+                )
+            })
             .map_err(Failure::Io)?;
         let instance = brokers::instance(config, &store);
-        let brokers::Built { plans, brokers, embedded } = brokers::build(config, instance, &meters)?;
-        let policy =
-            AddressPolicy { allow_http: config.delivery.allow_http, allow_networks: config.delivery.allow_networks.clone() };
+        let brokers::Built {
+            plans,
+            brokers,
+            embedded,
+        } = brokers::build(config, instance, &meters)?;
+        let policy = AddressPolicy {
+            allow_http: config.delivery.allow_http,
+            allow_networks: config.delivery.allow_networks.clone(),
+        };
         let courier = Courier::new(policy);
-        let (pipeline, feedings) =
-            Pipeline::new(plans, courier, store.clone(), meters.clone(), config.limits.in_flight_bytes);
-        pipeline.install(compiled(&store, config)?).map_err(Failure::Config)?;
-        Ok(Self { store, meters, pipeline, feedings, brokers, embedded, listener })
+        let (pipeline, feedings) = Pipeline::new(
+            plans,
+            courier,
+            store.clone(),
+            meters.clone(),
+            config.limits.in_flight_bytes,
+        );
+        pipeline
+            .install(compiled(&store, config)?)
+            .map_err(Failure::Config)?;
+        Ok(Self {
+            store,
+            meters,
+            pipeline,
+            feedings,
+            brokers,
+            embedded,
+            listener,
+        })
     }
 
-    async fn run(self, mut config: Config, from: From, mut signals: Signals) -> Result<(), Failure> {
-        let Self { store, meters, pipeline, feedings, brokers, embedded, listener } = self;
+    async fn run(
+        self,
+        mut config: Config,
+        from: From,
+        mut signals: Signals,
+    ) -> Result<(), Failure> {
+        let Self {
+            store,
+            meters,
+            pipeline,
+            feedings,
+            brokers,
+            embedded,
+            listener,
+        } = self;
         let shutdown = Shutdown::default();
         let readiness = readiness::of(&brokers, &store);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
@@ -91,7 +144,11 @@ impl App {
             version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),
             readiness,
-            default_broker: embedded.keys().next().filter(|_| embedded.len() == 1).cloned(),
+            default_broker: embedded
+                .keys()
+                .next()
+                .filter(|_| embedded.len() == 1)
+                .cloned(),
             embedded,
             subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
             tokens: brokers::tokens(&config).into(),
@@ -111,7 +168,10 @@ impl App {
             let (stop, drain) = (shutdown.stop.clone(), shutdown.drain.clone());
             running.spawn(async move {
                 let name = broker.name().clone();
-                broker.run(intakes, stop, drain).await.with_context(|| format!("broker `{name}`"))
+                broker
+                    .run(intakes, stop, drain)
+                    .await
+                    .with_context(|| format!("broker `{name}`"))
             });
         }
         info!(admin = %address, brokers = brokers.len(), subscriptions = config.subscriptions.len(), "hookbridge is running");
@@ -146,7 +206,10 @@ impl App {
             async move { shutdown.enforce(deadline).await }
         });
         let drained = async { while running.join_next().await.is_some() {} };
-        if tokio::time::timeout(config.limits.shutdown + EXIT_GRACE, drained).await.is_err() {
+        if tokio::time::timeout(config.limits.shutdown + EXIT_GRACE, drained)
+            .await
+            .is_err()
+        {
             warn!("a broker did not end in time; leaving without it");
         }
         enforcing.abort();
@@ -195,7 +258,12 @@ async fn storage_failure(store: &Store) -> anyhow::Error {
 
 /// Reads the config again. What concerns subscriptions and endpoints takes effect; brokers, sources
 /// and limits need a restart, and a change of those is said.
-async fn reload(from: &From, config: &mut Config, store: &Arc<Store>, pipeline: &Arc<Pipeline>) -> anyhow::Result<()> {
+async fn reload(
+    from: &From,
+    config: &mut Config,
+    store: &Arc<Store>,
+    pipeline: &Arc<Pipeline>,
+) -> anyhow::Result<()> {
     let From::File(path) = from else {
         info!("running without a config file: nothing to reload");
         return Ok(());
@@ -213,7 +281,10 @@ async fn reload(from: &From, config: &mut Config, store: &Arc<Store>, pipeline: 
     if new.limits != config.limits || new.admin != config.admin || new.delivery != config.delivery {
         warn!("limits, admin or delivery settings have changed: restart to use them");
     }
-    *config = Config { endpoints: new.endpoints, subscriptions: new.subscriptions, ..config.clone() };
+    *config = Config {
+        endpoints: new.endpoints,
+        subscriptions: new.subscriptions,
+        ..config.clone()
+    };
     Ok(())
 }
-

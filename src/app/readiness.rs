@@ -8,16 +8,26 @@ use crate::broker::{Broker, Health};
 use crate::store::Store;
 
 /// A function that looks at all components now.
-pub fn of(brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>, store: &Arc<Store>) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+pub fn of(
+    brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
+    store: &Arc<Store>,
+) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let brokers: Vec<_> = brokers.values().cloned().collect();
     let store = store.clone();
     Arc::new(move || {
-        let mut components: Vec<_> = brokers.iter().map(|broker| component_of(broker.as_ref())).collect();
+        let mut components: Vec<_> = brokers
+            .iter()
+            .map(|broker| component_of(broker.as_ref()))
+            .collect();
         let (state, why) = match store.failure() {
             None => (Condition::Ready, None),
             Some(why) => (Condition::Down, Some(why.to_owned())),
         };
-        components.push(Component { name: "store".into(), state, why });
+        components.push(Component {
+            name: "store".into(),
+            state,
+            why,
+        });
         Readiness { components }
     })
 }
@@ -28,5 +38,9 @@ fn component_of(broker: &dyn Broker) -> Component {
         Health::Starting { why } => (Condition::Starting, Some(why)),
         Health::Down { why } => (Condition::Down, Some(why)),
     };
-    Component { name: format!("broker {}", broker.name()), state, why }
+    Component {
+        name: format!("broker {}", broker.name()),
+        state,
+        why,
+    }
 }

@@ -27,7 +27,11 @@ impl Subscriptions for OfPipeline {
             Ok(false) => return Err(NotChanged::Unknown),
             Err(error) => return Err(NotChanged::Unavailable(format!("{error:#}"))),
         }
-        let now = self.0.subscriptions().into_iter().find(|subscription| &*subscription.name == name);
+        let now = self
+            .0
+            .subscriptions()
+            .into_iter()
+            .find(|subscription| &*subscription.name == name);
         now.map(listed).ok_or(NotChanged::Unknown)
     }
 }
@@ -36,7 +40,10 @@ fn listed(status: SubscriptionStatus) -> Listed {
     let (state, why) = match status.state {
         State::Active => ("active", None),
         State::Paused => ("paused", None),
-        State::Disabled => ("disabled", Some("the endpoint answered 410 twice, or asked for it".to_owned())),
+        State::Disabled => (
+            "disabled",
+            Some("the endpoint answered 410 twice, or asked for it".to_owned()),
+        ),
         State::Off => ("not_enabled", None),
     };
     Listed {

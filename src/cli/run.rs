@@ -4,8 +4,8 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::app::{self, From};
 use super::send;
+use crate::app::{self, From};
 use crate::config::{self, BrokerKind, Config, Format};
 use crate::telemetry;
 
@@ -35,7 +35,10 @@ pub fn run(args: Args) -> ExitCode {
         Some(path) => match config::load(path, &env) {
             Ok(loaded) => (loaded.config, From::File(path.clone())),
             Err(problems) => {
-                eprint!("{}", problems.render(Format::Human, std::io::stderr().is_terminal()));
+                eprint!(
+                    "{}",
+                    problems.render(Format::Human, std::io::stderr().is_terminal())
+                );
                 return ExitCode::from(78);
             }
         },
@@ -81,7 +84,10 @@ pub async fn send(args: send::Args) -> anyhow::Result<ExitCode> {
         Some(path) => match config::load(path, &|name| std::env::var(name).ok()) {
             Ok(loaded) => loaded.config,
             Err(problems) => {
-                eprint!("{}", problems.render(Format::Human, std::io::stderr().is_terminal()));
+                eprint!(
+                    "{}",
+                    problems.render(Format::Human, std::io::stderr().is_terminal())
+                );
                 return Ok(ExitCode::from(78));
             }
         },
@@ -89,7 +95,12 @@ pub async fn send(args: send::Args) -> anyhow::Result<ExitCode> {
     };
     let name = match (&args.broker, config.brokers.len()) {
         (Some(name), _) => name.clone(),
-        (None, 1) => config.brokers.keys().next().map(ToString::to_string).unwrap_or_default(),
+        (None, 1) => config
+            .brokers
+            .keys()
+            .next()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         (None, _) => anyhow::bail!("the config has several brokers: say which with --broker"),
     };
     let Some(broker) = config.brokers.get(name.as_str()) else {

@@ -222,4 +222,3 @@ pub struct EmbeddedSource {
     /// Topic patterns, as in subscriptions.
     pub topics: Vec<String>,
 }
-

@@ -113,7 +113,10 @@ impl<J> Lane<J> {
             reserved_until: now,
             pace: Duration::from_millis(10),
         };
-        Self { state: Mutex::new(state), freed: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            freed: Notify::new(),
+        }
     }
 
     /// Offers a job. `room_left`: whether all waiting rooms together still have a place.
@@ -140,7 +143,13 @@ impl<J> Lane<J> {
     }
 
     /// An attempt that was started has ended. The job given back, if any, starts in its place.
-    pub fn finished(&self, ended: Ended, took: Duration, hold: Option<Duration>, now: Instant) -> Option<J> {
+    pub fn finished(
+        &self,
+        ended: Ended,
+        took: Duration,
+        hold: Option<Duration>,
+        now: Instant,
+    ) -> Option<J> {
         let mut state = self.lock();
         state.running -= 1;
         state.pace = (state.pace * 7 + took) / 8;
@@ -149,7 +158,11 @@ impl<J> Lane<J> {
             let until = now + hold;
             state.held_until = Some(state.held_until.map_or(until, |held| held.max(until)));
         }
-        let next = if state.may_start(now) { state.room.pop_front() } else { None };
+        let next = if state.may_start(now) {
+            state.room.pop_front()
+        } else {
+            None
+        };
         if next.is_some() {
             state.start(now);
         }
@@ -161,7 +174,11 @@ impl<J> Lane<J> {
     /// What the room asks for now.
     pub fn due(&self, now: Instant) -> Due<J> {
         let mut state = self.lock();
-        let mut due = Due { start: Vec::new(), overflow: Vec::new(), next: None };
+        let mut due = Due {
+            start: Vec::new(),
+            overflow: Vec::new(),
+            next: None,
+        };
         while !state.room.is_empty() && state.may_start(now) {
             if let Some((job, _)) = state.room.pop_front() {
                 state.start(now);
@@ -169,7 +186,11 @@ impl<J> Lane<J> {
             }
         }
         let shut = state.shut_until(now).is_some();
-        while state.room.front().is_some_and(|(_, since)| shut || now >= *since + LONGEST_WAIT) {
+        while state
+            .room
+            .front()
+            .is_some_and(|(_, since)| shut || now >= *since + LONGEST_WAIT)
+        {
             if let Some((job, _)) = state.room.pop_front() {
                 let wait = state.reserve(now);
                 due.overflow.push((job, wait));
@@ -177,7 +198,9 @@ impl<J> Lane<J> {
         }
         due.next = state.room.front().map(|(_, since)| {
             let patience = *since + LONGEST_WAIT;
-            state.next_token(now).map_or(patience, |token| patience.min(token))
+            state
+                .next_token(now)
+                .map_or(patience, |token| patience.min(token))
         });
         state.watched = due.next.is_some();
         drop(state);
@@ -227,7 +250,9 @@ impl<J> Lane<J> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -280,7 +305,9 @@ impl<J> State<J> {
     /// Time between two starts, at best.
     fn spacing(&self) -> Duration {
         let by_pace = self.pace / self.limits.concurrency.max(1) as u32;
-        self.limits.rate.map_or(by_pace, |rate| by_pace.max(rate.interval()))
+        self.limits
+            .rate
+            .map_or(by_pace, |rate| by_pace.max(rate.interval()))
     }
 
     /// How long a job would wait at the end of the room because of the rate.
@@ -296,20 +323,30 @@ impl<J> State<J> {
 
     fn reserve(&mut self, now: Instant) -> Duration {
         let spacing = self.spacing();
-        let free = self.shut_until(now).or(self.next_token(now)).unwrap_or(now) + spacing * self.room.len() as u32;
+        let free = self.shut_until(now).or(self.next_token(now)).unwrap_or(now)
+            + spacing * self.room.len() as u32;
         let slot = self.reserved_until.max(free) + spacing;
         self.reserved_until = slot.min(now + FURTHEST_SLOT);
         slot - now
     }
 
     fn learn(&mut self, ended: Ended, now: Instant) {
-        let Breaker { failures: allowed, cool_down } = self.limits.breaker;
+        let Breaker {
+            failures: allowed,
+            cool_down,
+        } = self.limits.breaker;
         self.gate = match (self.gate, ended) {
             (Gate::Open { .. }, Ended::Well) => Gate::Open { failures: 0 },
-            (Gate::Open { failures }, Ended::Badly) if failures + 1 >= allowed => Gate::Shut { until: now + cool_down },
-            (Gate::Open { failures }, Ended::Badly) => Gate::Open { failures: failures + 1 },
+            (Gate::Open { failures }, Ended::Badly) if failures + 1 >= allowed => Gate::Shut {
+                until: now + cool_down,
+            },
+            (Gate::Open { failures }, Ended::Badly) => Gate::Open {
+                failures: failures + 1,
+            },
             (Gate::Probing, Ended::Well) => Gate::Open { failures: 0 },
-            (Gate::Probing, Ended::Badly) if self.running == 0 => Gate::Shut { until: now + cool_down },
+            (Gate::Probing, Ended::Badly) if self.running == 0 => Gate::Shut {
+                until: now + cool_down,
+            },
             // A probe that says nothing makes room for another one.
             (Gate::Probing, Ended::Unknown) if self.running == 0 => Gate::Shut { until: now },
             // What had started before the gate shut does not open or prolong it, unless it went well.

@@ -14,7 +14,9 @@ use crate::render;
 impl Pipeline {
     /// Renders, signs and sends `job` once, and writes what came of it into its progress.
     pub(super) async fn attempt(&self, job: &mut Job) -> Attempt {
-        let Job { delivery, target, .. } = job;
+        let Job {
+            delivery, target, ..
+        } = job;
         let spec = &target.subscription.spec;
         let endpoint = &target.subscription.endpoint;
         target.meters.in_flight.inc();
@@ -22,7 +24,9 @@ impl Pipeline {
         let attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
             Ok(outgoing) => {
                 let (id, tls) = (&delivery.event.id, endpoint.tls.as_ref());
-                self.courier.attempt(outgoing, &target.signer, id, tls, spec.connect_timeout).await
+                self.courier
+                    .attempt(outgoing, &target.signer, id, tls, spec.connect_timeout)
+                    .await
             }
             Err(why) => Attempt {
                 started_at: Timestamp::now(),
@@ -53,7 +57,8 @@ fn note(delivery: &mut Delivery, attempt: &Attempt) {
     progress.last_attempt_at = Some(attempt.started_at);
     if !attempt.outcome.is_success() {
         progress.last_result = Some(attempt.outcome.label());
-        progress.last_excerpt = Some(attempt.outcome.excerpt().to_owned()).filter(|excerpt| !excerpt.is_empty());
+        progress.last_excerpt =
+            Some(attempt.outcome.excerpt().to_owned()).filter(|excerpt| !excerpt.is_empty());
     }
 }
 
@@ -65,7 +70,10 @@ fn count(target: &Target, delivery: &Delivery, attempt: &Attempt) {
         return;
     }
     meters.delivered.inc();
-    let since = delivery.event.published_at.unwrap_or(delivery.progress.taken_at);
+    let since = delivery
+        .event
+        .published_at
+        .unwrap_or(delivery.progress.taken_at);
     let age = attempt.started_at.duration_since(since).as_secs_f64() + attempt.took.as_secs_f64();
     meters.age.observe(age.max(0.0));
 }

@@ -35,7 +35,11 @@ pub struct Door {
 
 impl Door {
     pub fn new(now: Instant) -> Self {
-        Self { fed: Vec::new(), budget: BUDGET, budget_at: now }
+        Self {
+            fed: Vec::new(),
+            budget: BUDGET,
+            budget_at: now,
+        }
     }
 
     /// Notes that an event of this source goes to `lane`.
@@ -44,7 +48,8 @@ impl Door {
         match self.fed.iter_mut().find(|(fed, _)| fed.as_ptr() == this) {
             Some((_, last)) => *last = now,
             None => {
-                self.fed.retain(|(_, last)| now.saturating_duration_since(*last) < FED_FOR);
+                self.fed
+                    .retain(|(_, last)| now.saturating_duration_since(*last) < FED_FOR);
                 self.fed.push((Arc::downgrade(lane), now));
             }
         }
@@ -73,7 +78,9 @@ impl Door {
         self.fed.iter().any(|(fed, last)| {
             fed.as_ptr() != Arc::as_ptr(lane)
                 && now.saturating_duration_since(*last) < FED_FOR
-                && fed.upgrade().is_some_and(|other| other.lane.is_dry() && !other.is_disabled())
+                && fed
+                    .upgrade()
+                    .is_some_and(|other| other.lane.is_dry() && !other.is_disabled())
         })
     }
 

@@ -45,11 +45,19 @@ enum What {
 
 impl Loop {
     pub fn source(source: SourcePlan, keeper: Arc<Keeper>, taken: Taken) -> Self {
-        Self { what: What::Source(source), keeper, taken }
+        Self {
+            what: What::Source(source),
+            keeper,
+            taken,
+        }
     }
 
     pub fn due(kind: WaitKind, keeper: Arc<Keeper>, taken: Taken) -> Self {
-        Self { what: What::Due(kind), keeper, taken }
+        Self {
+            what: What::Due(kind),
+            keeper,
+            taken,
+        }
     }
 
     /// Takes until the broker has closed the intake.
@@ -100,7 +108,10 @@ impl Source<'_> {
     async fn take(&mut self, event: Arc<Event>, receipt: Receipt) {
         {
             let body = LazyJson::new(&event.body);
-            self.pipeline.routes.load().matching(&event, &body, &mut self.matching);
+            self.pipeline
+                .routes
+                .load()
+                .matching(&event, &body, &mut self.matching);
         }
         let settled = self.plan.meters.settled.clone();
         let now = Timestamp::now();
@@ -109,27 +120,52 @@ impl Source<'_> {
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, Ticket::whole(receipt, settled), now).await;
+                self.deliver(&event, target, Ticket::whole(receipt, settled), now)
+                    .await;
             }
             count => {
                 self.plan.meters.matched.inc();
                 let targets = std::mem::take(&mut self.matching);
-                for (target, ticket) in targets.into_iter().zip(Ticket::parts(receipt, settled, count)) {
+                for (target, ticket) in targets
+                    .into_iter()
+                    .zip(Ticket::parts(receipt, settled, count))
+                {
                     self.deliver(&event, target, ticket, now).await;
                 }
             }
         }
     }
 
-    async fn deliver(&mut self, event: &Arc<Event>, target: Arc<Target>, ticket: Ticket, now: Timestamp) {
+    async fn deliver(
+        &mut self,
+        event: &Arc<Event>,
+        target: Arc<Target>,
+        ticket: Ticket,
+        now: Timestamp,
+    ) {
         let subscription = &target.subscription;
-        let delivery =
-            Delivery::first(event.clone(), subscription.spec.name.clone(), subscription.uid.clone(), now);
-        let job = Job { delivery, target, keeper: self.keeper.clone(), ticket };
+        let delivery = Delivery::first(
+            event.clone(),
+            subscription.spec.name.clone(),
+            subscription.uid.clone(),
+            now,
+        );
+        let job = Job {
+            delivery,
+            target,
+            keeper: self.keeper.clone(),
+            ticket,
+        };
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
 
-    async fn unmatched(&mut self, event: Arc<Event>, receipt: Receipt, settled: Counter, now: Timestamp) {
+    async fn unmatched(
+        &mut self,
+        event: Arc<Event>,
+        receipt: Receipt,
+        settled: Counter,
+        now: Timestamp,
+    ) {
         self.plan.meters.unmatched.inc();
         if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
             warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
@@ -152,13 +188,21 @@ impl Source<'_> {
 }
 
 /// A delivery whose wait is over: finds its subscription as it is now.
-async fn take_due(pipeline: &Arc<Pipeline>, keeper: &Arc<Keeper>, mut delivery: Delivery, receipt: Receipt) {
+async fn take_due(
+    pipeline: &Arc<Pipeline>,
+    keeper: &Arc<Keeper>,
+    mut delivery: Delivery,
+    receipt: Receipt,
+) {
     let ticket = Ticket::whole(receipt, Counter::default());
     if delivery.subscription.is_empty() {
         return take_unmatched(pipeline, keeper, delivery, ticket).await;
     }
     let routes = pipeline.routes.load();
-    let found = routes.by_uid(&delivery.uid).or_else(|| routes.renamed(&delivery.subscription)).cloned();
+    let found = routes
+        .by_uid(&delivery.uid)
+        .or_else(|| routes.renamed(&delivery.subscription))
+        .cloned();
     drop(routes);
     let Some(target) = found else {
         let keeper = keeper.clone();
@@ -170,16 +214,29 @@ async fn take_due(pipeline: &Arc<Pipeline>, keeper: &Arc<Keeper>, mut delivery: 
     };
     target.unpark(delivery.event.size_bytes());
     delivery.progress.unknown_since = None;
-    let job = Job { delivery, target, keeper: keeper.clone(), ticket };
+    let job = Job {
+        delivery,
+        target,
+        keeper: keeper.clone(),
+        ticket,
+    };
     pipeline.offer(job, None).await;
 }
 
 /// An event that matched nothing and was held: routed again, and held again while nothing matches.
-async fn take_unmatched(pipeline: &Arc<Pipeline>, keeper: &Arc<Keeper>, delivery: Delivery, ticket: Ticket) {
+async fn take_unmatched(
+    pipeline: &Arc<Pipeline>,
+    keeper: &Arc<Keeper>,
+    delivery: Delivery,
+    ticket: Ticket,
+) {
     let mut targets = Vec::new();
     {
         let body = LazyJson::new(&delivery.event.body);
-        pipeline.routes.load().matching(&delivery.event, &body, &mut targets);
+        pipeline
+            .routes
+            .load()
+            .matching(&delivery.event, &body, &mut targets);
     }
     if targets.is_empty() {
         let keeper = keeper.clone();
@@ -199,7 +256,17 @@ async fn take_unmatched(pipeline: &Arc<Pipeline>, keeper: &Arc<Keeper>, delivery
             delivery.progress.taken_at,
         );
         own.generation = delivery.generation;
-        pipeline.offer(Job { delivery: own, target, keeper: keeper.clone(), ticket }, None).await;
+        pipeline
+            .offer(
+                Job {
+                    delivery: own,
+                    target,
+                    keeper: keeper.clone(),
+                    ticket,
+                },
+                None,
+            )
+            .await;
     }
 }
 
@@ -209,7 +276,9 @@ async fn hold_unknown(keeper: &Arc<Keeper>, mut delivery: Delivery) {
     let unknown_for = Duration::try_from(now.duration_since(since)).unwrap_or_default();
     if unknown_for >= UNKNOWN_GRACE {
         warn!(subscription = %delivery.subscription, delivery = %delivery.id, "no such subscription for {UNKNOWN_GRACE:?}, dead-lettered");
-        keeper.dead_letter(&delivery, Reason::SubscriptionUnknown).await;
+        keeper
+            .dead_letter(&delivery, Reason::SubscriptionUnknown)
+            .await;
     } else {
         keeper.hold(&delivery, UNKNOWN_HOLD).await;
     }

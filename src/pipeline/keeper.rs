@@ -31,8 +31,19 @@ pub struct Keeper {
 
 impl Keeper {
     /// `paused_gauges`: those of the sources whose deliveries are kept here.
-    pub fn new(broker: Arc<dyn Broker>, pause: watch::Sender<bool>, paused_gauges: Vec<Gauge>, refusals: Counter) -> Self {
-        Self { broker, refusing: AtomicUsize::new(0), pause, paused_gauges, refusals }
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        pause: watch::Sender<bool>,
+        paused_gauges: Vec<Gauge>,
+        refusals: Counter,
+    ) -> Self {
+        Self {
+            broker,
+            refusing: AtomicUsize::new(0),
+            pause,
+            paused_gauges,
+            refusals,
+        }
     }
 
     /// The broker refused one delivery; intake is paused until what this returns is dropped.
@@ -60,17 +71,41 @@ impl Keeper {
     /// Parks `delivery` as a hold, trying until the broker has confirmed.
     pub async fn hold(self: &Arc<Self>, delivery: &Delivery, delay: Duration) {
         // Without a limit in time this ends only when it is kept.
-        let _ = self.park(delivery, Wait { kind: WaitKind::Hold, delay }, None).await;
+        let _ = self
+            .park(
+                delivery,
+                Wait {
+                    kind: WaitKind::Hold,
+                    delay,
+                },
+                None,
+            )
+            .await;
     }
 
     /// Parks `delivery`, trying until the broker has confirmed (`true`) or `patience` is over.
-    pub async fn park(self: &Arc<Self>, delivery: &Delivery, wait: Wait, patience: Option<Duration>) -> bool {
+    pub async fn park(
+        self: &Arc<Self>,
+        delivery: &Delivery,
+        wait: Wait,
+        patience: Option<Duration>,
+    ) -> bool {
         let since = Instant::now();
         let mut refusal = None;
         let mut backoff = FIRST_BACKOFF;
         loop {
             let rest = wait.delay.saturating_sub(since.elapsed());
-            let why = match self.broker.park(delivery, Wait { delay: rest, ..wait }).await {
+            let why = match self
+                .broker
+                .park(
+                    delivery,
+                    Wait {
+                        delay: rest,
+                        ..wait
+                    },
+                )
+                .await
+            {
                 Ok(()) => return true,
                 Err(Refused::TooLarge { .. }) => {
                     // It will never fit on a tier: what can be kept of it goes to the dead letters.
@@ -88,7 +123,12 @@ impl Keeper {
         }
     }
 
-    fn note<'a>(self: &'a Arc<Self>, refusal: &mut Option<Refusal<'a>>, delivery: &Delivery, why: &Refused) {
+    fn note<'a>(
+        self: &'a Arc<Self>,
+        refusal: &mut Option<Refusal<'a>>,
+        delivery: &Delivery,
+        why: &Refused,
+    ) {
         debug!(delivery = %delivery.id, %why, "not kept, trying again");
         match refusal {
             None => *refusal = Some(self.refused(why)),

@@ -51,24 +51,40 @@ impl EndpointLane {
     }
 
     pub fn first_gone_at(&self) -> Option<Timestamp> {
-        *self.first_gone_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        *self
+            .first_gone_at
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub fn set_first_gone_at(&self, at: Option<Timestamp>) {
-        *self.first_gone_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = at;
+        *self
+            .first_gone_at
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = at;
     }
 
     pub fn touch(&self, now: Instant) {
-        *self.last_used.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = now;
+        *self
+            .last_used
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = now;
     }
 
     pub fn last_used(&self) -> Instant {
-        *self.last_used.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        *self
+            .last_used
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 fn limits_of(endpoint: &Endpoint) -> Limits {
-    Limits { concurrency: endpoint.concurrency, rate: endpoint.rate, breaker: endpoint.breaker }
+    Limits {
+        concurrency: endpoint.concurrency,
+        rate: endpoint.rate,
+        breaker: endpoint.breaker,
+    }
 }
 
 /// See the module. All waiting rooms together have a bounded number of places.
@@ -81,12 +97,23 @@ pub struct Lanes {
 impl Lanes {
     /// `places`: how many deliveries may wait in all rooms together.
     pub fn new(places: usize) -> Self {
-        Self { by_endpoint: Mutex::default(), waiting: AtomicUsize::new(0), places: places.max(1) }
+        Self {
+            by_endpoint: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            places: places.max(1),
+        }
     }
 
     /// The endpoint's lane; `standing` is asked for when it has to be made.
-    pub fn of(&self, endpoint: &Endpoint, standing: impl FnOnce() -> EndpointStanding) -> Arc<EndpointLane> {
-        let mut lanes = self.by_endpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    pub fn of(
+        &self,
+        endpoint: &Endpoint,
+        standing: impl FnOnce() -> EndpointStanding,
+    ) -> Arc<EndpointLane> {
+        let mut lanes = self
+            .by_endpoint
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(lane) = lanes.get(&endpoint.name) {
             return lane.clone();
         }
@@ -97,7 +124,11 @@ impl Lanes {
 
     /// The lane of this endpoint if it is in use.
     pub fn get(&self, endpoint: &str) -> Option<Arc<EndpointLane>> {
-        self.by_endpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(endpoint).cloned()
+        self.by_endpoint
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .get(endpoint)
+            .cloned()
     }
 
     /// After a reload: lanes in use take the new limits over.
@@ -109,7 +140,10 @@ impl Lanes {
 
     /// Drops lanes that nothing has used for a while.
     pub fn drop_idle(&self, now: Instant) {
-        let mut lanes = self.by_endpoint.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut lanes = self
+            .by_endpoint
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         lanes.retain(|_, lane| {
             Arc::strong_count(lane) > 1
                 || !lane.lane.is_idle()

@@ -107,7 +107,11 @@ impl Pipeline {
         budget_bytes: usize,
     ) -> (Arc<Self>, Vec<Feeding>) {
         let budget = Budget::new(budget_bytes);
-        let windows: usize = plans.iter().flat_map(|plan| &plan.sources).map(|source| source.window).sum();
+        let windows: usize = plans
+            .iter()
+            .flat_map(|plan| &plan.sources)
+            .map(|source| source.window)
+            .sum();
         let due_windows: usize = plans.iter().map(|plan| plan.due_window * 2).sum();
         let mut pauses = BTreeMap::new();
         let mut keepers = BTreeMap::new();
@@ -123,7 +127,10 @@ impl Pipeline {
             keepers.insert(name.clone(), Arc::new(keeper));
             pauses.insert(name.clone(), paused);
         }
-        let feedings = plans.into_iter().map(|plan| feeding(plan, &budget, &pauses, &keepers)).collect();
+        let feedings = plans
+            .into_iter()
+            .map(|plan| feeding(plan, &budget, &pauses, &keepers))
+            .collect();
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
             lanes: Lanes::new((windows + due_windows) / 4),
@@ -137,13 +144,19 @@ impl Pipeline {
 
     /// Swaps in a complete snapshot of all subscriptions. Deliveries under way are not touched; the
     /// new settings hold from their next attempt.
-    pub fn install(&self, subscriptions: impl IntoIterator<Item = Subscription>) -> anyhow::Result<()> {
+    pub fn install(
+        &self,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+    ) -> anyhow::Result<()> {
         let mut targets = Vec::new();
         for subscription in subscriptions {
             let name = subscription.spec.name.clone();
             let paused = self.store.subscription_standing(&subscription.uid)?.paused;
             let parked = {
-                let mut all = self.parked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut all = self
+                    .parked
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
                 all.entry(subscription.uid.clone()).or_default().clone()
             };
             self.lanes.update(&subscription.endpoint);
@@ -166,7 +179,9 @@ impl Pipeline {
 
 impl BrokerPlan {
     fn keeper_name(&self) -> &Arc<str> {
-        self.retries_on.as_ref().unwrap_or_else(|| self.broker.name())
+        self.retries_on
+            .as_ref()
+            .unwrap_or_else(|| self.broker.name())
     }
 }
 
@@ -195,13 +210,28 @@ fn feeding(
         sources.insert(source.name.clone(), intake);
         loops.push(intake::Loop::source(source, keeper.clone(), taken));
     }
-    Feeding { broker: plan.broker, intakes: Intakes { sources, retries, holds }, loops }
+    Feeding {
+        broker: plan.broker,
+        intakes: Intakes {
+            sources,
+            retries,
+            holds,
+        },
+        loops,
+    }
 }
 
 impl Feeding {
     /// Runs the loops that empty the intakes; ends when the broker has dropped its ends.
-    pub fn run(self, pipeline: &Arc<Pipeline>) -> (Arc<dyn Broker>, Intakes, Vec<tokio::task::JoinHandle<()>>) {
-        let tasks = self.loops.into_iter().map(|each| tokio::spawn(each.run(pipeline.clone()))).collect();
+    pub fn run(
+        self,
+        pipeline: &Arc<Pipeline>,
+    ) -> (Arc<dyn Broker>, Intakes, Vec<tokio::task::JoinHandle<()>>) {
+        let tasks = self
+            .loops
+            .into_iter()
+            .map(|each| tokio::spawn(each.run(pipeline.clone())))
+            .collect();
         (self.broker, self.intakes, tasks)
     }
 }

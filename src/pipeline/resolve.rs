@@ -68,7 +68,9 @@ impl Pipeline {
             return lane;
         }
         let endpoint = &target.subscription.endpoint;
-        let lane = self.lanes.of(endpoint, || self.endpoint_standing(&endpoint.name));
+        let lane = self
+            .lanes
+            .of(endpoint, || self.endpoint_standing(&endpoint.name));
         target.remember_lane(&lane);
         lane
     }
@@ -77,7 +79,11 @@ impl Pipeline {
     async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Job) {
         let mut next = Some(first);
         while let Some(mut job) = next.take() {
-            let mut place = Place { pipeline: &self, lane: &lane, taken: true };
+            let mut place = Place {
+                pipeline: &self,
+                lane: &lane,
+                taken: true,
+            };
             let began = Instant::now();
             let attempt = self.attempt(&mut job).await;
             let verdict = self.decide(&job, &lane, &attempt.outcome);
@@ -104,8 +110,16 @@ impl Pipeline {
             progress: &job.delivery.progress,
             policy: &job.target.subscription.spec.retry,
             first_gone_at: lane.first_gone_at(),
-            now: if outcome.is_success() { job.delivery.progress.taken_at } else { Timestamp::now() },
-            jitter: if outcome.is_success() { 0.0 } else { rand::random() },
+            now: if outcome.is_success() {
+                job.delivery.progress.taken_at
+            } else {
+                Timestamp::now()
+            },
+            jitter: if outcome.is_success() {
+                0.0
+            } else {
+                rand::random()
+            },
         })
     }
 
@@ -113,7 +127,13 @@ impl Pipeline {
         match fate {
             Fate::Delivered => job.ticket.resolved(),
             Fate::Retry(wait) => {
-                tokio::spawn(self.clone().park(job, Wait { kind: WaitKind::Retry, delay: wait }));
+                tokio::spawn(self.clone().park(
+                    job,
+                    Wait {
+                        kind: WaitKind::Retry,
+                        delay: wait,
+                    },
+                ));
             }
             Fate::DeadLetter(reason) => {
                 tokio::spawn(bury(job, reason));
@@ -135,7 +155,13 @@ impl Pipeline {
             };
             tokio::spawn(bury(job, reason));
         } else {
-            tokio::spawn(self.clone().park(job, Wait { kind: WaitKind::Hold, delay: wait }));
+            tokio::spawn(self.clone().park(
+                job,
+                Wait {
+                    kind: WaitKind::Hold,
+                    delay: wait,
+                },
+            ));
         }
     }
 
@@ -185,7 +211,12 @@ impl Pipeline {
 
 /// Dead-letters a delivery and resolves it when the broker has it.
 async fn bury(job: Job, reason: Reason) {
-    let Job { delivery, target, keeper, ticket } = job;
+    let Job {
+        delivery,
+        target,
+        keeper,
+        ticket,
+    } = job;
     keeper.dead_letter(&delivery, reason).await;
     target.meters.dead(reason);
     let progress = &delivery.progress;

@@ -73,17 +73,25 @@ impl Pipeline {
 
     /// Pauses or resumes a subscription, durably. `false` when there is none of this name.
     pub async fn set_paused(&self, subscription: &str, paused: bool) -> anyhow::Result<bool> {
-        let Some(target) = self.routes.load().by_name(subscription).cloned() else { return Ok(false) };
-        self.store.set_subscription_standing(&target.subscription.uid, SubscriptionStanding { paused }).await?;
+        let Some(target) = self.routes.load().by_name(subscription).cloned() else {
+            return Ok(false);
+        };
+        self.store
+            .set_subscription_standing(&target.subscription.uid, SubscriptionStanding { paused })
+            .await?;
         target.paused.store(paused, Ordering::Relaxed);
         Ok(true)
     }
 
     /// Lets a disabled endpoint be tried again, durably. `false` when there is no such subscription.
     pub async fn enable(&self, subscription: &str) -> anyhow::Result<bool> {
-        let Some(target) = self.routes.load().by_name(subscription).cloned() else { return Ok(false) };
+        let Some(target) = self.routes.load().by_name(subscription).cloned() else {
+            return Ok(false);
+        };
         let endpoint = &target.subscription.endpoint.name;
-        self.store.set_endpoint_standing(endpoint, EndpointStanding::default()).await?;
+        self.store
+            .set_endpoint_standing(endpoint, EndpointStanding::default())
+            .await?;
         if let Some(lane) = self.lanes.get(endpoint) {
             lane.set_disabled(false);
         }
@@ -97,7 +105,10 @@ impl Pipeline {
             EndpointNews::None => return,
             EndpointNews::FirstGone => {
                 lane.set_first_gone_at(Some(now));
-                EndpointStanding { first_gone_at: Some(now), disabled: None }
+                EndpointStanding {
+                    first_gone_at: Some(now),
+                    disabled: None,
+                }
             }
             EndpointNews::NotGone => {
                 lane.set_first_gone_at(None);
@@ -109,9 +120,15 @@ impl Pipeline {
                 }
                 warn!(endpoint = %lane.name, "endpoint disabled: it is gone, or asked for it; `enable` undoes this");
                 lane.set_disabled(true);
-                let reason =
-                    if news == EndpointNews::Gone { DisabledBecause::Gone } else { DisabledBecause::Asked };
-                EndpointStanding { disabled: Some(Disabled { reason, at: now }), first_gone_at: lane.first_gone_at() }
+                let reason = if news == EndpointNews::Gone {
+                    DisabledBecause::Gone
+                } else {
+                    DisabledBecause::Asked
+                };
+                EndpointStanding {
+                    disabled: Some(Disabled { reason, at: now }),
+                    first_gone_at: lane.first_gone_at(),
+                }
             }
         };
         let (pipeline, name) = (self.clone(), lane.name.clone());

@@ -59,18 +59,27 @@ impl Target {
 
     /// The lane that was used last, if it is still there.
     pub fn lane(&self) -> Option<Arc<EndpointLane>> {
-        self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).upgrade()
+        self.lane
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .upgrade()
     }
 
     pub fn remember_lane(&self, lane: &Arc<EndpointLane>) {
-        *self.lane.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::downgrade(lane);
+        *self
+            .lane
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::downgrade(lane);
     }
 
     /// Counts a parked delivery; `false` when `max_parked` is reached, and then nothing is counted.
     pub fn park(&self, size_bytes: usize) -> bool {
         let limit = self.subscription.spec.max_parked;
         let count = self.parked.count.fetch_add(1, Ordering::Relaxed);
-        let bytes = self.parked.bytes.fetch_add(size_bytes as u64, Ordering::Relaxed);
+        let bytes = self
+            .parked
+            .bytes
+            .fetch_add(size_bytes as u64, Ordering::Relaxed);
         if count < limit.count && bytes < limit.bytes {
             return true;
         }
@@ -82,7 +91,9 @@ impl Target {
     pub fn unpark(&self, size_bytes: usize) {
         let less = |counter: &AtomicU64, by: u64| {
             // Never below zero: what another instance parked comes back here too.
-            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(by)));
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                Some(now.saturating_sub(by))
+            });
         };
         less(&self.parked.count, 1);
         less(&self.parked.bytes, size_bytes as u64);

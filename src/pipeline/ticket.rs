@@ -45,8 +45,12 @@ impl Ticket {
         match self.0 {
             Share::Whole(receipt, settled) => Self::parts(receipt, settled, count).collect(),
             Share::Part(shared) => {
-                shared.unresolved.fetch_add(count.saturating_sub(1), Ordering::AcqRel);
-                (0..count).map(|_| Self(Share::Part(shared.clone()))).collect()
+                shared
+                    .unresolved
+                    .fetch_add(count.saturating_sub(1), Ordering::AcqRel);
+                (0..count)
+                    .map(|_| Self(Share::Part(shared.clone())))
+                    .collect()
             }
         }
     }
@@ -60,7 +64,11 @@ impl Ticket {
             }
             Share::Part(shared) => {
                 if shared.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    let receipt = shared.receipt.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+                    let receipt = shared
+                        .receipt
+                        .lock()
+                        .unwrap_or_else(|poisoned| poisoned.into_inner())
+                        .take();
                     if let Some(receipt) = receipt {
                         receipt.settle(Settlement::Ack);
                         shared.settled.inc();
@@ -86,8 +94,17 @@ mod tests {
     }
 
     fn parts(recorder: &Arc<Recorder>, count: usize) -> Vec<Ticket> {
-        let token = Token { epoch: 0, lane: 0, position: 1 };
-        Ticket::parts(Receipt::unbounded(recorder.clone(), token), Counter::default(), count).collect()
+        let token = Token {
+            epoch: 0,
+            lane: 0,
+            position: 1,
+        };
+        Ticket::parts(
+            Receipt::unbounded(recorder.clone(), token),
+            Counter::default(),
+            count,
+        )
+        .collect()
     }
 
     #[test]

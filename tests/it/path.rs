@@ -30,7 +30,9 @@ subscriptions:
 
 /// A subscription to `url` with a fast retry schedule.
 pub fn subscription(name: &str, topics: &str, url: &str, more: &str) -> String {
-    format!("  {name}: {{ topics: ['{topics}'], endpoint: {{ url: '{url}', secret: '{SECRET}' }}, retry: {{ schedule: [1s, 1s, 1s], jitter: 0 }}{more} }}\n")
+    format!(
+        "  {name}: {{ topics: ['{topics}'], endpoint: {{ url: '{url}', secret: '{SECRET}' }}, retry: {{ schedule: [1s, 1s, 1s], jitter: 0 }}{more} }}\n"
+    )
 }
 
 /// A topic exchange that services publish to, as it is before hookbridge comes.
@@ -42,22 +44,44 @@ pub struct Shop {
 
 impl Shop {
     pub async fn open(amqp: &str) -> Self {
-        let connection =
-            Connection::connect(amqp, ConnectionProperties::default()).await.expect("rabbitmq is there");
+        let connection = Connection::connect(amqp, ConnectionProperties::default())
+            .await
+            .expect("rabbitmq is there");
         let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        let exchange = unique("shop.events");
-        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         channel
-            .exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default())
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .expect("confirms");
+        let exchange = unique("shop.events");
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        channel
+            .exchange_declare(
+                exchange.as_str().into(),
+                ExchangeKind::Topic,
+                options,
+                FieldTable::default(),
+            )
             .await
             .expect("an exchange");
-        Self { channel, exchange, _connection: connection }
+        Self {
+            channel,
+            exchange,
+            _connection: connection,
+        }
     }
 
     pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
         self.channel
-            .basic_publish(self.exchange.as_str().into(), key.into(), BasicPublishOptions::default(), body, properties)
+            .basic_publish(
+                self.exchange.as_str().into(),
+                key.into(),
+                BasicPublishOptions::default(),
+                body,
+                properties,
+            )
             .await
             .expect("published")
             .await
@@ -78,19 +102,30 @@ async fn a_rabbitmq_event_becomes_a_signed_webhook() {
     );
     let _bridge = Bridge::start(&config).await.ready().await;
     let mut headers = FieldTable::default();
-    headers.insert("traceparent".into(), AMQPValue::LongString("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()));
+    headers.insert(
+        "traceparent".into(),
+        AMQPValue::LongString("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+    );
     let properties = BasicProperties::default()
         .with_message_id("evt_1".into())
         .with_content_type("application/json".into())
         .with_headers(headers);
-    shop.publish("orders.created", br#"{"total":  120}"#, properties).await;
+    shop.publish("orders.created", br#"{"total":  120}"#, properties)
+        .await;
     let request = receiver.wait_for(1, WITHIN).await.remove(0);
-    assert!(request.verified, "the official library refuses {:?}", request.headers);
+    assert!(
+        request.verified,
+        "the official library refuses {:?}",
+        request.headers
+    );
     assert_eq!(request.id, "evt_1");
     assert_eq!(request.path, "/hooks");
     assert_eq!(&request.body[..], br#"{"total":  120}"#);
     assert_eq!(request.headers["content-type"], "application/json");
-    assert_eq!(request.headers["user-agent"], concat!("hookbridge/", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        request.headers["user-agent"],
+        concat!("hookbridge/", env!("CARGO_PKG_VERSION"))
+    );
     assert!(request.headers.contains_key("traceparent"));
 }
 
@@ -98,7 +133,8 @@ async fn a_rabbitmq_event_becomes_a_signed_webhook() {
 async fn a_failed_delivery_is_retried_under_the_same_id_until_it_is_taken() {
     let amqp = brokers::env("HOOKBRIDGE_TEST_AMQP");
     let shop = Shop::open(&amqp).await;
-    let receiver = Receiver::answering(|_, before| Answer::status(if before < 2 { 503 } else { 200 })).await;
+    let receiver =
+        Receiver::answering(|_, before| Answer::status(if before < 2 { 503 } else { 200 })).await;
     let config = rabbitmq_config(
         &amqp,
         &unique("path"),
@@ -106,11 +142,28 @@ async fn a_failed_delivery_is_retried_under_the_same_id_until_it_is_taken() {
         &subscription("crm", "orders.*", &receiver.url("/"), ""),
     );
     let bridge = Bridge::start(&config).await.ready().await;
-    shop.publish("orders.created", b"{}", BasicProperties::default().with_message_id("evt_2".into())).await;
+    shop.publish(
+        "orders.created",
+        b"{}",
+        BasicProperties::default().with_message_id("evt_2".into()),
+    )
+    .await;
     let requests = receiver.wait_for(3, WITHIN).await;
-    assert!(requests.iter().all(|request| request.id == "evt_2" && request.verified));
+    assert!(
+        requests
+            .iter()
+            .all(|request| request.id == "evt_2" && request.verified)
+    );
     for pair in requests.windows(2) {
-        assert!(pair[1].at - pair[0].at >= Duration::from_secs(1), "a retry came early");
+        assert!(
+            pair[1].at - pair[0].at >= Duration::from_secs(1),
+            "a retry came early"
+        );
     }
-    assert_eq!(bridge.metric("hookbridge_deliveries_parked_total{subscription=\"crm\",reason=\"retry\"}").await, 2.0);
+    assert_eq!(
+        bridge
+            .metric("hookbridge_deliveries_parked_total{subscription=\"crm\",reason=\"retry\"}")
+            .await,
+        2.0
+    );
 }

@@ -141,7 +141,11 @@ pub fn properties_of_publication(publication: &Publication) -> BasicProperties {
 /// The headers of a message on one of our own queues. The broker's own (`x-death`,
 /// `x-delivery-count`) are left out; an application's `x-…` are kept under other names.
 pub fn own_headers(properties: &BasicProperties) -> Headers {
-    let mut headers = properties.headers().as_ref().map(headers_from).unwrap_or_default();
+    let mut headers = properties
+        .headers()
+        .as_ref()
+        .map(headers_from)
+        .unwrap_or_default();
     headers.0.retain(|(name, _)| !name.starts_with("x-"));
     headers
 }

@@ -5,7 +5,14 @@ use super::*;
 const MS: Duration = Duration::from_millis(1);
 
 fn limits(concurrency: usize) -> Limits {
-    Limits { concurrency, rate: None, breaker: Breaker { failures: 3, cool_down: Duration::from_secs(10) } }
+    Limits {
+        concurrency,
+        rate: None,
+        breaker: Breaker {
+            failures: 3,
+            cool_down: Duration::from_secs(10),
+        },
+    }
 }
 
 fn started<J>(offer: Offer<J>) -> J {
@@ -83,13 +90,27 @@ fn a_failed_probe_shuts_the_lane_again() {
     let later = now + Duration::from_secs(10);
     started(lane.offer(2, later, true));
     lane.finished(Ended::Badly, MS, None, later);
-    assert_eq!(lane.gate(), Gate::Shut { until: later + Duration::from_secs(10) });
+    assert_eq!(
+        lane.gate(),
+        Gate::Shut {
+            until: later + Duration::from_secs(10)
+        }
+    );
 }
 
 #[test]
 fn waiting_jobs_leave_a_lane_that_shuts() {
     let now = Instant::now();
-    let lane = Lane::new(Limits { breaker: Breaker { failures: 1, cool_down: MS * 500 }, ..limits(1) }, now);
+    let lane = Lane::new(
+        Limits {
+            breaker: Breaker {
+                failures: 1,
+                cool_down: MS * 500,
+            },
+            ..limits(1)
+        },
+        now,
+    );
     started(lane.offer(1, now, true));
     lane.offer(2, now, true);
     assert_eq!(lane.finished(Ended::Badly, MS, None, now), None);
@@ -104,15 +125,27 @@ fn retry_after_holds_the_whole_lane() {
     let lane = Lane::new(limits(4), now);
     started(lane.offer(1, now, true));
     lane.finished(Ended::Unknown, MS, Some(Duration::from_secs(7)), now);
-    assert_eq!(lane.offer(2, now + Duration::from_secs(6), true), Offer::Shut(2));
+    assert_eq!(
+        lane.offer(2, now + Duration::from_secs(6), true),
+        Offer::Shut(2)
+    );
     started(lane.offer(3, now + Duration::from_secs(7), true));
 }
 
 #[test]
 fn a_rate_reserves_one_slot_after_the_other() {
     let now = Instant::now();
-    let rate = Rate { count: 1, per: Duration::from_secs(1) };
-    let lane = Lane::new(Limits { rate: Some(rate), ..limits(100) }, now);
+    let rate = Rate {
+        count: 1,
+        per: Duration::from_secs(1),
+    };
+    let lane = Lane::new(
+        Limits {
+            rate: Some(rate),
+            ..limits(100)
+        },
+        now,
+    );
     started(lane.offer(0, now, true));
     let waits: Vec<Duration> = (0..3).map(|_| lane.reserve(now)).collect();
     assert!(waits[0] >= Duration::from_secs(1));
@@ -123,8 +156,17 @@ fn a_rate_reserves_one_slot_after_the_other() {
 #[test]
 fn a_waiting_job_starts_when_the_rate_has_a_token() {
     let now = Instant::now();
-    let rate = Rate { count: 1, per: Duration::from_secs(1) };
-    let lane = Lane::new(Limits { rate: Some(rate), ..limits(100) }, now);
+    let rate = Rate {
+        count: 1,
+        per: Duration::from_secs(1),
+    };
+    let lane = Lane::new(
+        Limits {
+            rate: Some(rate),
+            ..limits(100)
+        },
+        now,
+    );
     started(lane.offer(0, now, true));
     assert_eq!(lane.offer(1, now, true), Offer::Waiting { wake: true });
     let next = lane.due(now).next.unwrap();

@@ -16,14 +16,22 @@ use super::rig::{Rig, SOON};
 use crate::support::eventually;
 
 fn delivery(event: &Arc<Event>) -> Delivery {
-    let mut delivery = Delivery::first(event.clone(), "crm".into(), Uid::of_config("crm"), Timestamp::now());
+    let mut delivery = Delivery::first(
+        event.clone(),
+        "crm".into(),
+        Uid::of_config("crm"),
+        Timestamp::now(),
+    );
     delivery.progress.attempts = 3;
     delivery.progress.last_result = Some("503".into());
     delivery
 }
 
 fn wait(kind: WaitKind, seconds: u64) -> Wait {
-    Wait { kind, delay: Duration::from_secs(seconds) }
+    Wait {
+        kind,
+        delay: Duration::from_secs(seconds),
+    }
 }
 
 /// Publishes one event, takes it and settles it: an event to park.
@@ -49,7 +57,10 @@ pub async fn an_event_is_taken_with_all_that_it_carries(place: impl Place) {
     assert_eq!(event.id.as_str(), "evt_1");
     assert_eq!(&*event.kind, "order.created");
     assert_eq!(event.content_type.as_deref(), Some("application/json"));
-    assert_eq!(event.headers.get("tenant").and_then(HeaderValue::as_str), Some("a"));
+    assert_eq!(
+        event.headers.get("tenant").and_then(HeaderValue::as_str),
+        Some("a")
+    );
     assert_eq!(event.body, r#"{"total":120}"#);
     rig.stop().await;
 }
@@ -59,12 +70,20 @@ pub async fn a_settled_event_does_not_come_again(place: impl Place) {
     one_event(&mut rig, place.publication("x")).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     rig.stop().await;
-    Rig::run(place.instance()).await.no_event().await;
+    let mut next = Rig::run(place.instance()).await;
+    next.no_event().await;
+    next.stop().await;
 }
 
 pub async fn a_dropped_receipt_comes_again(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
-    rig.broker.publish(Publication { id: Some("evt_2".into()), ..place.publication("x") }).await.expect("published");
+    rig.broker
+        .publish(Publication {
+            id: Some("evt_2".into()),
+            ..place.publication("x")
+        })
+        .await
+        .expect("published");
     let (first, receipt) = rig.event().await;
     drop(receipt);
     let (again, receipt) = rig.event().await;
@@ -75,13 +94,22 @@ pub async fn a_dropped_receipt_comes_again(place: impl Place) {
 
 pub async fn an_unsettled_event_comes_to_the_next_instance(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
-    rig.broker.publish(Publication { id: Some("evt_3".into()), ..place.publication("x") }).await.expect("published");
+    rig.broker
+        .publish(Publication {
+            id: Some("evt_3".into()),
+            ..place.publication("x")
+        })
+        .await
+        .expect("published");
     let (first, receipt) = rig.event().await;
     rig.stop().await;
     drop(receipt);
     let mut next = Rig::run(place.instance()).await;
     let (again, receipt) = next.event().await;
-    assert_eq!((again.id.clone(), again.body.clone()), (first.id.clone(), first.body.clone()));
+    assert_eq!(
+        (again.id.clone(), again.body.clone()),
+        (first.id.clone(), first.body.clone())
+    );
     receipt.settle(Settlement::Ack);
     next.stop().await;
 }
@@ -89,7 +117,10 @@ pub async fn an_unsettled_event_comes_to_the_next_instance(place: impl Place) {
 pub async fn events_settled_out_of_order_leave_only_the_rest(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     for number in 0..10 {
-        let publication = Publication { id: Some(format!("evt_{number}")), ..place.publication("x") };
+        let publication = Publication {
+            id: Some(format!("evt_{number}")),
+            ..place.publication("x")
+        };
         rig.broker.publish(publication).await.expect("published");
     }
     let mut kept = Vec::new();
@@ -115,6 +146,7 @@ pub async fn events_settled_out_of_order_leave_only_the_rest(place: impl Place) 
     }
     assert_eq!(again, unsettled);
     next.no_event().await;
+    next.stop().await;
 }
 
 pub async fn a_parked_delivery_comes_back_whole_and_never_early(place: impl Place) {
@@ -126,7 +158,10 @@ pub async fn a_parked_delivery_comes_back_whole_and_never_early(place: impl Plac
     };
     let parked = delivery(&one_event(&mut rig, publication).await);
     let since = Instant::now();
-    rig.broker.park(&parked, wait(WaitKind::Retry, 1)).await.expect("parked");
+    rig.broker
+        .park(&parked, wait(WaitKind::Retry, 1))
+        .await
+        .expect("parked");
     let (back, receipt) = rig.due(WaitKind::Retry).await;
     let waited = since.elapsed();
     receipt.settle(Settlement::Ack);
@@ -140,18 +175,28 @@ pub async fn a_wait_longer_than_a_tier_passes_several(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let parked = delivery(&one_event(&mut rig, place.publication("body")).await);
     let since = Instant::now();
-    rig.broker.park(&parked, wait(WaitKind::Retry, 3)).await.expect("parked");
+    rig.broker
+        .park(&parked, wait(WaitKind::Retry, 3))
+        .await
+        .expect("parked");
     let (back, receipt) = rig.due(WaitKind::Retry).await;
     receipt.settle(Settlement::Ack);
     assert_eq!(back, parked);
-    assert!(since.elapsed() >= Duration::from_secs(3), "early: {:?}", since.elapsed());
+    assert!(
+        since.elapsed() >= Duration::from_secs(3),
+        "early: {:?}",
+        since.elapsed()
+    );
     rig.stop().await;
 }
 
 pub async fn a_hold_comes_back_as_a_hold(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let parked = delivery(&one_event(&mut rig, place.publication("body")).await);
-    rig.broker.park(&parked, wait(WaitKind::Hold, 1)).await.expect("parked");
+    rig.broker
+        .park(&parked, wait(WaitKind::Hold, 1))
+        .await
+        .expect("parked");
     let (back, receipt) = rig.due(WaitKind::Hold).await;
     receipt.settle(Settlement::Ack);
     assert_eq!(back, parked);
@@ -161,7 +206,10 @@ pub async fn a_hold_comes_back_as_a_hold(place: impl Place) {
 pub async fn a_parked_delivery_survives_its_instance(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let parked = delivery(&one_event(&mut rig, place.publication("body")).await);
-    rig.broker.park(&parked, wait(WaitKind::Retry, 2)).await.expect("parked");
+    rig.broker
+        .park(&parked, wait(WaitKind::Retry, 2))
+        .await
+        .expect("parked");
     rig.stop().await;
     let mut next = Rig::run(place.instance()).await;
     let (back, receipt) = next.due(WaitKind::Retry).await;
@@ -173,7 +221,10 @@ pub async fn a_parked_delivery_survives_its_instance(place: impl Place) {
 pub async fn a_dead_letter_is_listed_fifty_times_undisturbed(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let dead = delivery(&one_event(&mut rig, place.publication("body")).await);
-    rig.broker.dead_letter(&dead, Reason::NoRetry).await.expect("dead-lettered");
+    rig.broker
+        .dead_letter(&dead, Reason::NoRetry)
+        .await
+        .expect("dead-lettered");
     for time in 0..50 {
         let letters = eventually("the letter is listed", SOON, async || {
             let letters = rig.broker.letters(10).await.expect("listed");
@@ -190,7 +241,12 @@ pub async fn a_dead_letter_is_listed_fifty_times_undisturbed(place: impl Place) 
 pub async fn a_claimed_letter_is_gone_when_settled(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let (one, two) = two_letters(&mut rig, &place).await;
-    let claim = rig.broker.claim(one.id.as_str(), 0).await.expect("claimed").expect("there");
+    let claim = rig
+        .broker
+        .claim(one.id.as_str(), 0)
+        .await
+        .expect("claimed")
+        .expect("there");
     assert_eq!(claim.letter.delivery, one);
     claim.receipt.settle(Settlement::Ack);
     eventually("only the other letter is left", SOON, async || {
@@ -198,15 +254,33 @@ pub async fn a_claimed_letter_is_gone_when_settled(place: impl Place) {
         (letters.len() == 1 && letters[0].delivery == two).then_some(())
     })
     .await;
-    assert!(rig.broker.claim(one.id.as_str(), 0).await.expect("asked").is_none());
+    assert!(
+        rig.broker
+            .claim(one.id.as_str(), 0)
+            .await
+            .expect("asked")
+            .is_none()
+    );
     rig.stop().await;
 }
 
 pub async fn a_claimed_letter_is_back_when_dropped(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let (one, _) = two_letters(&mut rig, &place).await;
-    let claim = rig.broker.claim(one.id.as_str(), 0).await.expect("claimed").expect("there");
-    assert!(rig.broker.claim(one.id.as_str(), 0).await.expect("asked").is_none(), "claimed twice");
+    let claim = rig
+        .broker
+        .claim(one.id.as_str(), 0)
+        .await
+        .expect("claimed")
+        .expect("there");
+    assert!(
+        rig.broker
+            .claim(one.id.as_str(), 0)
+            .await
+            .expect("asked")
+            .is_none(),
+        "claimed twice"
+    );
     drop(claim);
     eventually("the letter can be claimed again", SOON, async || {
         rig.broker.claim(one.id.as_str(), 0).await.expect("claimed")
@@ -218,9 +292,19 @@ pub async fn a_claimed_letter_is_back_when_dropped(place: impl Place) {
 async fn two_letters(rig: &mut Rig, place: &impl Place) -> (Delivery, Delivery) {
     let mut letters = Vec::new();
     for id in ["evt_a", "evt_b"] {
-        let event = one_event(rig, Publication { id: Some(id.into()), ..place.publication(id) }).await;
+        let event = one_event(
+            rig,
+            Publication {
+                id: Some(id.into()),
+                ..place.publication(id)
+            },
+        )
+        .await;
         let dead = delivery(&event);
-        rig.broker.dead_letter(&dead, Reason::Gone).await.expect("dead-lettered");
+        rig.broker
+            .dead_letter(&dead, Reason::Gone)
+            .await
+            .expect("dead-lettered");
         letters.push(dead);
     }
     eventually("both letters are listed", SOON, async || {
@@ -235,9 +319,15 @@ pub async fn a_tier_is_released(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let parked = delivery(&one_event(&mut rig, place.publication("body")).await);
     let since = Instant::now();
-    rig.broker.park(&parked, wait(WaitKind::Retry, 30)).await.expect("parked");
+    rig.broker
+        .park(&parked, wait(WaitKind::Retry, 30))
+        .await
+        .expect("parked");
     let released = rig.broker.release(WaitKind::Retry).await.expect("released");
-    assert!(released.is_none_or(|count| count == 1), "{released:?} released");
+    assert!(
+        released.is_none_or(|count| count == 1),
+        "{released:?} released"
+    );
     let (back, receipt) = rig.due(WaitKind::Retry).await;
     receipt.settle(Settlement::Ack);
     assert_eq!(back, parked);
@@ -248,7 +338,10 @@ pub async fn a_tier_is_released(place: impl Place) {
 pub async fn a_full_window_takes_no_more(place: impl Place) {
     let mut rig = Rig::run_with_window(place.instance(), 2).await;
     for number in 0..4 {
-        let publication = Publication { id: Some(format!("evt_{number}")), ..place.publication("x") };
+        let publication = Publication {
+            id: Some(format!("evt_{number}")),
+            ..place.publication("x")
+        };
         rig.broker.publish(publication).await.expect("published");
     }
     let (_, first) = rig.event().await;
@@ -268,22 +361,46 @@ pub async fn hostile_content_is_taken_and_parked_as_it_is(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
     let hostile = [
         (Bytes::new(), vec![]),
-        (Bytes::from_static(b"\xff\xfe\x00not utf-8"), vec![("bin".to_owned(), HeaderValue::Bytes(Bytes::from_static(b"\xff\x00")))]),
-        (Bytes::from_static(b"{\"broken\": "), vec![("crlf".to_owned(), HeaderValue::text("a\r\nx: y"))]),
-        (Bytes::from(vec![b'x'; 1 << 20]), vec![("x-death".to_owned(), HeaderValue::text("z")), ("CC".to_owned(), HeaderValue::text("other"))]),
+        (
+            Bytes::from_static(b"\xff\xfe\x00not utf-8"),
+            vec![(
+                "bin".to_owned(),
+                HeaderValue::Bytes(Bytes::from_static(b"\xff\x00")),
+            )],
+        ),
+        (
+            Bytes::from_static(b"{\"broken\": "),
+            vec![("crlf".to_owned(), HeaderValue::text("a\r\nx: y"))],
+        ),
+        (
+            Bytes::from(vec![b'x'; 1 << 20]),
+            vec![
+                ("x-death".to_owned(), HeaderValue::text("z")),
+                ("CC".to_owned(), HeaderValue::text("other")),
+            ],
+        ),
     ];
     for (number, (body, headers)) in hostile.into_iter().enumerate() {
         let publication = Publication {
             id: Some(format!("evt_{number}")),
             // `CC` must be a list for RabbitMQ to take it; it goes through the parking path only.
-            headers: Headers(headers.iter().filter(|(name, _)| name != "CC" && name != "x-death").cloned().collect()),
+            headers: Headers(
+                headers
+                    .iter()
+                    .filter(|(name, _)| name != "CC" && name != "x-death")
+                    .cloned()
+                    .collect(),
+            ),
             ..place.publication(body.clone())
         };
         let mut event = (*one_event(&mut rig, publication).await).clone();
         assert_eq!(event.body, body);
         event.headers = Headers(headers);
         let parked = delivery(&Arc::new(event));
-        rig.broker.park(&parked, wait(WaitKind::Retry, 1)).await.expect("parked");
+        rig.broker
+            .park(&parked, wait(WaitKind::Retry, 1))
+            .await
+            .expect("parked");
         let (back, receipt) = rig.due(WaitKind::Retry).await;
         receipt.settle(Settlement::Ack);
         assert_eq!(back, parked);

@@ -23,7 +23,11 @@ pub trait Place {
 }
 
 fn naming() -> Naming {
-    Naming { source: SOURCE.into(), topic: None, id: None }
+    Naming {
+        source: SOURCE.into(),
+        topic: None,
+        id: None,
+    }
 }
 
 fn tiers() -> Tiers {
@@ -36,7 +40,9 @@ pub struct Embedded {
 
 impl Embedded {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a folder") }
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+        }
     }
 }
 
@@ -59,7 +65,11 @@ impl Place for Embedded {
     }
 
     fn publication(&self, body: impl Into<Bytes>) -> Publication {
-        Publication { topic: "orders.created".into(), body: body.into(), ..Publication::default() }
+        Publication {
+            topic: "orders.created".into(),
+            body: body.into(),
+            ..Publication::default()
+        }
     }
 }
 
@@ -70,7 +80,10 @@ pub struct RabbitMq {
 
 impl RabbitMq {
     pub fn new() -> Self {
-        Self { group: unique("contract"), queue: unique("orders") }
+        Self {
+            group: unique("contract"),
+            queue: unique("orders"),
+        }
     }
 }
 
@@ -95,7 +108,11 @@ impl Place for RabbitMq {
     }
 
     fn publication(&self, body: impl Into<Bytes>) -> Publication {
-        Publication { topic: self.queue.clone(), body: body.into(), ..Publication::default() }
+        Publication {
+            topic: self.queue.clone(),
+            body: body.into(),
+            ..Publication::default()
+        }
     }
 }
 
@@ -107,7 +124,10 @@ pub struct Kafka {
 impl Kafka {
     /// Makes the topic, as the services that publish to it would have.
     pub async fn new() -> Self {
-        let kafka = Self { group: unique("contract"), topic: unique("orders") };
+        let kafka = Self {
+            group: unique("contract"),
+            topic: unique("orders"),
+        };
         kafka_support::create_topic(&kafka.topic, 1).await;
         kafka
     }
@@ -126,6 +146,10 @@ impl Place for Kafka {
     }
 
     fn publication(&self, body: impl Into<Bytes>) -> Publication {
-        Publication { topic: self.topic.clone(), body: body.into(), ..Publication::default() }
+        Publication {
+            topic: self.topic.clone(),
+            body: body.into(),
+            ..Publication::default()
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookbridge::broker::{Broker, Budget, Health, Intake, Intakes, Received, Receipt, Window};
+use hookbridge::broker::{Broker, Budget, Health, Intake, Intakes, Receipt, Received, Window};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::Event;
 use tokio::sync::{mpsc, watch};
@@ -45,19 +45,35 @@ impl Rig {
         let (source, events) = open(window);
         let (retry, retries) = open(256);
         let (hold, holds) = open(256);
-        let intakes =
-            Intakes { sources: BTreeMap::from([(Arc::from(SOURCE), source)]), retries: retry, holds: hold };
+        let intakes = Intakes {
+            sources: BTreeMap::from([(Arc::from(SOURCE), source)]),
+            retries: retry,
+            holds: hold,
+        };
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(broker.clone().run(intakes, stop.clone(), drain.clone()));
         eventually("the broker is ready", Duration::from_secs(40), async || {
             (broker.health() == Health::Ready).then_some(())
         })
         .await;
-        Self { broker, events, retries, holds, stop, drain, task: Some(task), _pause: pause }
+        Self {
+            broker,
+            events,
+            retries,
+            holds,
+            stop,
+            drain,
+            task: Some(task),
+            _pause: pause,
+        }
     }
 
     pub async fn event(&mut self) -> (Arc<Event>, Receipt) {
-        match timeout(SOON, self.events.recv()).await.expect("an event in time").expect("an open intake") {
+        match timeout(SOON, self.events.recv())
+            .await
+            .expect("an event in time")
+            .expect("an open intake")
+        {
             Received::Event(event, receipt) => (event, receipt),
             Received::Due(..) => panic!("a due delivery came in by a source"),
         }
@@ -74,7 +90,11 @@ impl Rig {
             WaitKind::Retry => &mut self.retries,
             WaitKind::Hold => &mut self.holds,
         };
-        match timeout(SOON, from.recv()).await.expect("a due delivery in time").expect("an open intake") {
+        match timeout(SOON, from.recv())
+            .await
+            .expect("a due delivery in time")
+            .expect("an open intake")
+        {
             Received::Due(delivery, came_as, receipt) => {
                 assert_eq!(came_as, kind);
                 (delivery, receipt)
@@ -88,7 +108,11 @@ impl Rig {
         self.stop.cancel();
         self.drain.cancel();
         if let Some(task) = self.task.take() {
-            timeout(Duration::from_secs(15), task).await.expect("stops in time").expect("no panic").expect("no error");
+            timeout(Duration::from_secs(15), task)
+                .await
+                .expect("stops in time")
+                .expect("no panic")
+                .expect("no error");
         }
     }
 }

@@ -25,13 +25,22 @@ impl Bridge {
     }
 
     async fn start_in(folder: TempDir, config: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
         let admin = format!("127.0.0.1:{port}");
         let data = folder.path().join("data");
-        let text = config.replace("{admin}", &admin).replace("{data}", &data.display().to_string());
+        let text = config
+            .replace("{admin}", &admin)
+            .replace("{data}", &data.display().to_string());
         std::fs::write(folder.path().join("hookbridge.yaml"), text).expect("the config is written");
         let child = spawn(folder.path());
-        let mut bridge = Self { child, folder, admin };
+        let mut bridge = Self {
+            child,
+            folder,
+            admin,
+        };
         bridge.wait_until_alive().await;
         bridge
     }
@@ -42,7 +51,11 @@ impl Bridge {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("the bridge exited with {status}:\n{}", self.log());
             }
-            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(|_| ())
+            reqwest::get(&url)
+                .await
+                .ok()
+                .filter(|answer| answer.status().is_success())
+                .map(|_| ())
         })
         .await;
     }
@@ -56,9 +69,17 @@ impl Bridge {
     pub async fn wait_ready(&self, within: Duration) {
         let url = format!("http://{}/readyz", self.admin);
         let log = self.log_path();
-        eventually(&format!("readiness (log: {})", log.display()), within, async || {
-            reqwest::get(&url).await.ok().filter(|answer| answer.status().is_success()).map(|_| ())
-        })
+        eventually(
+            &format!("readiness (log: {})", log.display()),
+            within,
+            async || {
+                reqwest::get(&url)
+                    .await
+                    .ok()
+                    .filter(|answer| answer.status().is_success())
+                    .map(|_| ())
+            },
+        )
         .await;
     }
 
@@ -81,30 +102,49 @@ impl Bridge {
 
     /// SIGHUP, after `config` was written where the first one was.
     pub fn reload(&self, config: &str) {
-        let text = config.replace("{admin}", &self.admin).replace("{data}", &self.folder.path().join("data").display().to_string());
-        std::fs::write(self.folder.path().join("hookbridge.yaml"), text).expect("the config is written");
+        let text = config.replace("{admin}", &self.admin).replace(
+            "{data}",
+            &self.folder.path().join("data").display().to_string(),
+        );
+        std::fs::write(self.folder.path().join("hookbridge.yaml"), text)
+            .expect("the config is written");
         self.signal("HUP");
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits for it to exit by itself.
     pub async fn exit_code(&mut self, within: Duration) -> Option<i32> {
-        eventually("the bridge exits", within, async || self.child.try_wait().ok().flatten()).await.code()
+        eventually("the bridge exits", within, async || {
+            self.child.try_wait().ok().flatten()
+        })
+        .await
+        .code()
     }
 
     pub async fn metrics(&self) -> String {
         let url = format!("http://{}/metrics", self.admin);
-        reqwest::get(&url).await.expect("metrics").text().await.expect("text")
+        reqwest::get(&url)
+            .await
+            .expect("metrics")
+            .text()
+            .await
+            .expect("text")
     }
 
     /// The value of one metric line, `0` when it is not there.
     pub async fn metric(&self, line: &str) -> f64 {
         let metrics = self.metrics().await;
-        metrics.lines().find_map(|l| l.strip_prefix(line)).and_then(|v| v.trim().parse().ok()).unwrap_or(0.0)
+        metrics
+            .lines()
+            .find_map(|l| l.strip_prefix(line))
+            .and_then(|v| v.trim().parse().ok())
+            .unwrap_or(0.0)
     }
 
     pub fn log(&self) -> String {
@@ -125,7 +165,11 @@ impl Bridge {
 }
 
 fn spawn(folder: &Path) -> Child {
-    let log = std::fs::File::options().append(true).create(true).open(folder.join("log")).expect("a log file");
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(folder.join("log"))
+        .expect("a log file");
     Command::new(env!("CARGO_BIN_EXE_hookbridge"))
         .args(["run", "--config", "hookbridge.yaml"])
         .current_dir(folder)
@@ -142,7 +186,10 @@ impl Drop for Bridge {
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(40).collect();
-            eprintln!("the bridge's last log lines:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            eprintln!(
+                "the bridge's last log lines:\n{}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
         }
     }
 }

@@ -25,7 +25,10 @@ impl Own {
     }
 
     fn up(kind: &'static str) -> Self {
-        let own = Self { kind, name: super::unique("own") };
+        let own = Self {
+            kind,
+            name: super::unique("own"),
+        };
         own.call("up");
         own
     }
@@ -33,9 +36,16 @@ impl Own {
     /// The address, as the variables of the shared brokers have it.
     pub fn address(&self) -> String {
         let printed = self.call("env");
-        let variable = if self.kind == "kafka" { "HOOKBRIDGE_TEST_KAFKA=" } else { "HOOKBRIDGE_TEST_AMQP=" };
+        let variable = if self.kind == "kafka" {
+            "HOOKBRIDGE_TEST_KAFKA="
+        } else {
+            "HOOKBRIDGE_TEST_AMQP="
+        };
         let line = printed.lines().find_map(|line| line.split_once(variable));
-        line.expect("env prints the address").1.trim_matches('\'').to_owned()
+        line.expect("env prints the address")
+            .1
+            .trim_matches('\'')
+            .to_owned()
     }
 
     pub fn kill9(&self) {
@@ -53,7 +63,12 @@ impl Own {
             .output()
             .expect("scripts/brokers runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "scripts/brokers {verb}: {}{}", text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "scripts/brokers {verb}: {}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 }
@@ -61,6 +76,8 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         // A failure here must not hide the test's own.
-        let _ = Command::new(env("HOOKBRIDGE_TEST_BROKERS")).args(["down", self.kind, "--name", &self.name]).output();
+        let _ = Command::new(env("HOOKBRIDGE_TEST_BROKERS"))
+            .args(["down", self.kind, "--name", &self.name])
+            .output();
     }
 }

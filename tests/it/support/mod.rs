@@ -10,7 +10,11 @@ use std::time::{Duration, Instant};
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// Asks every 20 ms until `done` says `Some`, or fails after `within` with what was awaited.
-pub async fn eventually<T>(what: &str, within: Duration, mut done: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut done: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = done().await {
@@ -23,5 +27,8 @@ pub async fn eventually<T>(what: &str, within: Duration, mut done: impl AsyncFnM
 
 /// A name that no other test uses, on brokers that tests share.
 pub fn unique(prefix: &str) -> String {
-    format!("{prefix}-{}", &uuid::Uuid::now_v7().simple().to_string()[14..])
+    format!(
+        "{prefix}-{}",
+        &uuid::Uuid::now_v7().simple().to_string()[14..]
+    )
 }

@@ -37,7 +37,11 @@ pub struct Answer {
 
 impl Answer {
     pub fn status(status: u16) -> Self {
-        Self { status, headers: Vec::new(), after: Duration::ZERO }
+        Self {
+            status,
+            headers: Vec::new(),
+            after: Duration::ZERO,
+        }
     }
 
     /// Answers after so long; for a receiver that hangs, longer than anybody waits.
@@ -70,13 +74,25 @@ impl Receiver {
     }
 
     /// `answers` is told the request and how many came before it with the same id.
-    pub async fn answering(answers: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    pub async fn answering(
+        answers: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let shared = Arc::new(Shared { requests: Mutex::default(), answers: Box::new(answers) });
+        let shared = Arc::new(Shared {
+            requests: Mutex::default(),
+            answers: Box::new(answers),
+        });
         let router = Router::new().fallback(receive).with_state(shared.clone());
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
-        Self { address, shared, task }
+        let task =
+            tokio::spawn(async move { axum::serve(listener, router).await.expect("serves") });
+        Self {
+            address,
+            shared,
+            task,
+        }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -112,8 +128,19 @@ impl Drop for Receiver {
     }
 }
 
-async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+async fn receive(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
     let verifier = standardwebhooks::Webhook::new(SECRET).expect("a good secret");
     let request = Request {
         at: Instant::now(),
@@ -125,15 +152,22 @@ async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap
     };
     let answer = {
         let mut requests = shared.requests.lock().unwrap();
-        let before = requests.iter().filter(|earlier| earlier.id == request.id).count();
+        let before = requests
+            .iter()
+            .filter(|earlier| earlier.id == request.id)
+            .count();
         let answer = (shared.answers)(&request, before);
         requests.push(request);
         answer
     };
     tokio::time::sleep(answer.after).await;
-    let mut response = StatusCode::from_u16(answer.status).expect("a status").into_response();
+    let mut response = StatusCode::from_u16(answer.status)
+        .expect("a status")
+        .into_response();
     for (name, value) in answer.headers {
-        response.headers_mut().insert(name, value.parse().expect("a header value"));
+        response
+            .headers_mut()
+            .insert(name, value.parse().expect("a header value"));
     }
     response
 }
