@@ -128,6 +128,30 @@ pub struct Member {
     look_up_at: Instant,
     commit_at: Instant,
     paused: bool,
+    _closing: Closing,
+}
+
+/// Dropping a client waits until its group has let it go, which takes answers to what the group
+/// asks: without the loop (a panic, an aborted task) they are given in the callback.
+struct Closing(Arc<Consumer>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let noted = self.0.context();
+        noted.closing.store(true, Ordering::Release);
+        let unanswered: Vec<_> = lock(&noted.wishes).drain(..).collect();
+        grant_all(&self.0, unanswered);
+    }
+}
+
+/// Grants wishes without looking anything up: nothing is going to be taken or committed.
+fn grant_all(consumer: &Consumer, wishes: impl IntoIterator<Item = Wish>) {
+    for wish in wishes {
+        let _ = match wish {
+            Wish::Assign(list) => consumer.incremental_assign(&list),
+            Wish::Revoke(list) => consumer.incremental_unassign(&list),
+        };
+    }
 }
 
 impl Member {
@@ -145,10 +169,12 @@ impl Member {
             closing: AtomicBool::new(false),
         };
         let consumer: Consumer = config.create_with_context(noted)?;
+        let consumer = Arc::new(consumer);
         let now = Instant::now();
         Ok(Self {
+            _closing: Closing(consumer.clone()),
             label,
-            consumer: Arc::new(consumer),
+            consumer,
             pulse,
             meters,
             begin,
@@ -447,6 +473,7 @@ impl Member {
             consumer,
             label,
             change,
+            _closing: closing,
             ..
         } = self;
         let (done, closed) = tokio::sync::oneshot::channel();
@@ -464,12 +491,8 @@ impl Member {
                 Some(Change::Going(list, _)) => Some(Wish::Revoke(list)),
                 None => None,
             };
-            for wish in asked.into_iter().chain(unanswered) {
-                let _ = match wish {
-                    Wish::Assign(list) => consumer.incremental_assign(&list),
-                    Wish::Revoke(list) => consumer.incremental_unassign(&list),
-                };
-            }
+            grant_all(&consumer, asked.into_iter().chain(unanswered));
+            drop(closing);
             drop(consumer);
             let _ = done.send(());
         });
