@@ -39,10 +39,13 @@ pub type Consumer = StreamConsumer<Noted>;
 pub struct Noted {
     pulse: Arc<Pulse>,
     wishes: Mutex<VecDeque<Wish>>,
-    commits: Mutex<Vec<(KafkaResult<()>, Vec<(String, i32, Offset)>)>>,
+    commits: Mutex<Vec<CommitAnswer>>,
     /// Nobody runs the loop any more: wishes are granted at once.
     closing: AtomicBool,
 }
+
+/// The result of a commit, and what it was about.
+type CommitAnswer = (KafkaResult<()>, Vec<(String, i32, Offset)>);
 
 enum Wish {
     Assign(TopicPartitionList),
