@@ -336,9 +336,12 @@ impl Member {
                         old.close();
                     }
                 }
-                if self.paused {
-                    let _ = self.consumer.pause(&list);
-                }
+                // The library remembers a pause beyond the assignment: a partition that went away
+                // paused would come back paused, for ever.
+                let _ = match self.paused {
+                    true => self.consumer.pause(&list),
+                    false => self.consumer.resume(&list),
+                };
                 self.commit();
             }
             Err(error) => warn!(source = %self.label, %error, "an assignment came too late"),
