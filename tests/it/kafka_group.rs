@@ -38,7 +38,7 @@ async fn produce_spread(topic: &str, numbers: std::ops::Range<u32>) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_second_instance_joins_and_leaves_and_nothing_is_lost() {
     let (topic, group) = (unique("join"), unique("g"));
     create_topic(&topic, 6).await;

@@ -120,6 +120,12 @@ pub struct Rig {
 }
 
 pub fn start(settings: Settings, window: usize) -> Rig {
+    // Shown only for a test that fails, or with --nocapture.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_test_writer()
+        .try_init();
     let budget = Budget::new(256 << 20);
     let (pause, paused) = watch::channel(false);
     let intake = |window| Intake::new(Window::new(window), budget.clone(), paused.clone());

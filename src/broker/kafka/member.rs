@@ -39,10 +39,13 @@ pub type Consumer = StreamConsumer<Noted>;
 pub struct Noted {
     pulse: Arc<Pulse>,
     wishes: Mutex<VecDeque<Wish>>,
-    commits: Mutex<Vec<(KafkaResult<()>, Vec<(String, i32, Offset)>)>>,
+    commits: Mutex<Vec<CommitAnswer>>,
     /// Nobody runs the loop any more: wishes are granted at once.
     closing: AtomicBool,
 }
+
+/// The result of a commit, and what it was about.
+type CommitAnswer = (KafkaResult<()>, Vec<(String, i32, Offset)>);
 
 enum Wish {
     Assign(TopicPartitionList),
@@ -128,6 +131,30 @@ pub struct Member {
     look_up_at: Instant,
     commit_at: Instant,
     paused: bool,
+    _closing: Closing,
+}
+
+/// Dropping a client waits until its group has let it go, which takes answers to what the group
+/// asks: without the loop (a panic, an aborted task) they are given in the callback.
+struct Closing(Arc<Consumer>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let noted = self.0.context();
+        noted.closing.store(true, Ordering::Release);
+        let unanswered: Vec<_> = lock(&noted.wishes).drain(..).collect();
+        grant_all(&self.0, unanswered);
+    }
+}
+
+/// Grants wishes without looking anything up: nothing is going to be taken or committed.
+fn grant_all(consumer: &Consumer, wishes: impl IntoIterator<Item = Wish>) {
+    for wish in wishes {
+        let _ = match wish {
+            Wish::Assign(list) => consumer.incremental_assign(&list),
+            Wish::Revoke(list) => consumer.incremental_unassign(&list),
+        };
+    }
 }
 
 impl Member {
@@ -145,10 +172,12 @@ impl Member {
             closing: AtomicBool::new(false),
         };
         let consumer: Consumer = config.create_with_context(noted)?;
+        let consumer = Arc::new(consumer);
         let now = Instant::now();
         Ok(Self {
+            _closing: Closing(consumer.clone()),
             label,
-            consumer: Arc::new(consumer),
+            consumer,
             pulse,
             meters,
             begin,
@@ -307,9 +336,12 @@ impl Member {
                         old.close();
                     }
                 }
-                if self.paused {
-                    let _ = self.consumer.pause(&list);
-                }
+                // The library remembers a pause beyond the assignment: a partition that went away
+                // paused would come back paused, for ever.
+                let _ = match self.paused {
+                    true => self.consumer.pause(&list),
+                    false => self.consumer.resume(&list),
+                };
                 self.commit();
             }
             Err(error) => warn!(source = %self.label, %error, "an assignment came too late"),
@@ -447,6 +479,7 @@ impl Member {
             consumer,
             label,
             change,
+            _closing: closing,
             ..
         } = self;
         let (done, closed) = tokio::sync::oneshot::channel();
@@ -464,12 +497,8 @@ impl Member {
                 Some(Change::Going(list, _)) => Some(Wish::Revoke(list)),
                 None => None,
             };
-            for wish in asked.into_iter().chain(unanswered) {
-                let _ = match wish {
-                    Wish::Assign(list) => consumer.incremental_assign(&list),
-                    Wish::Revoke(list) => consumer.incremental_unassign(&list),
-                };
-            }
+            grant_all(&consumer, asked.into_iter().chain(unanswered));
+            drop(closing);
             drop(consumer);
             let _ = done.send(());
         });

@@ -29,7 +29,7 @@ mod wanted;
 mod watch;
 mod watermark;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -150,12 +150,13 @@ impl Kafka {
     /// The cluster's id, with our topics there and as they should be.
     async fn get_ready(&self) -> anyhow::Result<Arc<str>> {
         let catalogue = topics::catalogue(&self.admin).await?;
-        let sources: Vec<_> = self
+        let sources: BTreeSet<_> = self
             .wanted
             .iter()
             .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
             .filter(|topic| catalogue.contains_key(topic))
             .collect();
+        let sources: Vec<_> = sources.into_iter().collect();
         let Settings { group, tiers, .. } = &self.settings;
         topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
         if let Some(cluster) = self.cluster.get() {
