@@ -25,12 +25,14 @@ pub mod verdict;
 // flow
 pub mod pipeline;
 
-// edges
+// edge
 pub mod admin;
-pub mod cli;
 
 // assembly
 pub mod app;
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;
+
+// the command line
+pub mod cli;

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Incoming};
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
+use super::client::{Body, Incoming};
 use crate::attempt::{Answer, Wish};
 
 /// So much of a body is read, so that its connection can be used again.

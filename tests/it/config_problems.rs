@@ -277,14 +277,14 @@ fn endpoints() {
 8:13 a fragment (`#...`) is never sent (leave it out)
 8:13 user info in the URL is refused, since URLs are logged everywhere (send it as `headers: { authorization: "Basic ..." }`)
 8:42 `standart` is not a value of `signature` (did you mean `standard`?)
-9:13 127.0.0.1 is a private or special address, and refused (open its network on purpose with `delivery: { allow_networks: [...] }`)
+9:13 address 127.0.0.1 is denied: loopback (`delivery.allow_networks`) (open its network on purpose with `delivery: { allow_networks: [...] }`)
 9:13 plain `http:` is refused, since anybody on the way can read and change it (use `https:`, or set `delivery: { allow_http: true }`)
 9:51 `secret` and `secrets` are both given (keep one of them)
 10:13 a URL of another scheme than `https:` (such as `https://example.com/hooks`)
 10:47 `GET` is not a value of `method` (known here: `POST`, `PUT`, `PATCH`, `DELETE`)
 10:58 `5` is not a rate such as `50/s` or `100/m`
 10:74 `0` is not a whole number from 1 to 10000
-11:13 10.0.0.1 is a private or special address, and refused (open its network on purpose with `delivery: { allow_networks: [...] }`)
+11:13 address 10.0.0.1 is denied: private (`delivery.allow_networks`) (open its network on purpose with `delivery: { allow_networks: [...] }`)
 11:71 this secret does not begin with `whsk_` (`whsk_` and base64 of the private key)
 11:122 the header `webhook-id` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 11:137 the header `hookbridge-x` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
