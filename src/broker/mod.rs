@@ -41,6 +41,10 @@ use crate::event::{Event, Headers};
 
 /// What a broker hands to the pipeline.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a channel has one slot for each place in a window; boxing would cost every due delivery an allocation"
+)]
 pub enum Received {
     /// A fresh event of a source.
     Event(Arc<Event>, Receipt),

@@ -18,6 +18,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
     Run(run::Args),

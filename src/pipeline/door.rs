@@ -64,7 +64,7 @@ impl Door {
         let harms = self.another_runs_dry(lane, now);
         let soon = lane.lane.next_place() <= SOON;
         self.refill(now);
-        if harms && !(soon && !self.budget.is_zero()) {
+        if harms && (!soon || self.budget.is_zero()) {
             return false;
         }
         let _ = tokio::time::timeout(LOOK, lane.lane.freed()).await;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -113,23 +112,19 @@ impl Source<'_> {
                 .load()
                 .matching(&event, &body, &mut self.matching);
         }
-        let settled = self.plan.meters.settled.clone();
         let now = Timestamp::now();
         match self.matching.len() {
-            0 => self.unmatched(event, receipt, settled, now).await,
+            0 => self.unmatched(event, receipt, now).await,
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, Ticket::whole(receipt, settled), now)
+                self.deliver(&event, target, Ticket::whole(receipt), now)
                     .await;
             }
             count => {
                 self.plan.meters.matched.inc();
                 let targets = std::mem::take(&mut self.matching);
-                for (target, ticket) in targets
-                    .into_iter()
-                    .zip(Ticket::parts(receipt, settled, count))
-                {
+                for (target, ticket) in targets.into_iter().zip(Ticket::parts(receipt, count)) {
                     self.deliver(&event, target, ticket, now).await;
                 }
             }
@@ -159,18 +154,12 @@ impl Source<'_> {
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
 
-    async fn unmatched(
-        &mut self,
-        event: Arc<Event>,
-        receipt: Receipt,
-        settled: Counter,
-        now: Timestamp,
-    ) {
+    async fn unmatched(&mut self, event: Arc<Event>, receipt: Receipt, now: Timestamp) {
         self.plan.meters.unmatched.inc();
         if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
             warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
         }
-        let ticket = Ticket::whole(receipt, settled);
+        let ticket = Ticket::whole(receipt);
         if self.plan.unmatched == Unmatched::Settle {
             return ticket.resolved();
         }
@@ -194,7 +183,7 @@ async fn take_due(
     mut delivery: Delivery,
     receipt: Receipt,
 ) {
-    let ticket = Ticket::whole(receipt, Counter::default());
+    let ticket = Ticket::whole(receipt);
     if delivery.subscription.is_empty() {
         return take_unmatched(pipeline, keeper, delivery, ticket).await;
     }

@@ -6,36 +6,32 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use prometheus_client::metrics::counter::Counter;
-
 use crate::broker::{Receipt, Settlement};
 
 /// One delivery's share in settling its event.
 pub struct Ticket(Share);
 
 enum Share {
-    Whole(Receipt, Counter),
+    Whole(Receipt),
     Part(Arc<Shared>),
 }
 
 struct Shared {
     unresolved: AtomicUsize,
     receipt: Mutex<Option<Receipt>>,
-    settled: Counter,
 }
 
 impl Ticket {
-    /// The ticket of an event with a single delivery. `settled` counts settled messages.
-    pub fn whole(receipt: Receipt, settled: Counter) -> Self {
-        Self(Share::Whole(receipt, settled))
+    /// The ticket of an event with a single delivery.
+    pub fn whole(receipt: Receipt) -> Self {
+        Self(Share::Whole(receipt))
     }
 
     /// One ticket for each of `count` deliveries.
-    pub fn parts(receipt: Receipt, settled: Counter, count: usize) -> impl Iterator<Item = Self> {
+    pub fn parts(receipt: Receipt, count: usize) -> impl Iterator<Item = Self> {
         let shared = Arc::new(Shared {
             unresolved: AtomicUsize::new(count),
             receipt: Mutex::new(Some(receipt)),
-            settled,
         });
         (0..count).map(move |_| Self(Share::Part(shared.clone())))
     }
@@ -43,7 +39,7 @@ impl Ticket {
     /// The ticket of a whole event, divided among `count` deliveries.
     pub fn split(self, count: usize) -> Vec<Self> {
         match self.0 {
-            Share::Whole(receipt, settled) => Self::parts(receipt, settled, count).collect(),
+            Share::Whole(receipt) => Self::parts(receipt, count).collect(),
             Share::Part(shared) => {
                 shared
                     .unresolved
@@ -58,9 +54,8 @@ impl Ticket {
     /// The delivery's verdict is durable.
     pub fn resolved(self) {
         match self.0 {
-            Share::Whole(receipt, settled) => {
+            Share::Whole(receipt) => {
                 receipt.settle(Settlement::Ack);
-                settled.inc();
             }
             Share::Part(shared) => {
                 if shared.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -71,7 +66,6 @@ impl Ticket {
                         .take();
                     if let Some(receipt) = receipt {
                         receipt.settle(Settlement::Ack);
-                        shared.settled.inc();
                     }
                 }
             }
@@ -99,12 +93,7 @@ mod tests {
             lane: 0,
             position: 1,
         };
-        Ticket::parts(
-            Receipt::unbounded(recorder.clone(), token),
-            Counter::default(),
-            count,
-        )
-        .collect()
+        Ticket::parts(Receipt::unbounded(recorder.clone(), token), count).collect()
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod kafka_park;
 mod kafka_support;
 mod kafka_take;
 mod layering;
+mod limits;
 mod path;
 mod store_basics;
 mod support;

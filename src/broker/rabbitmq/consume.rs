@@ -36,6 +36,10 @@ const DRAIN_CHECK: Duration = Duration::from_millis(20);
 
 /// What a consumer feeds.
 #[derive(Clone)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there are as many as consumers, and few move"
+)]
 enum Feed {
     Source(SourceSettings, Intake),
     Due(WaitKind, Intake),
