@@ -8,6 +8,8 @@ mod contract;
 mod deliver_http;
 mod deliver_listen;
 mod deliver_tls;
+mod docs_architecture;
+mod docs_metrics;
 mod embedded_broker;
 mod embedded_crash;
 mod kafka_group;
