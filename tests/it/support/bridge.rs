@@ -86,6 +86,11 @@ impl Bridge {
     /// Kills it without warning and starts it again on the same data.
     pub async fn kill9_and_restart(&mut self) {
         self.kill9();
+        self.start_again().await;
+    }
+
+    /// Starts it on the same data, after it has ended.
+    pub async fn start_again(&mut self) {
         self.child = spawn(self.folder.path());
         self.wait_until_alive().await;
     }
@@ -153,6 +158,10 @@ impl Bridge {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     pub fn config_path(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod brokers;
+pub mod bus;
 pub mod receiver;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! A receiver: records every request, verifies its signature, answers as the test says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub struct Request {
     pub body: Bytes,
     /// What the official Standard Webhooks library says.
     pub verified: bool,
+    /// The status that it was answered with.
+    pub answered: u16,
 }
 
 type Answers = dyn Fn(&Request, usize) -> Answer + Send + Sync;
@@ -63,8 +65,14 @@ pub struct Receiver {
 }
 
 struct Shared {
-    requests: Mutex<Vec<Request>>,
+    requests: Mutex<Requests>,
     answers: Box<Answers>,
+}
+
+#[derive(Default)]
+struct Requests {
+    all: Vec<Request>,
+    by_id: HashMap<String, usize>,
 }
 
 impl Receiver {
@@ -100,25 +108,46 @@ impl Receiver {
     }
 
     pub fn requests(&self) -> Vec<Request> {
-        self.shared.requests.lock().unwrap().clone()
+        self.shared.requests.lock().unwrap().all.clone()
+    }
+
+    /// How many requests have come.
+    pub fn count(&self) -> usize {
+        self.shared.requests.lock().unwrap().all.len()
+    }
+
+    /// How many of the requests `is` true of.
+    pub fn count_of(&self, is: impl Fn(&Request) -> bool) -> usize {
+        let requests = self.shared.requests.lock().unwrap();
+        requests.all.iter().filter(|request| is(request)).count()
     }
 
     /// How often each id came.
     pub fn by_id(&self) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        for request in self.shared.requests.lock().unwrap().iter() {
-            *counts.entry(request.id.clone()).or_default() += 1;
-        }
-        counts
+        let requests = self.shared.requests.lock().unwrap();
+        let counts = requests.by_id.iter();
+        counts.map(|(id, count)| (id.clone(), *count)).collect()
     }
 
     /// Waits until `count` requests have come.
     pub async fn wait_for(&self, count: usize, within: Duration) -> Vec<Request> {
         super::eventually(&format!("{count} requests"), within, async || {
-            let requests = self.requests();
-            (requests.len() >= count).then_some(requests)
+            (self.count() >= count).then_some(())
         })
-        .await
+        .await;
+        self.requests()
+    }
+
+    /// Waits until nothing has come for `quiet`.
+    pub async fn quiet_for(&self, quiet: Duration, within: Duration) {
+        let (mut count, mut since) = (self.count(), Instant::now());
+        super::eventually("no more requests", within, async || {
+            if self.count() != count {
+                (count, since) = (self.count(), Instant::now());
+            }
+            (since.elapsed() >= quiet).then_some(())
+        })
+        .await;
     }
 }
 
@@ -142,22 +171,23 @@ async fn receive(
             .to_owned()
     };
     let verifier = standardwebhooks::Webhook::new(SECRET).expect("a good secret");
-    let request = Request {
+    let mut request = Request {
         at: Instant::now(),
         path: uri.path().to_owned(),
         id: text("webhook-id"),
         verified: verifier.verify(&body, &headers).is_ok(),
         headers,
         body,
+        answered: 0,
     };
     let answer = {
         let mut requests = shared.requests.lock().unwrap();
-        let before = requests
-            .iter()
-            .filter(|earlier| earlier.id == request.id)
-            .count();
+        let count = requests.by_id.entry(request.id.clone()).or_default();
+        let before = *count;
+        *count += 1;
         let answer = (shared.answers)(&request, before);
-        requests.push(request);
+        request.answered = answer.status;
+        requests.all.push(request);
         answer
     };
     tokio::time::sleep(answer.after).await;
