@@ -8,6 +8,8 @@
 //! - `reqwest`: the floor, a hand-written loop of reqwest and HMAC.
 //! - `courier`: ours, with everything that an attempt does.
 //!
+//! `benches/run` uses the sink and the floor of this program beside the whole bridge.
+//!
 //! Numbers and what follows from them: `docs/decisions/0001-http-client-and-runtime.md`.
 
 use std::io::{BufRead as _, BufReader};
@@ -44,7 +46,10 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["sink"] => sink(),
-        ["send", client, runtime, url] => send(client, runtime, url),
+        ["send", client, runtime, url] => send(client, runtime, url, REQUESTS),
+        ["send", client, runtime, url, requests] => {
+            send(client, runtime, url, requests.parse().expect("a number"));
+        }
         // `cargo test --all-targets` runs this without `--bench` and wants no measurement.
         [.., "--bench"] => measure(),
         _ => println!("usage: cargo bench --bench client"),
@@ -103,8 +108,11 @@ fn measure() {
     }
 }
 
-/// Answers every request with 200 and two bytes until standard input closes. Knows just enough of
-/// HTTP to find the end of what the variants send.
+/// POSTs answered by the sink.
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
+
+/// Answers every POST with 200 and two bytes, and every GET with the number of POSTs so far, until
+/// standard input closes. Knows just enough of HTTP to find the end of what is sent here.
 fn sink() {
     let runtime = current_thread();
     std::thread::spawn(|| {
@@ -132,6 +140,18 @@ async fn swallow(mut stream: TcpStream) {
                 Ok(_) => continue,
             }
         };
+        if buffer.starts_with(b"GET ") {
+            buffer.drain(..head + 4);
+            let count = ANSWERED.load(Ordering::Relaxed).to_string();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{count}",
+                count.len()
+            );
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let whole = head + 4 + BODY_BYTES;
         while buffer.len() < whole {
             match stream.read_buf(&mut buffer).await {
@@ -144,11 +164,13 @@ async fn swallow(mut stream: TcpStream) {
         if stream.write_all(answer).await.is_err() {
             return;
         }
+        ANSWERED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// One variant: warms up, sends, prints requests per second and CPU microseconds per request.
-fn send(client: &str, runtime: &str, url: &str) {
+/// One variant: warms up, sends, prints requests per second, CPU microseconds per request and the
+/// peak of memory in MiB.
+fn send(client: &str, runtime: &str, url: &str, requests: u64) {
     let threads = if runtime == "shards2" { 2 } else { 1 };
     let shards: Vec<(Runtime, Sender)> = (0..threads)
         .map(|_| {
@@ -163,12 +185,13 @@ fn send(client: &str, runtime: &str, url: &str) {
         .collect();
     round(&shards, WARM_UP);
     let (cpu_before, began) = (cpu(), Instant::now());
-    round(&shards, REQUESTS);
+    round(&shards, requests);
     let (took, spent) = (began.elapsed(), cpu() - cpu_before);
     println!(
-        "{} {}",
-        REQUESTS as f64 / took.as_secs_f64(),
-        spent.as_secs_f64() * 1e6 / REQUESTS as f64
+        "{} {} {}",
+        requests as f64 / took.as_secs_f64(),
+        spent.as_secs_f64() * 1e6 / requests as f64,
+        peak_mib()
     );
 }
 
@@ -307,6 +330,14 @@ fn multi_thread(workers: usize) -> Runtime {
         .enable_all()
         .build();
     runtime.expect("a runtime")
+}
+
+/// The most memory that this process has had at once.
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kib.expect("a size in KiB") / 1024.0
 }
 
 /// User and system time of this process so far, in steps of 10 ms (the kernel's clock tick).
