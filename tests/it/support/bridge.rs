@@ -168,10 +168,6 @@ impl Bridge {
         self.folder.path().join("hookbridge.yaml")
     }
 
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
