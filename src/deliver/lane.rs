@@ -31,6 +31,9 @@ pub struct Limits {
     pub concurrency: usize,
     pub rate: Option<Rate>,
     pub breaker: Breaker,
+    /// With no answer for this long to anything that was started, the lane counts as silent: it
+    /// lets one probe through at a time.
+    pub slow_after: Duration,
 }
 
 /// What a lane says to a job.
@@ -62,6 +65,8 @@ pub struct Due<J> {
 pub enum Ended {
     Well,
     Badly,
+    /// There was no answer within the deadline.
+    Unanswered,
     /// It says nothing about the endpoint.
     Unknown,
 }
@@ -96,6 +101,10 @@ struct State<J> {
     rate_spent_until: Instant,
     /// Slots before this are reserved for parked jobs.
     reserved_until: Instant,
+    /// The first start since the last answer: how long the lane has been silent.
+    unanswered_since: Option<Instant>,
+    /// When a silent lane let its last probe through.
+    probed_at: Option<Instant>,
     /// Smoothed time of an attempt.
     pace: Duration,
 }
@@ -111,6 +120,8 @@ impl<J> Lane<J> {
             held_until: None,
             rate_spent_until: now,
             reserved_until: now,
+            unanswered_since: None,
+            probed_at: None,
             pace: Duration::from_millis(10),
         };
         Self {
@@ -154,6 +165,10 @@ impl<J> Lane<J> {
         state.running -= 1;
         state.pace = (state.pace * 7 + took) / 8;
         state.learn(ended, now);
+        if ended != Ended::Unanswered {
+            state.unanswered_since = None;
+            state.probed_at = None;
+        }
         if let Some(hold) = hold {
             let until = now + hold;
             state.held_until = Some(state.held_until.map_or(until, |held| held.max(until)));
@@ -264,6 +279,7 @@ impl<J> State<J> {
             Gate::Probing => false,
         };
         gate_lets
+            && self.silent_until(now).is_none()
             && self.running < self.limits.concurrency
             && self.held_until.is_none_or(|held| now >= held)
             && self.next_token(now).is_none()
@@ -275,6 +291,10 @@ impl<J> State<J> {
             self.reserved_until = self.reserved_until.min(now);
         }
         self.running += 1;
+        if self.is_silent(now) {
+            self.probed_at = Some(now);
+        }
+        self.unanswered_since.get_or_insert(now);
         if let Gate::Shut { .. } = self.gate {
             self.gate = Gate::Probing;
         }
@@ -291,7 +311,25 @@ impl<J> State<J> {
         (at > now + burst).then(|| at - burst)
     }
 
-    /// Until when nothing starts because of the breaker or Retry-After.
+    /// Something was started, and for `slow_after` nothing was answered.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.running > 0
+            && self
+                .unanswered_since
+                .is_some_and(|since| now.saturating_duration_since(since) >= self.limits.slow_after)
+    }
+
+    /// When a silent lane lets its next probe through; `None` when one may start.
+    fn silent_until(&self, now: Instant) -> Option<Instant> {
+        if !self.is_silent(now) {
+            return None;
+        }
+        self.probed_at
+            .map(|probed| probed + self.limits.slow_after)
+            .filter(|&next| next > now)
+    }
+
+    /// Until when nothing starts because of the breaker, silence or Retry-After.
     fn shut_until(&self, now: Instant) -> Option<Instant> {
         let gate = match self.gate {
             Gate::Open { .. } => None,
@@ -299,7 +337,7 @@ impl<J> State<J> {
             Gate::Probing => Some(now + self.pace),
         };
         let held = self.held_until.filter(|&held| held > now);
-        gate.max(held)
+        gate.max(held).max(self.silent_until(now))
     }
 
     /// Time between two starts, at best.
@@ -337,14 +375,18 @@ impl<J> State<J> {
         } = self.limits.breaker;
         self.gate = match (self.gate, ended) {
             (Gate::Open { .. }, Ended::Well) => Gate::Open { failures: 0 },
-            (Gate::Open { failures }, Ended::Badly) if failures + 1 >= allowed => Gate::Shut {
-                until: now + cool_down,
-            },
-            (Gate::Open { failures }, Ended::Badly) => Gate::Open {
+            (Gate::Open { failures }, Ended::Badly | Ended::Unanswered)
+                if failures + 1 >= allowed =>
+            {
+                Gate::Shut {
+                    until: now + cool_down,
+                }
+            }
+            (Gate::Open { failures }, Ended::Badly | Ended::Unanswered) => Gate::Open {
                 failures: failures + 1,
             },
             (Gate::Probing, Ended::Well) => Gate::Open { failures: 0 },
-            (Gate::Probing, Ended::Badly) if self.running == 0 => Gate::Shut {
+            (Gate::Probing, Ended::Badly | Ended::Unanswered) if self.running == 0 => Gate::Shut {
                 until: now + cool_down,
             },
             // A probe that says nothing makes room for another one.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Job;
 use crate::deliver::lane::{Lane, Limits};
 use crate::store::EndpointStanding;
-use crate::subscription::Endpoint;
+use crate::subscription::Subscription;
 
 /// A lane that has been idle for this long is dropped.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
@@ -27,11 +27,11 @@ pub struct EndpointLane {
 }
 
 impl EndpointLane {
-    fn new(endpoint: &Endpoint, standing: &EndpointStanding) -> Self {
+    fn new(subscription: &Subscription, standing: &EndpointStanding) -> Self {
         let now = Instant::now();
         Self {
-            name: endpoint.name.clone(),
-            lane: Lane::new(limits_of(endpoint), now),
+            name: subscription.endpoint.name.clone(),
+            lane: Lane::new(limits_of(subscription), now),
             disabled: AtomicBool::new(standing.disabled.is_some()),
             first_gone_at: Mutex::new(standing.first_gone_at),
             last_used: Mutex::new(now),
@@ -79,8 +79,10 @@ impl EndpointLane {
     }
 }
 
-fn limits_of(endpoint: &Endpoint) -> Limits {
+fn limits_of(subscription: &Subscription) -> Limits {
+    let endpoint = &subscription.endpoint;
     Limits {
+        slow_after: subscription.spec.slow_after,
         concurrency: endpoint.concurrency,
         rate: endpoint.rate,
         breaker: endpoint.breaker,
@@ -104,21 +106,21 @@ impl Lanes {
         }
     }
 
-    /// The endpoint's lane; `standing` is asked for when it has to be made.
+    /// The lane of the subscription's endpoint; `standing` is asked for when it has to be made.
     pub fn of(
         &self,
-        endpoint: &Endpoint,
+        subscription: &Subscription,
         standing: impl FnOnce() -> EndpointStanding,
     ) -> Arc<EndpointLane> {
         let mut lanes = self
             .by_endpoint
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(lane) = lanes.get(&endpoint.name) {
+        if let Some(lane) = lanes.get(&subscription.endpoint.name) {
             return lane.clone();
         }
-        let lane = Arc::new(EndpointLane::new(endpoint, &standing()));
-        lanes.insert(endpoint.name.clone(), lane.clone());
+        let lane = Arc::new(EndpointLane::new(subscription, &standing()));
+        lanes.insert(subscription.endpoint.name.clone(), lane.clone());
         lane
     }
 
@@ -132,9 +134,9 @@ impl Lanes {
     }
 
     /// After a reload: lanes in use take the new limits over.
-    pub fn update(&self, endpoint: &Endpoint) {
-        if let Some(lane) = self.get(&endpoint.name) {
-            lane.lane.set_limits(limits_of(endpoint));
+    pub fn update(&self, subscription: &Subscription) {
+        if let Some(lane) = self.get(&subscription.endpoint.name) {
+            lane.lane.set_limits(limits_of(subscription));
         }
     }
 

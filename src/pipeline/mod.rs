@@ -159,7 +159,7 @@ impl Pipeline {
                     .unwrap_or_else(|poisoned| poisoned.into_inner());
                 all.entry(subscription.uid.clone()).or_default().clone()
             };
-            self.lanes.update(&subscription.endpoint);
+            self.lanes.update(&subscription);
             let target = Target::new(subscription, paused, parked, &self.meters)
                 .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
             targets.push(Arc::new(target));

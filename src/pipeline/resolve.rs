@@ -68,9 +68,9 @@ impl Pipeline {
             return lane;
         }
         let endpoint = &target.subscription.endpoint;
-        let lane = self
-            .lanes
-            .of(endpoint, || self.endpoint_standing(&endpoint.name));
+        let lane = self.lanes.of(&target.subscription, || {
+            self.endpoint_standing(&endpoint.name)
+        });
         target.remember_lane(&lane);
         lane
     }
@@ -89,6 +89,7 @@ impl Pipeline {
             let verdict = self.decide(&job, &lane, &attempt.outcome);
             let ended = match verdict.signal {
                 Signal::Works => Ended::Well,
+                Signal::Unanswered => Ended::Unanswered,
                 Signal::Fails => Ended::Badly,
                 Signal::Silent => Ended::Unknown,
             };

@@ -76,6 +76,8 @@ pub enum Signal {
     Works,
     /// The endpoint does not work: no answer, 408, 425, 429 or 5xx.
     Fails,
+    /// It did not answer within the deadline.
+    Unanswered,
     /// The attempt says nothing about the endpoint.
     Silent,
 }
@@ -188,8 +190,8 @@ fn signal(outcome: &Outcome) -> Signal {
             | ErrorClass::Denied
             | ErrorClass::Connect
             | ErrorClass::Tls
-            | ErrorClass::Timeout
             | ErrorClass::Protocol => Signal::Fails,
+            ErrorClass::Timeout => Signal::Unanswered,
         },
         Outcome::Unsendable(_) => Signal::Silent,
     }

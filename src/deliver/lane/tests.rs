@@ -12,6 +12,7 @@ fn limits(concurrency: usize) -> Limits {
             failures: 3,
             cool_down: Duration::from_secs(10),
         },
+        slow_after: Duration::from_secs(3_600),
     }
 }
 
@@ -172,6 +173,29 @@ fn a_waiting_job_starts_when_the_rate_has_a_token() {
     let next = lane.due(now).next.unwrap();
     assert_eq!(next, now + Duration::from_secs(1));
     assert_eq!(lane.due(next).start, [1]);
+}
+
+#[test]
+fn a_silent_lane_lets_one_probe_through_at_a_time() {
+    let now = Instant::now();
+    let slow_after = Duration::from_secs(2);
+    let lane = Lane::new(
+        Limits {
+            slow_after,
+            ..limits(4)
+        },
+        now,
+    );
+    started(lane.offer(1, now, true));
+    let silent = now + slow_after;
+    started(lane.offer(2, silent, true));
+    assert_eq!(lane.offer(3, silent, true), Offer::Shut(3));
+    started(lane.offer(4, silent + slow_after, true));
+    lane.finished(Ended::Unanswered, slow_after, None, silent + slow_after);
+    assert_eq!(lane.offer(5, silent + slow_after, true), Offer::Shut(5));
+    lane.finished(Ended::Well, slow_after, None, silent + slow_after);
+    started(lane.offer(6, silent + slow_after, true));
+    started(lane.offer(7, silent + slow_after, true));
 }
 
 #[derive(Debug, Clone)]
