@@ -1,6 +1,7 @@
 //! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
 
 mod admin_api;
+mod compose;
 mod config_examples;
 mod config_keys;
 mod config_problems;
@@ -9,6 +10,8 @@ mod deliver_http;
 mod deliver_listen;
 mod deliver_tls;
 mod docs_architecture;
+mod docs_blocks;
+mod docs_envelope;
 mod docs_metrics;
 mod embedded_broker;
 mod embedded_crash;
