@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod chaos_kill;
+mod compose;
 mod config_examples;
 mod config_keys;
 mod config_problems;
@@ -10,6 +11,8 @@ mod deliver_http;
 mod deliver_listen;
 mod deliver_tls;
 mod docs_architecture;
+mod docs_blocks;
+mod docs_envelope;
 mod docs_metrics;
 mod embedded_broker;
 mod embedded_crash;
