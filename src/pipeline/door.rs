@@ -16,7 +16,7 @@ use super::lanes::EndpointLane;
 
 /// A lane counts as fed by the source for this long after its last event.
 const FED_FOR: Duration = Duration::from_secs(10);
-/// One look at a full lane lasts at most this long.
+/// One look at a full lane lasts at most this long, and is begun only when the budget covers it.
 const LOOK: Duration = Duration::from_millis(10);
 /// Longest wait for one event, as for jobs in a waiting room.
 const LONGEST: Duration = crate::deliver::lane::LONGEST_WAIT;
@@ -64,7 +64,7 @@ impl Door {
         let harms = self.another_runs_dry(lane, now);
         let soon = lane.lane.next_place() <= SOON;
         self.refill(now);
-        if harms && (!soon || self.budget.is_zero()) {
+        if harms && !(soon && self.budget >= LOOK) {
             return false;
         }
         let _ = tokio::time::timeout(LOOK, lane.lane.freed()).await;

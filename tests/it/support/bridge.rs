@@ -194,9 +194,13 @@ impl Drop for Bridge {
         self.kill9();
         if std::thread::panicking() {
             let log = self.log();
-            let tail: Vec<_> = log.lines().rev().take(40).collect();
+            let of_one_event = |line: &&str| {
+                line.contains("pipeline::attempt") || line.contains(" dead-lettered ")
+            };
+            let lines = log.lines().filter(|line| !of_one_event(line));
+            let tail: Vec<_> = lines.rev().take(40).collect();
             eprintln!(
-                "the bridge's last log lines:\n{}",
+                "the bridge's last log lines, those of single attempts left out:\n{}",
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             );
         }
