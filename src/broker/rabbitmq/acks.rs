@@ -6,13 +6,15 @@
 //! redelivered goes back to the queue after a second, so that a failing event does not spin.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anyhow::bail;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::broker::{Answer, Settlement, Token};
 
@@ -20,12 +22,16 @@ use crate::broker::{Answer, Settlement, Token};
 const ROUND: Duration = Duration::from_millis(2);
 /// Before a message goes back to its queue.
 const REDELIVER_AFTER: Duration = Duration::from_secs(1);
+/// For writing one answer to the connection.
+const SEND_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The answers of one channel.
-#[derive(Default)]
 pub struct Acks {
     state: Mutex<State>,
     wake: Notify,
+    /// Rung when so many are settled that a round is not waited for.
+    full: Notify,
+    batch: usize,
 }
 
 #[derive(Default)]
@@ -57,6 +63,9 @@ impl Answer for Acks {
         match settlement {
             Settlement::Ack => {
                 state.settled.insert(token.position);
+                if state.settled.len() == self.batch {
+                    self.full.notify_one();
+                }
             }
             Settlement::Redeliver => state
                 .redeliver
@@ -68,8 +77,15 @@ impl Answer for Acks {
 }
 
 impl Acks {
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+    /// For a channel with this many messages under way at most. A quarter of them settled is sent
+    /// at once, so that a small prefetch is not held up by rounds.
+    pub fn new(prefetch: u16) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            full: Notify::new(),
+            batch: usize::from(prefetch / 4).max(1),
+        })
     }
 
     /// Notes that a tag was handed out and will be answered.
@@ -83,8 +99,14 @@ impl Acks {
         self.lock().open
     }
 
+    /// Messages that the broker has no answer to: with the pipeline, or settled and not sent yet.
+    pub fn unanswered(&self) -> u64 {
+        let state = self.lock();
+        state.open + (state.settled.len() + state.redeliver.len()) as u64
+    }
+
     /// Sends answers until the channel is gone; returns why it is.
-    pub async fn send(&self, channel: &Channel) -> lapin::Error {
+    pub async fn send(&self, channel: &Channel) -> anyhow::Error {
         let mut singles_due = false;
         loop {
             let next_back = self.lock().redeliver.iter().map(|(due, _)| *due).min();
@@ -100,7 +122,10 @@ impl Acks {
                     () = back_is_due => {}
                 }
             }
-            tokio::time::sleep(ROUND).await;
+            tokio::select! {
+                () = tokio::time::sleep(ROUND) => {}
+                () = self.full.notified() => {}
+            }
             let round = self.lock().round(Instant::now(), singles_due);
             if let Err(error) = send_round(channel, &round).await {
                 return error;
@@ -161,29 +186,29 @@ impl State {
     }
 }
 
-async fn send_round(channel: &Channel, round: &Round) -> Result<(), lapin::Error> {
+async fn send_round(channel: &Channel, round: &Round) -> anyhow::Result<()> {
     for &tag in &round.back {
-        channel
-            .basic_nack(
-                tag,
-                BasicNackOptions {
-                    requeue: true,
-                    multiple: false,
-                },
-            )
-            .await?;
+        let options = BasicNackOptions {
+            requeue: true,
+            multiple: false,
+        };
+        sent(channel.basic_nack(tag, options)).await?;
     }
     if let Some(tag) = round.up_to {
-        channel
-            .basic_ack(tag, BasicAckOptions { multiple: true })
-            .await?;
+        sent(channel.basic_ack(tag, BasicAckOptions { multiple: true })).await?;
     }
     for &tag in &round.single {
-        channel
-            .basic_ack(tag, BasicAckOptions { multiple: false })
-            .await?;
+        sent(channel.basic_ack(tag, BasicAckOptions { multiple: false })).await?;
     }
     Ok(())
+}
+
+async fn sent(answer: impl Future<Output = lapin::Result<()>>) -> anyhow::Result<()> {
+    match timeout(SEND_DEADLINE, answer).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => bail!("an acknowledgement could not be written within {SEND_DEADLINE:?}"),
+    }
 }
 
 #[cfg(test)]

@@ -1,22 +1,40 @@
 //! Connecting: node URLs in turn, TLS with own authorities, and the backoff between tries.
 
+use std::fmt::Display;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use lapin::protocol::AMQPSoftError;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
-use super::Settings;
+use super::{Settings, failures, greeting};
 use crate::subscription::{Secret, TlsFiles};
 
 /// How long a connection may take, TLS and handshake included.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Heartbeat in seconds where the URL names none; a dead peer is noticed after twice this.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// How long the broker may take to answer one request (declare, consume, open a channel). A quorum
+/// queue that is declared on a busy cluster takes seconds.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits for the broker's answer to one request, and names the request where it fails.
+pub async fn answer<T>(
+    to: impl Display,
+    request: impl Future<Output = lapin::Result<T>>,
+) -> anyhow::Result<T> {
+    match timeout(ANSWER_DEADLINE, request).await {
+        Ok(Ok(answered)) => Ok(answered),
+        Ok(Err(error)) => Err(anyhow!(error).context(to.to_string())),
+        Err(_) => Err(anyhow!("{to}: no answer within {ANSWER_DEADLINE:?}")),
+    }
+}
 
 /// Opens connections; cheap to clone.
 #[derive(Clone)]
@@ -54,14 +72,22 @@ impl Connector {
         Err(last)
     }
 
+    /// The version of the node that was connected last, as it says itself before the login.
+    pub async fn server_version(&self) -> anyhow::Result<greeting::Version> {
+        let turn = self.next.load(Ordering::Relaxed) % self.urls.len().max(1);
+        let url = self.urls.get(turn).context("no url is configured")?;
+        let uri = parsed(url)?;
+        let tls = self.tls_config()?;
+        timeout(CONNECT_DEADLINE, greeting::version(&uri, &tls))
+            .await
+            .map_err(|_| anyhow!("no greeting within {CONNECT_DEADLINE:?}"))?
+    }
+
     async fn connect_to(&self, url: &Secret, role: &str) -> anyhow::Result<Connection> {
-        // The parse error would quote the URL, and with it the password.
-        let mut uri: AMQPUri = url
-            .expose()
-            .parse()
-            .map_err(|_| anyhow!("the broker's url cannot be parsed"))?;
+        let mut uri = parsed(url)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         let node = format!("{}:{}", uri.authority.host, uri.authority.port);
+        let (user, vhost) = (uri.authority.userinfo.username.clone(), uri.vhost.clone());
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("hookbridge {} {role}", self.group).into());
         let tls = self.tls_config()?;
@@ -72,7 +98,18 @@ impl Connector {
         )
         .await
         .map_err(|_| anyhow!("{node} did not answer within {CONNECT_DEADLINE:?}"))?
-        .with_context(|| format!("{node} cannot be connected"))
+        .map_err(|error| {
+            let what = match failures::soft(&error) {
+                Some(AMQPSoftError::ACCESSREFUSED) => {
+                    format!("{node} refuses user `{user}`: wrong password, or no such user")
+                }
+                _ if failures::is_not_allowed(&error) => {
+                    format!("{node} does not let user `{user}` into virtual host `{vhost}`")
+                }
+                _ => format!("{node} cannot be connected"),
+            };
+            anyhow!(error).context(what)
+        })
     }
 
     fn tls_config(&self) -> anyhow::Result<OwnedTLSConfig> {
@@ -95,6 +132,13 @@ impl Connector {
             cert_chain,
         })
     }
+}
+
+/// The parse error would quote the URL, and with it the password.
+fn parsed(url: &Secret) -> anyhow::Result<AMQPUri> {
+    url.expose()
+        .parse()
+        .map_err(|_| anyhow!("the broker's url cannot be parsed"))
 }
 
 /// Delays between tries: 100 ms, doubled up to 10 s, started anew after a success.

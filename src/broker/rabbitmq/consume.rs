@@ -5,25 +5,26 @@
 //! is tried again on the same connection, and the others go on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use lapin::message::Delivery as AmqpDelivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
-use tokio::task::JoinSet;
+use lapin::{Channel, Connection, Consumer, Event};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::acks::Acks;
-use super::connect::Backoff;
-use super::publish::Target;
-use super::{RabbitMq, SourceSettings, message, probe, topology};
+use super::connect::{Backoff, answer};
+use super::{RabbitMq, SourceSettings, failures, message, probe, topology};
 use crate::broker::envelope::{self, Envelope, Stay};
 use crate::broker::{Health, Intake, Intakes, Token};
 use crate::delivery::{Reason, WaitKind};
@@ -33,6 +34,12 @@ use crate::event::HeaderValue;
 const MAX_PREFETCH: usize = 2_000;
 /// How often a stopping session looks whether all receipts are answered.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
+/// How often the state of the feeds becomes the broker's health.
+const HEALTH_CHECK: Duration = Duration::from_millis(100);
+/// For a goodbye, which nothing depends on.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// A consumer that ran so long has worked: its end starts the backoff anew.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// What a consumer feeds.
 #[derive(Clone)]
@@ -41,7 +48,7 @@ const DRAIN_CHECK: Duration = Duration::from_millis(20);
     reason = "there are as many as consumers, and few move"
 )]
 enum Feed {
-    Source(SourceSettings, Intake),
+    Source(Box<SourceSettings>, Intake),
     Due(WaitKind, Intake),
 }
 
@@ -68,17 +75,43 @@ pub async fn session(
         connected = broker.connector.connect("consume") => connected?,
         () = stop.cancelled() => return Ok(()),
     });
+    let ended = feed_all(broker, &connection, intakes, stop, drain, backoff).await;
+    // Also after an error: consumers of a connection that lingers would keep messages to themselves.
+    if connection.status().connected() {
+        close(&connection).await;
+    }
+    ended
+}
+
+async fn feed_all(
+    broker: &Arc<RabbitMq>,
+    connection: &Arc<Connection>,
+    intakes: &Intakes,
+    stop: &CancellationToken,
+    drain: &CancellationToken,
+    backoff: &mut Backoff,
+) -> anyhow::Result<()> {
+    let mut events = connection.events_listener();
     let troubles = Arc::new(Troubles::default());
     let mut feeds = JoinSet::new();
     let start = |feeds: &mut JoinSet<()>, feed: Feed, name: String| {
-        let (broker, connection) = (broker.clone(), connection.clone());
-        let (stop, drain, troubles) = (stop.clone(), drain.clone(), troubles.clone());
-        feeds.spawn(async move {
-            keep_feeding(&broker, &connection, feed, &name, &troubles, &stop, &drain).await
-        });
+        troubles.set(&name, Trouble::Opening);
+        let feeder = Feeder {
+            broker: broker.clone(),
+            connection: connection.clone(),
+            feed,
+            name,
+            troubles: troubles.clone(),
+            stop: stop.clone(),
+            drain: drain.clone(),
+        };
+        feeds.spawn(feeder.keep_feeding());
     };
     if broker.settings.keeps_deliveries {
-        topology::declare_own(&connection, &broker.names).await?;
+        tokio::select! {
+            declared = declare_own(broker, connection) => declared?,
+            () = stop.cancelled() => return Ok(()),
+        }
         start(
             &mut feeds,
             Feed::Due(WaitKind::Retry, intakes.retries.clone()),
@@ -94,6 +127,7 @@ pub async fn session(
         });
         tokio::select! {
             checked = broker.probe.check(broker) => checked.context("the loop through a retry tier does not work")?,
+            failed = ended(connection, &mut events) => return Err(failed),
             () = stop.cancelled() => {}
         }
     }
@@ -103,15 +137,16 @@ pub async fn session(
         };
         start(
             &mut feeds,
-            Feed::Source(source.clone(), intake.clone()),
+            Feed::Source(Box::new(source.clone()), intake.clone()),
             source.name.to_string(),
         );
     }
     info!(broker = %broker.settings.name, "rabbitmq connected");
     backoff.succeeded();
-    let mut check = tokio::time::interval(Duration::from_millis(500));
+    let mut check = tokio::time::interval(HEALTH_CHECK);
     loop {
         tokio::select! {
+            failed = ended(connection, &mut events) => return Err(failed),
             _ = check.tick() => {
                 if !connection.status().connected() {
                     bail!("the connection was lost");
@@ -130,139 +165,248 @@ pub async fn session(
             },
         }
     }
-    let _ = connection.close(200, "stopped".into()).await;
     Ok(())
 }
 
-/// What is wrong with single sources, while the connection itself works.
+async fn declare_own(broker: &RabbitMq, connection: &Connection) -> anyhow::Result<()> {
+    let version = broker.version().await?;
+    topology::declare_own(connection, &broker.names, version).await
+}
+
+/// Waits for the connection's end and says why. Errors of single channels come by here too.
+async fn ended(
+    connection: &Connection,
+    events: &mut (impl Stream<Item = Event> + Unpin),
+) -> anyhow::Error {
+    loop {
+        match events.next().await {
+            Some(Event::Error(error)) if !connection.status().connected() => {
+                return anyhow!(error).context("the connection was lost");
+            }
+            Some(_) => {}
+            None => return anyhow!("the connection was lost"),
+        }
+    }
+}
+
+async fn close(connection: &Connection) {
+    // What cannot be closed in time is closed by the broker, when our heartbeats end.
+    let _ = timeout(CLOSE_DEADLINE, connection.close(200, "stopped".into())).await;
+}
+
+/// Why a feed does not run, while others do.
+#[derive(Debug)]
+enum Trouble {
+    Opening,
+    Failed(String),
+    /// It runs.
+    None,
+}
+
+/// What is wrong with single feeds, while the connection itself works.
 #[derive(Default)]
-struct Troubles(Mutex<BTreeMap<String, String>>);
+struct Troubles(Mutex<BTreeMap<String, Trouble>>);
 
 impl Troubles {
-    fn set(&self, feed: &str, why: Option<String>) {
-        let mut troubles = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        match why {
-            Some(why) => troubles.insert(feed.to_owned(), why),
-            None => troubles.remove(feed),
-        };
+    fn set(&self, feed: &str, trouble: Trouble) {
+        self.lock().insert(feed.to_owned(), trouble);
     }
 
     fn health(&self) -> Health {
-        let troubles = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        match troubles.iter().next() {
-            Some((feed, why)) => Health::Down {
-                why: format!("{feed}: {why}"),
-            },
-            None => Health::Ready,
+        let troubles = self.lock();
+        let mut opening = None;
+        for (feed, trouble) in troubles.iter() {
+            match trouble {
+                Trouble::Failed(why) => {
+                    return Health::Down {
+                        why: format!("{feed}: {why}"),
+                    };
+                }
+                Trouble::Opening => opening = Some(format!("opening `{feed}`")),
+                Trouble::None => {}
+            }
         }
+        opening.map_or(Health::Ready, |why| Health::Starting { why })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Trouble>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-/// Feeds until `stop`, or until the connection is gone. A consumer that ends otherwise (its queue
-/// deleted, a channel error) is started again.
-async fn keep_feeding(
-    broker: &Arc<RabbitMq>,
-    connection: &Connection,
+/// Keeps one queue's messages coming.
+struct Feeder {
+    broker: Arc<RabbitMq>,
+    connection: Arc<Connection>,
     feed: Feed,
-    name: &str,
-    troubles: &Troubles,
-    stop: &CancellationToken,
-    drain: &CancellationToken,
-) {
-    let mut backoff = Backoff::default();
-    while !stop.is_cancelled() && connection.status().connected() {
-        let ended = feed_once(broker, connection, &feed, name, troubles, stop, drain).await;
-        if let Err(error) = ended {
-            if stop.is_cancelled() || !connection.status().connected() {
+    name: String,
+    troubles: Arc<Troubles>,
+    stop: CancellationToken,
+    drain: CancellationToken,
+}
+
+impl Feeder {
+    /// Feeds until `stop`, or until the connection is gone. A consumer that ends otherwise (its
+    /// queue deleted, a channel error) is started again.
+    async fn keep_feeding(self) {
+        let isolated =
+            matches!(self.feed, Feed::Source(..)) && self.broker.isolate.load(Ordering::Relaxed);
+        let mut backoff = Backoff::default();
+        // One at a time where a message cannot be decoded, so that those before it are settled and
+        // it alone is left at the head of its queue.
+        let mut prefetch = self.feed.intake().window_size().min(MAX_PREFETCH) as u16;
+        while !self.stop.is_cancelled() && self.connection.status().connected() {
+            let fed_since = Instant::now();
+            let ended = if isolated {
+                self.feed_alone(prefetch).await
+            } else {
+                self.feed_once(&self.connection, prefetch).await
+            };
+            let Err(error) = ended else { continue };
+            if self.stop.is_cancelled() || !self.connection.status().connected() {
                 return;
             }
-            let why = format!("{error:#}");
+            if fed_since.elapsed() > STEADY {
+                backoff.succeeded();
+            }
+            let why = if failures::is_undecodable(&error) {
+                prefetch = 1;
+                undecodable(&self.feed)
+            } else {
+                format!("{error:#}")
+            };
             let delay = backoff.next();
-            warn!(broker = %broker.settings.name, feed = name, %why, retry_in = ?delay, "consumer ended, starting it again");
-            troubles.set(name, Some(why));
+            warn!(broker = %self.broker.settings.name, feed = self.name, %why, retry_in = ?delay, "consumer ended, starting it again");
+            self.troubles.set(&self.name, Trouble::Failed(why));
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = stop.cancelled() => return,
+                () = self.stop.cancelled() => return,
             }
         }
     }
-}
 
-async fn feed_once(
-    broker: &Arc<RabbitMq>,
-    connection: &Connection,
-    feed: &Feed,
-    name: &str,
-    troubles: &Troubles,
-    stop: &CancellationToken,
-    drain: &CancellationToken,
-) -> anyhow::Result<()> {
-    let queue = match feed {
-        Feed::Source(source, _) => {
-            topology::declare_source(connection, source).await?;
-            source.queue.as_str()
+    /// Feeds over a connection of its own, which a message that cannot be decoded ends alone.
+    async fn feed_alone(&self, prefetch: u16) -> anyhow::Result<()> {
+        let connection = self
+            .broker
+            .connector
+            .connect(&format!("consume {}", self.name))
+            .await?;
+        let mut events = connection.events_listener();
+        let fed = tokio::select! {
+            biased;
+            // It knows more of the connection's end than the consumer does.
+            failed = ended(&connection, &mut events) => Err(failed),
+            fed = self.feed_once(&connection, prefetch) => fed,
+        };
+        if connection.status().connected() {
+            close(&connection).await;
         }
-        Feed::Due(kind, _) => broker.names.due(*kind),
-    };
-    let channel = connection.create_channel().await.context("no channel")?;
-    let prefetch = feed.intake().window_size().min(MAX_PREFETCH) as u16;
-    channel
-        .basic_qos(prefetch, BasicQosOptions::default())
-        .await
-        .context("no prefetch")?;
-    let tag = format!("hookbridge-{name}");
-    let mut consumer = channel
-        .basic_consume(
+        fed
+    }
+
+    async fn feed_once(&self, connection: &Connection, prefetch: u16) -> anyhow::Result<()> {
+        let (queue, channel, mut consumer) = tokio::select! {
+            opened = self.open(connection, prefetch) => opened?,
+            () = self.stop.cancelled() => return Ok(()),
+        };
+        let acks = Acks::new(prefetch);
+        let mut sender = AbortOnDropHandle::new(tokio::spawn({
+            let (acks, channel) = (acks.clone(), channel.clone());
+            async move { acks.send(&channel).await }
+        }));
+        self.troubles.set(&self.name, Trouble::None);
+        let taker = Taker {
+            broker: &self.broker,
+            feed: &self.feed,
+            queue: queue.into(),
+            acks: &acks,
+        };
+        let mut hops = JoinSet::new();
+        loop {
+            tokio::select! {
+                ended = &mut sender => return Err(lost(ended, &acks)),
+                () = self.stop.cancelled() => break,
+                Some(_) = hops.join_next() => {}
+                delivery = consumer.next() => match delivery {
+                    Some(Ok(delivery)) => {
+                        tokio::select! {
+                            taken = taker.take(delivery, &mut hops) => taken?,
+                            ended = &mut sender => return Err(lost(ended, &acks)),
+                            () = self.stop.cancelled() => break,
+                        }
+                    }
+                    Some(Err(error)) => return Err(anyhow!(error).context("the consumer failed")),
+                    None => bail!("the broker cancelled the consumer (was queue `{queue}` deleted?)"),
+                },
+            }
+        }
+        // A cancel that fails means that the channel is gone, and with it the consumer.
+        let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        let _ = timeout(CLOSE_DEADLINE, cancel).await;
+        drain_receipts(&acks, &channel, &self.drain).await;
+        Ok(())
+    }
+
+    /// Declares what is missing and consumes.
+    async fn open(
+        &self,
+        connection: &Connection,
+        prefetch: u16,
+    ) -> anyhow::Result<(&str, Channel, Consumer)> {
+        let version = self.broker.version().await?;
+        let queue = match &self.feed {
+            Feed::Source(source, _) => {
+                topology::declare_source(connection, source, version).await?;
+                source.queue.as_str()
+            }
+            Feed::Due(kind, _) => {
+                let names = &self.broker.names;
+                topology::declare_due(connection, names, version, *kind).await?;
+                names.due(*kind)
+            }
+        };
+        let channel = answer("no channel", connection.create_channel()).await?;
+        answer(
+            "no prefetch",
+            channel.basic_qos(prefetch, BasicQosOptions::default()),
+        )
+        .await?;
+        let tag = format!("hookbridge-{}-{}", self.name, self.broker.instance);
+        let consume = channel.basic_consume(
             queue.into(),
             tag.as_str().into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
-        )
-        .await
-        .with_context(|| format!("queue `{queue}` cannot be consumed"))?;
-    let acks = Acks::new();
-    let mut sender = AbortOnDropHandle::new(tokio::spawn({
-        let (acks, channel) = (acks.clone(), channel.clone());
-        async move { acks.send(&channel).await }
-    }));
-    troubles.set(name, None);
-    let taker = Taker {
-        broker,
-        feed,
-        queue,
-        acks: &acks,
-    };
-    let mut hops = JoinSet::new();
-    loop {
-        tokio::select! {
-            ended = &mut sender => return Err(anyhow!(ended.context("acknowledging failed")?).context("the channel was lost")),
-            () = stop.cancelled() => break,
-            Some(_) = hops.join_next() => {}
-            delivery = consumer.next() => match delivery {
-                Some(Ok(delivery)) => {
-                    tokio::select! {
-                        taken = taker.take(delivery, &mut hops) => taken?,
-                        ended = &mut sender => return Err(anyhow!(ended.context("acknowledging failed")?).context("the channel was lost")),
-                        () = stop.cancelled() => break,
-                    }
-                }
-                Some(Err(error)) => return Err(anyhow!(error).context("the consumer failed")),
-                None => bail!("the broker cancelled the consumer (was queue `{queue}` deleted?)"),
-            },
-        }
+        );
+        let consumer = answer(format!("queue `{queue}` cannot be consumed"), consume).await?;
+        Ok((queue, channel, consumer))
     }
-    // A cancel that fails means that the channel is gone, and with it the consumer.
-    let _ = channel
-        .basic_cancel(tag.as_str().into(), BasicCancelOptions::default())
-        .await;
-    drain_receipts(&acks, &channel, drain).await;
-    Ok(())
+}
+
+/// The channel is gone; the broker delivers again what was not answered on it.
+fn lost(ended: Result<anyhow::Error, JoinError>, acks: &Acks) -> anyhow::Error {
+    let unanswered = acks.unanswered();
+    match ended {
+        Ok(error) => error.context(format!(
+            "the channel was lost with {unanswered} messages unanswered"
+        )),
+        Err(panicked) => anyhow!(panicked).context("acknowledging failed"),
+    }
+}
+
+fn undecodable(feed: &Feed) -> String {
+    let queue = match feed {
+        Feed::Source(source, _) => source.queue.as_str(),
+        Feed::Due(..) => "due",
+    };
+    format!(
+        "the message at the head of queue `{queue}` cannot be decoded: its routing key, type, id or a \
+         header name is not UTF-8, which the AMQP client library does not take; move it away with \
+         another client (`rabbitmqadmin get queue={queue} ackmode=ack_requeue_false`)"
+    )
 }
 
 /// Goes on acknowledging until every receipt is answered, or `drain` says that time is up.
@@ -277,7 +421,7 @@ async fn drain_receipts(acks: &Acks, channel: &Channel, drain: &CancellationToke
 struct Taker<'a> {
     broker: &'a Arc<RabbitMq>,
     feed: &'a Feed,
-    queue: &'a str,
+    queue: Arc<str>,
     acks: &'a Arc<Acks>,
 }
 
@@ -286,7 +430,7 @@ impl Taker<'_> {
         let position = delivery.delivery_tag;
         match self.feed {
             Feed::Source(source, intake) => {
-                let taken = message::taken(&self.broker.settings.name, self.queue, delivery);
+                let taken = message::taken(&self.broker.settings.name, &self.queue, delivery);
                 if taken.headers.get("x-stream-offset").is_some() {
                     bail!(
                         "queue `{}` is a stream, whose offsets hookbridge does not keep; use a queue",
@@ -317,11 +461,8 @@ impl Taker<'_> {
         let position = delivery.delivery_tag;
         let headers = message::own_headers(&delivery.properties);
         if let Some(marker) = headers.get(envelope::PROBE).and_then(HeaderValue::as_str) {
-            let (broker, acks, queue) = (
-                self.broker.clone(),
-                self.acks.clone(),
-                self.queue.to_owned(),
-            );
+            let (broker, acks, queue) =
+                (self.broker.clone(), self.acks.clone(), self.queue.clone());
             let (marker, hop) = (marker.to_owned(), probe::bounces(&headers));
             hops.spawn(async move {
                 broker.probe.came_back(&broker, &marker, hop, &queue).await;
@@ -359,7 +500,7 @@ impl Taker<'_> {
                 );
             }
             Err(unreadable) => {
-                error!(queue = self.queue, %unreadable, "a message on our own queue is not a delivery; it goes to the dead letters as it is");
+                error!(queue = %self.queue, %unreadable, "a message on our own queue is not a delivery; it goes to the dead letters as it is");
                 let (broker, acks) = (self.broker.clone(), self.acks.clone());
                 let mut kept = headers;
                 kept.push(
@@ -373,7 +514,7 @@ impl Taker<'_> {
                     let mut backoff = Backoff::default();
                     let dead = &broker.names.dead;
                     while let Err(refused) =
-                        broker.publisher.publish(Target::queue(dead), &body, properties.clone()).await
+                        broker.publish_own(dead, &body, properties.clone()).await
                     {
                         warn!(%refused, "an unreadable message cannot be dead-lettered, trying again");
                         tokio::time::sleep(backoff.next()).await;

@@ -4,24 +4,32 @@
 //! no delivery limit, so reading never counts against a letter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use tokio::sync::MutexGuard;
+use tokio::time::timeout;
 use tracing::warn;
 
-use super::publish::Target;
+use super::connect::answer;
 use super::{RabbitMq, message};
 use crate::broker::envelope::{self, Dialect, Envelope, Stay};
 use crate::broker::{Answer, Claim, Letter, Receipt, Refused, Settlement, Token};
 use crate::delivery::WaitKind;
 
+/// How long a reader waits for the one before it.
+const TURN_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Up to `limit` letters, oldest first, as they lie in the queue now.
 pub async fn list(broker: &RabbitMq, limit: usize) -> anyhow::Result<Vec<Letter>> {
+    let _turn = turn(broker).await?;
     let channel = broker.publisher.connection_channel().await?;
     let mut letters = Vec::new();
+    let mut seen = Vec::new();
     let mut left = u64::MAX;
     while letters.len() < limit && left > 0 {
         let Some(got) = get(&channel, &broker.names.dead).await? else {
@@ -29,9 +37,18 @@ pub async fn list(broker: &RabbitMq, limit: usize) -> anyhow::Result<Vec<Letter>
         };
         // What arrives while we read is left for the next time.
         left = left.saturating_sub(1).min(u64::from(got.message_count));
-        letters.extend(letter(got));
+        let tag = got.delivery.delivery_tag;
+        match read(got) {
+            Found::Letter(letter) => {
+                letters.push(*letter);
+                seen.push(tag);
+            }
+            Found::Foreign => seen.push(tag),
+            Found::Marker => clear_away(&channel, tag).await?,
+        }
     }
-    let _ = channel.close(200, "listed".into()).await;
+    give_back(&channel, seen).await?;
+    close(&channel, "listed").await;
     Ok(letters)
 }
 
@@ -41,6 +58,7 @@ pub async fn claim(
     delivery: &str,
     generation: u32,
 ) -> anyhow::Result<Option<Claim>> {
+    let _turn = turn(broker).await?;
     let channel = broker.publisher.connection_channel().await?;
     let mut others = Vec::new();
     let mut found = None;
@@ -51,27 +69,21 @@ pub async fn claim(
         };
         left = left.saturating_sub(1).min(u64::from(got.message_count));
         let tag = got.delivery.delivery_tag;
-        match letter(got) {
-            Some(letter)
+        match read(got) {
+            Found::Letter(letter)
                 if letter.delivery.id.as_str() == delivery
                     && letter.delivery.generation == generation =>
             {
-                found = Some((tag, letter));
+                found = Some((tag, *letter));
                 break;
             }
-            _ => others.push(tag),
+            Found::Letter(_) | Found::Foreign => others.push(tag),
+            Found::Marker => clear_away(&channel, tag).await?,
         }
     }
-    for tag in others {
-        channel
-            .basic_nack(
-                tag,
-                BasicNackOptions {
-                    requeue: true,
-                    multiple: false,
-                },
-            )
-            .await?;
+    give_back(&channel, others).await?;
+    if found.is_none() {
+        close(&channel, "not there").await;
     }
     Ok(found.map(|(tag, letter)| {
         let answer = Arc::new(Held {
@@ -113,7 +125,7 @@ pub async fn release(broker: &RabbitMq, kind: WaitKind) -> Result<u64, Refused> 
             moved += 1;
         }
     }
-    let _ = channel.close(200, "released".into()).await;
+    close(&channel, "released").await;
     Ok(moved)
 }
 
@@ -124,14 +136,14 @@ async fn release_one(
 ) -> Result<(), Refused> {
     let parked = got.delivery;
     let headers = message::own_headers(&parked.properties);
-    let due = Target::queue(broker.names.due(kind));
+    let due = broker.names.due(kind);
     match Envelope::read(headers, Bytes::from(parked.data.clone())) {
         Ok(envelope) => {
             let now = match envelope.stay {
                 Stay::Parked { kind, whole, .. } => Stay::Parked {
                     kind,
                     whole,
-                    remaining: std::time::Duration::ZERO,
+                    remaining: Duration::ZERO,
                 },
                 dead @ Stay::Dead { .. } => dead,
             };
@@ -146,53 +158,103 @@ async fn release_one(
             }
             .write(Dialect::Amqp, room);
             let properties = message::properties_of(&envelope.delivery, &written.headers);
-            broker
-                .publisher
-                .publish(due, &written.body, properties)
-                .await?;
+            broker.publish_own(due, &written.body, properties).await?;
         }
         // Markers and foreign messages go on as they are; the due side knows what to do with them.
         Err(_) => {
             broker
-                .publisher
-                .publish(due, &parked.data, parked.properties.clone())
+                .publish_own(due, &parked.data, parked.properties.clone())
                 .await?
         }
     }
-    parked
-        .acker
-        .ack(BasicAckOptions::default())
-        .await
-        .map_err(|e| broker.unavailable(e))?;
+    answer(
+        "a released message cannot be removed from its tier",
+        parked.acker.ack(BasicAckOptions::default()),
+    )
+    .await
+    .map_err(|error| broker.unavailable(format!("{error:#}")))?;
     Ok(())
 }
 
-async fn get(channel: &Channel, queue: &str) -> anyhow::Result<Option<BasicGetMessage>> {
-    channel
-        .basic_get(queue.into(), BasicGetOptions { no_ack: false })
+/// Waits until no other reader of this instance holds letters.
+async fn turn(broker: &RabbitMq) -> anyhow::Result<MutexGuard<'_, ()>> {
+    timeout(TURN_DEADLINE, broker.letters.lock())
         .await
-        .with_context(|| format!("queue `{queue}` cannot be read"))
+        .context("the dead letters are being read by another request")
 }
 
-/// The letter in a message; `None` for a marker of the start-up check or a foreign message.
-fn letter(got: BasicGetMessage) -> Option<Letter> {
+async fn get(channel: &Channel, queue: &str) -> anyhow::Result<Option<BasicGetMessage>> {
+    answer(
+        format!("queue `{queue}` cannot be read"),
+        channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }),
+    )
+    .await
+}
+
+async fn give_back(channel: &Channel, tags: Vec<u64>) -> anyhow::Result<()> {
+    let options = BasicNackOptions {
+        requeue: true,
+        multiple: false,
+    };
+    for tag in tags {
+        answer(
+            "a dead letter cannot be given back",
+            channel.basic_nack(tag, options),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Removes a marker that outlived its check: the broker expires messages at the head only.
+async fn clear_away(channel: &Channel, tag: u64) -> anyhow::Result<()> {
+    answer(
+        "a marker cannot be removed",
+        channel.basic_ack(tag, BasicAckOptions::default()),
+    )
+    .await?;
+    Ok(())
+}
+
+/// A channel that cannot be closed in time is gone with its connection.
+async fn close(channel: &Channel, why: &str) {
+    let _ = answer(
+        "the channel cannot be closed",
+        channel.close(200, why.into()),
+    )
+    .await;
+}
+
+/// What lies in the queue of dead letters.
+enum Found {
+    Letter(Box<Letter>),
+    /// Not one of ours, or one that cannot be read: it stays where it is.
+    Foreign,
+    /// A message of the start-up check.
+    Marker,
+}
+
+fn read(got: BasicGetMessage) -> Found {
     let headers = message::own_headers(&got.delivery.properties);
     if headers.get(envelope::PROBE).is_some() {
-        return None;
+        return Found::Marker;
     }
-    let envelope = Envelope::read(headers, Bytes::from(got.delivery.data))
-        .inspect_err(
-            |unreadable| warn!(%unreadable, "a message among the dead letters is not one of ours"),
-        )
-        .ok()?;
-    match envelope.stay {
-        Stay::Dead { reason, at } => Some(Letter {
-            delivery: envelope.delivery,
+    match Envelope::read(headers, Bytes::from(got.delivery.data)) {
+        Ok(Envelope {
+            delivery,
+            stay: Stay::Dead { reason, at },
+            reference,
+        }) => Found::Letter(Box::new(Letter {
+            delivery,
             reason,
             dead_at: at,
-            has_body: !envelope.reference,
-        }),
-        Stay::Parked { .. } => None,
+            has_body: !reference,
+        })),
+        Ok(_) => Found::Foreign,
+        Err(unreadable) => {
+            warn!(%unreadable, "a message among the dead letters is not one of ours");
+            Found::Foreign
+        }
     }
 }
 
@@ -208,27 +270,19 @@ impl Answer for Held {
         self.runtime.spawn(async move {
             let answered = match settlement {
                 Settlement::Ack => {
-                    channel
-                        .basic_ack(token.position, BasicAckOptions::default())
-                        .await
+                    let acked = channel.basic_ack(token.position, BasicAckOptions::default());
+                    answer("not acknowledged", acked).await.map(|_| ())
                 }
-                Settlement::Redeliver => {
-                    channel
-                        .basic_nack(
-                            token.position,
-                            BasicNackOptions {
-                                requeue: true,
-                                multiple: false,
-                            },
-                        )
-                        .await
-                }
+                Settlement::Redeliver => give_back(&channel, vec![token.position]).await,
             };
             if let Err(error) = answered {
                 // The letter goes back by itself with its channel, and may be claimed again.
-                warn!(%error, "a claimed dead letter could not be answered");
+                warn!(
+                    error = format!("{error:#}"),
+                    "a claimed dead letter could not be answered"
+                );
             }
-            let _ = channel.close(200, "claim answered".into()).await;
+            close(&channel, "claim answered").await;
         });
     }
 }

@@ -12,7 +12,7 @@ use crate::delivery::Delivery;
 use crate::event::{HeaderValue, Headers, Origin, Place};
 
 /// A message of a source, before it is named.
-pub fn taken(broker: &Arc<str>, queue: &str, delivery: lapin::message::Delivery) -> Taken {
+pub fn taken(broker: &Arc<str>, queue: &Arc<str>, delivery: lapin::message::Delivery) -> Taken {
     let lapin::message::Delivery {
         exchange,
         routing_key,
@@ -48,7 +48,7 @@ pub fn taken(broker: &Arc<str>, queue: &str, delivery: lapin::message::Delivery)
             place: Place::Amqp {
                 exchange: exchange.as_str().into(),
                 routing_key: topic.clone(),
-                queue: queue.into(),
+                queue: queue.clone(),
             },
         },
         topic,

@@ -12,6 +12,8 @@
 mod acks;
 mod connect;
 mod consume;
+mod failures;
+mod greeting;
 mod letters;
 mod message;
 mod probe;
@@ -19,16 +21,20 @@ mod publish;
 mod topology;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use lapin::BasicProperties;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::connect::Connector;
-use self::publish::{Publisher, Target};
+use self::greeting::Version;
+use self::publish::{Publisher, Target, Unkept};
 use super::envelope::{Dialect, Envelope};
 use super::tiers::Tiers;
 use super::{Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Wait};
@@ -81,7 +87,23 @@ pub struct RabbitMq {
     publisher: Publisher,
     probe: probe::Probe,
     health: Mutex<Health>,
+    /// Of the server, while a session lasts.
+    version: AsyncMutex<Option<Version>>,
+    /// One reader of the dead letters at a time: a letter under another reader's eyes is not there.
+    letters: AsyncMutex<()>,
+    /// Consumers' tags must be unique on a connection, and tell instances apart to an operator.
+    instance: String,
+    /// A session ended because a message could not be decoded: sources have connections of their own.
+    isolate: AtomicBool,
 }
+
+/// Before a queue of ours that gave a negative confirmation is asked again.
+const PAUSES_AFTER_NACK: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
 
 impl RabbitMq {
     pub fn new(settings: Settings) -> Arc<Self> {
@@ -98,6 +120,10 @@ impl RabbitMq {
             publisher,
             probe: probe::Probe::new(),
             health,
+            version: AsyncMutex::new(None),
+            letters: AsyncMutex::new(()),
+            instance: uuid::Uuid::now_v7().simple().to_string(),
+            isolate: AtomicBool::new(false),
         })
     }
 
@@ -137,12 +163,59 @@ impl RabbitMq {
             .publisher
             .header_room()
             .await
-            .map_err(|e| self.unavailable(e))?;
+            .map_err(|error| self.unavailable(format!("{error:#}")))?;
         let written = envelope.write(Dialect::Amqp, room);
         let properties = message::properties_of(&envelope.delivery, &written.headers);
+        self.publish_own(queue, &written.body, properties).await
+    }
+
+    /// Publishes to a queue of ours. One that is gone (deleted, expired by a policy) is declared
+    /// again, and one that says no is asked a few times more: a quorum queue that changes its leader
+    /// does so for a moment.
+    async fn publish_own(
+        &self,
+        queue: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), Refused> {
+        let target = Target::queue(queue);
+        let (mut declared, mut backoff) = (false, PAUSES_AFTER_NACK.iter());
+        loop {
+            let published = self.publisher.publish(&target, body, properties.clone());
+            match published.await {
+                Ok(()) => return Ok(()),
+                Err(Unkept::Unroutable) if !declared => {
+                    declared = true;
+                    warn!(broker = %self.settings.name, queue, "a queue of ours is gone, declaring it again");
+                    self.declare_again()
+                        .await
+                        .map_err(|error| self.unavailable(format!("{error:#}")))?;
+                }
+                Err(unkept @ Unkept::Nacked) => match backoff.next() {
+                    Some(&pause) => tokio::time::sleep(pause).await,
+                    None => return Err(self.publisher.refused(unkept, &target)),
+                },
+                Err(unkept) => return Err(self.publisher.refused(unkept, &target)),
+            }
+        }
+    }
+
+    async fn declare_again(&self) -> anyhow::Result<()> {
+        let version = self.version().await?;
         self.publisher
-            .publish(Target::queue(queue), &written.body, properties)
+            .repair(async |connection| {
+                topology::declare_own(connection, &self.names, version).await
+            })
             .await
+    }
+
+    /// The server's version, asked for once per session.
+    async fn version(&self) -> anyhow::Result<Version> {
+        let mut known = self.version.lock().await;
+        match *known {
+            Some(version) => Ok(version),
+            None => Ok(*known.insert(self.connector.server_version().await?)),
+        }
     }
 }
 
@@ -166,8 +239,15 @@ impl Broker for RabbitMq {
             }
             let why = match ended {
                 Ok(()) => "the connection ended".to_owned(),
-                Err(error) => format!("{error:#}"),
+                Err(error) => {
+                    if failures::is_undecodable(&error) {
+                        self.isolate.store(true, Ordering::Relaxed);
+                    }
+                    format!("{error:#}")
+                }
             };
+            // It may be another release when it is back.
+            *self.version.lock().await = None;
             let delay = backoff.next();
             warn!(broker = %self.settings.name, %why, retry_in = ?delay, "rabbitmq session ended, connecting again");
             self.set_health(Health::Down { why });
@@ -220,8 +300,9 @@ impl Broker for RabbitMq {
             routing_key: publication.topic,
         };
         self.publisher
-            .publish(target, &publication.body, properties)
+            .publish(&target, &publication.body, properties)
             .await
+            .map_err(|unkept| self.publisher.refused(unkept, &target))
     }
 
     fn health(&self) -> Health {

@@ -12,7 +12,6 @@ use lapin::BasicProperties;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::publish::Target;
 use super::{RabbitMq, message};
 use crate::broker::envelope;
 use crate::delivery::WaitKind;
@@ -20,7 +19,7 @@ use crate::event::{HeaderValue, Headers};
 
 const BOUNCES: &str = "hookbridge-probe-bounces";
 /// A marker that has gone round so often among other instances is dropped.
-const MAX_BOUNCES: u32 = 50;
+const MAX_BOUNCES: u32 = 200;
 /// Added to the tier's own delay.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,13 +43,11 @@ impl Probe {
         let shortest = broker.settings.tiers.shortest();
         let tier = broker.names.tier(WaitKind::Retry, shortest);
         broker
-            .publisher
-            .publish(Target::queue(&tier), b"", properties(&marker, 0))
+            .publish_own(&tier, b"", properties(&marker, 0))
             .await?;
         let expiring = properties(&marker, 0).with_expiration("1000".into());
         broker
-            .publisher
-            .publish(Target::queue(&broker.names.dead), b"", expiring)
+            .publish_own(&broker.names.dead, b"", expiring)
             .await?;
         timeout(shortest + PATIENCE, back.wait_for(|seen| *seen))
             .await
@@ -79,8 +76,7 @@ impl Probe {
             tokio::time::sleep(Duration::from_millis(50)).await;
             // A marker that is lost here only makes its owner check again.
             let _ = broker
-                .publisher
-                .publish(Target::queue(queue), b"", properties(marker, bounces + 1))
+                .publish_own(queue, b"", properties(marker, bounces + 1))
                 .await;
         }
     }

@@ -5,8 +5,11 @@
 //! confirmation without a returned message, and nothing else. Every publish has a deadline: when it
 //! passes, the connection is dropped and the next publish opens another. The message goes out again
 //! under the same message id, so what was kept after all is a duplicate, not a second delivery.
+//! A connection that an alarm has blocked is kept, since the broker would block the next one too and
+//! would not even read that we have gone; nothing more is written to it until the alarm is over.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,19 +18,21 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::timeout;
 
-use super::connect::Connector;
+use super::connect::{Connector, answer};
 use crate::broker::Refused;
 
 /// Publishes under way at once.
 const CHANNELS: usize = 32;
-/// From asking for a channel to the confirmation.
+/// For each step of a publish: a place in the pool, the connection, and the confirmation.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Room in a header frame for what is not a header (properties, frame).
 const FRAME_RESERVE_BYTES: usize = 4 * 1024;
 /// RabbitMQ's own limit on a frame where the handshake named none.
 const DEFAULT_FRAME_BYTES: u32 = 131_072;
+const BLOCKED: &str = "an alarm (memory or disk) blocks publishers";
 
 /// Where a message is published to.
+#[derive(Debug)]
 pub struct Target {
     pub exchange: String,
     pub routing_key: String,
@@ -49,12 +54,42 @@ struct Link {
     idle: Mutex<Vec<Channel>>,
 }
 
+impl Link {
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
+        self.idle
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn take_idle(&self) -> Option<Channel> {
+        self.idle().pop()
+    }
+}
+
+/// Why a message was not kept.
+#[derive(Debug)]
+pub enum Unkept {
+    /// It came back: no queue takes it.
+    Unroutable,
+    /// The queue said no: full, or it has no leader just now.
+    Nacked,
+    Refused(Refused),
+}
+
+impl From<Refused> for Unkept {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
 /// A pool of confirming channels on a connection of its own.
 pub struct Publisher {
     broker: Arc<str>,
     connector: Connector,
     places: Semaphore,
     link: AsyncMutex<Option<Arc<Link>>>,
+    repairing: AsyncMutex<()>,
+    repairs: AtomicU64,
 }
 
 impl Publisher {
@@ -64,14 +99,14 @@ impl Publisher {
             connector,
             places: Semaphore::new(CHANNELS),
             link: AsyncMutex::new(None),
+            repairing: AsyncMutex::new(()),
+            repairs: AtomicU64::new(0),
         }
     }
 
     /// How many bytes of headers fit into a frame of the connection.
     pub async fn header_room(&self) -> anyhow::Result<usize> {
-        let link = timeout(DEADLINE, self.link())
-            .await
-            .context("no connection in time")??;
+        let link = self.connected().await?;
         let negotiated = link.connection.configuration().frame_max();
         let frame = if negotiated == 0 {
             DEFAULT_FRAME_BYTES
@@ -84,40 +119,47 @@ impl Publisher {
     /// Publishes a persistent message and returns when a queue has it.
     pub async fn publish(
         &self,
-        target: Target,
+        target: &Target,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<(), Refused> {
-        let published = timeout(DEADLINE, self.publish_once(&target, body, properties)).await;
+    ) -> Result<(), Unkept> {
+        let place = timeout(DEADLINE, self.places.acquire())
+            .await
+            .map_err(|_| self.unavailable("too many messages wait to be published".into()))?;
+        let _place = place.expect("the semaphore is never closed");
+        let link = timeout(DEADLINE, self.link())
+            .await
+            .map_err(|_| self.unavailable(format!("not connected within {DEADLINE:?}")))?
+            .map_err(|error| self.unavailable(format!("{error:#}")))?;
+        if link.connection.status().blocked() {
+            return Err(self.unavailable(BLOCKED.into()).into());
+        }
+        let published = timeout(DEADLINE, self.publish_on(&link, target, body, properties)).await;
         match published {
             Ok(result) => result,
+            Err(_) if link.connection.status().blocked() => {
+                Err(self.unavailable(BLOCKED.into()).into())
+            }
             Err(_) => {
-                // Blocked by an alarm, or half open: nothing on this connection can be trusted.
-                self.drop_link().await;
-                Err(self.unavailable(format!("no confirmation within {DEADLINE:?}")))
+                // Half open: nothing on this connection can be trusted.
+                self.drop_link(&link).await;
+                let why = format!("no confirmation within {DEADLINE:?}");
+                Err(self.unavailable(why).into())
             }
         }
     }
 
-    async fn publish_once(
+    async fn publish_on(
         &self,
+        link: &Arc<Link>,
         target: &Target,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<(), Refused> {
-        let _place = self
-            .places
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        let link = self
-            .link()
-            .await
-            .map_err(|e| self.unavailable(format!("{e:#}")))?;
+    ) -> Result<(), Unkept> {
         let channel = self
-            .channel(&link)
+            .channel(link)
             .await
-            .map_err(|e| self.unavailable(format!("{e:#}")))?;
+            .map_err(|error| self.unavailable(format!("{error:#}")))?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..Default::default()
@@ -137,27 +179,34 @@ impl Publisher {
         };
         match confirmed {
             Ok(Confirmation::Ack(None)) => {
-                link.idle
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
-                    .push(channel);
+                link.idle().push(channel);
                 Ok(())
             }
-            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Err(self.rejected(
-                format!("nothing is bound to routing key `{}`", target.routing_key),
-            )),
-            Ok(Confirmation::Nack(None)) => {
-                Err(self.rejected("negative confirmation (is the queue full?)".into()))
-            }
+            // Any other answer costs the channel, so that nothing of it can be taken for the
+            // answer to a later publish.
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Err(Unkept::Unroutable),
+            Ok(Confirmation::Nack(None)) => Err(Unkept::Nacked),
             Ok(Confirmation::NotRequested) => {
-                Err(self.rejected("the channel does not confirm".into()))
+                Err(self.rejected("the channel does not confirm".into()).into())
             }
             Err(error) => {
                 if !link.connection.status().connected() {
-                    self.drop_link().await;
+                    self.drop_link(link).await;
                 }
-                Err(self.publish_error(&error, body.len()))
+                Err(self.publish_error(&error, body.len()).into())
             }
+        }
+    }
+
+    /// What a publish that was not kept means to the pipeline.
+    pub fn refused(&self, unkept: Unkept, target: &Target) -> Refused {
+        match unkept {
+            Unkept::Unroutable => self.rejected(format!(
+                "no queue takes routing key `{}`",
+                target.routing_key
+            )),
+            Unkept::Nacked => self.rejected("negative confirmation (is the queue full?)".into()),
+            Unkept::Refused(refused) => refused,
         }
     }
 
@@ -177,8 +226,31 @@ impl Publisher {
 
     /// The connection for things beside publishing (listing dead letters).
     pub async fn connection_channel(&self) -> anyhow::Result<Channel> {
-        let link = self.link().await?;
-        link.connection.create_channel().await.context("no channel")
+        let link = self.connected().await?;
+        answer("no channel", link.connection.create_channel()).await
+    }
+
+    /// Declares with `declare` on this connection, once for all who found the same thing missing:
+    /// who waited here while another did it goes without.
+    pub async fn repair(
+        &self,
+        declare: impl AsyncFnOnce(&Connection) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let seen = self.repairs.load(Ordering::Acquire);
+        let _turn = self.repairing.lock().await;
+        if self.repairs.load(Ordering::Acquire) != seen {
+            return Ok(());
+        }
+        let link = self.connected().await?;
+        declare(&link.connection).await?;
+        self.repairs.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    async fn connected(&self) -> anyhow::Result<Arc<Link>> {
+        timeout(DEADLINE, self.link())
+            .await
+            .context("not connected in time")?
     }
 
     async fn link(&self) -> anyhow::Result<Arc<Link>> {
@@ -198,32 +270,26 @@ impl Publisher {
         Ok(open)
     }
 
-    async fn drop_link(&self) {
-        self.link.lock().await.take();
+    /// Forgets `broken`, unless another publish has put a new connection in its place already.
+    async fn drop_link(&self, broken: &Arc<Link>) {
+        self.link
+            .lock()
+            .await
+            .take_if(|link| Arc::ptr_eq(link, broken));
     }
 
     async fn channel(&self, link: &Link) -> anyhow::Result<Channel> {
-        loop {
-            let idle = link
-                .idle
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .pop();
-            match idle {
-                Some(channel) if channel.status().connected() => return Ok(channel),
-                Some(_) => {}
-                None => break,
+        while let Some(channel) = link.take_idle() {
+            if channel.status().connected() {
+                return Ok(channel);
             }
         }
-        let channel = link
-            .connection
-            .create_channel()
-            .await
-            .context("no channel")?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .context("no confirms")?;
+        let channel = answer("no channel", link.connection.create_channel()).await?;
+        answer(
+            "no confirms",
+            channel.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
         Ok(channel)
     }
 

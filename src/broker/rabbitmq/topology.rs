@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::bail;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ErrorKind};
+use lapin::{Channel, Connection};
+use tracing::warn;
 
-use super::SourceSettings;
+use super::connect::answer;
+use super::greeting::Version;
+use super::{SourceSettings, failures};
 use crate::broker::tiers::Tiers;
 use crate::delivery::WaitKind;
 
@@ -56,11 +59,12 @@ impl Names {
 
 /// Declares our queues: the due queues first, since a tier that expires into a missing queue hands
 /// over minutes late, then the dead letters and the tiers.
-pub async fn declare_own(connection: &Connection, names: &Names) -> anyhow::Result<()> {
-    let mut declarer = Declarer {
-        connection,
-        channel: None,
-    };
+pub async fn declare_own(
+    connection: &Connection,
+    names: &Names,
+    version: Version,
+) -> anyhow::Result<()> {
+    let mut declarer = Declarer::new(connection, version);
     for queue in [&names.due_retry, &names.due_hold, &names.dead] {
         declarer.queue(queue, quorum()).await?;
     }
@@ -77,15 +81,25 @@ pub async fn declare_own(connection: &Connection, names: &Names) -> anyhow::Resu
     Ok(())
 }
 
+/// Declares the due queue of `kind` where it is missing.
+pub async fn declare_due(
+    connection: &Connection,
+    names: &Names,
+    version: Version,
+    kind: WaitKind,
+) -> anyhow::Result<()> {
+    Declarer::new(connection, version)
+        .queue(names.due(kind), quorum())
+        .await
+}
+
 /// Declares and binds a source's queue, or checks that it is there.
 pub async fn declare_source(
     connection: &Connection,
     source: &SourceSettings,
+    version: Version,
 ) -> anyhow::Result<()> {
-    let mut declarer = Declarer {
-        connection,
-        channel: None,
-    };
+    let mut declarer = Declarer::new(connection, version);
     if !source.declare {
         return declarer.check(&source.queue).await;
     }
@@ -98,23 +112,19 @@ pub async fn declare_source(
                 AMQPValue::LongString(value.as_str().into()),
             );
         }
-        declarer
-            .channel()
-            .await?
-            .queue_bind(
-                source.queue.as_str().into(),
-                binding.exchange.as_str().into(),
-                binding.key.as_str().into(),
-                QueueBindOptions::default(),
-                arguments,
-            )
-            .await
-            .with_context(|| {
-                format!(
-                    "queue `{}` cannot be bound to exchange `{}` with key `{}`",
-                    source.queue, binding.exchange, binding.key
-                )
-            })?;
+        let channel = declarer.channel().await?;
+        let bound = channel.queue_bind(
+            source.queue.as_str().into(),
+            binding.exchange.as_str().into(),
+            binding.key.as_str().into(),
+            QueueBindOptions::default(),
+            arguments,
+        );
+        let what = format!(
+            "queue `{}` cannot be bound to exchange `{}` with key `{}`",
+            source.queue, binding.exchange, binding.key
+        );
+        answer(what, bound).await?;
     }
     Ok(())
 }
@@ -125,6 +135,13 @@ fn quorum() -> FieldTable {
         "x-queue-type".into(),
         AMQPValue::LongString("quorum".into()),
     );
+    arguments
+}
+
+/// From 4.0 on a quorum queue drops what was delivered 20 times, and a crash counts for every
+/// message that was under way; on 3.x there is no limit, and this argument deletes after one look.
+fn without_delivery_limit(mut arguments: FieldTable) -> FieldTable {
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(-1));
     arguments
 }
 
@@ -147,10 +164,19 @@ fn tier_arguments(delay: Duration, due: &str) -> FieldTable {
 /// Declares on a channel that is opened again when the broker closes it, as it does for each "no".
 struct Declarer<'a> {
     connection: &'a Connection,
+    version: Version,
     channel: Option<Channel>,
 }
 
-impl Declarer<'_> {
+impl<'a> Declarer<'a> {
+    fn new(connection: &'a Connection, version: Version) -> Self {
+        Self {
+            connection,
+            version,
+            channel: None,
+        }
+    }
+
     async fn channel(&mut self) -> anyhow::Result<&Channel> {
         if !self
             .channel
@@ -161,12 +187,10 @@ impl Declarer<'_> {
         }
         match &mut self.channel {
             Some(channel) => Ok(channel),
-            empty => Ok(empty.insert(
-                self.connection
-                    .create_channel()
-                    .await
-                    .context("no channel")?,
-            )),
+            empty => {
+                let opened = answer("no channel", self.connection.create_channel()).await?;
+                Ok(empty.insert(opened))
+            }
         }
     }
 
@@ -175,41 +199,98 @@ impl Declarer<'_> {
             passive: true,
             ..QueueDeclareOptions::durable()
         };
-        self.channel()
-            .await?
-            .queue_declare(queue.into(), options, FieldTable::default())
-            .await
-            .with_context(|| format!("queue `{queue}` is not there, and is not ours to declare"))?;
+        let channel = self.channel().await?;
+        let checked = channel.queue_declare(queue.into(), options, FieldTable::default());
+        answer(
+            format!("queue `{queue}` is not there, and is not ours to declare"),
+            checked,
+        )
+        .await?;
         Ok(())
     }
 
     /// Checks first and declares what is missing; where it exists, declaring it again shows whether
     /// its arguments are ours. Without the permission to declare, existing is enough.
     async fn queue(&mut self, queue: &str, arguments: FieldTable) -> anyhow::Result<()> {
-        let exists = self.check(queue).await;
-        let declared = self
-            .channel()
-            .await?
-            .queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments)
-            .await;
-        let Err(error) = declared else { return Ok(()) };
-        match soft_error(&error) {
-            Some(AMQPSoftError::ACCESSREFUSED) if exists.is_ok() => Ok(()),
+        let exists = self.check(queue).await.is_ok();
+        if self.version.limits_deliveries() {
+            let unlimited = without_delivery_limit(arguments.clone());
+            match self.declare(queue, unlimited).await {
+                // Declared before the server was upgraded to 4.x, perhaps.
+                Err(error) if refusal(&error) == Some(AMQPSoftError::PRECONDITIONFAILED) => {
+                    self.declare_as(queue, arguments, exists).await?;
+                    warn!(
+                        queue,
+                        "this queue was declared without `x-delivery-limit: -1` and drops a message that was \
+                         delivered 20 times; set the policy `delivery-limit: -1` on it"
+                    );
+                    Ok(())
+                }
+                Err(error) if refusal(&error) == Some(AMQPSoftError::ACCESSREFUSED) && exists => {
+                    Ok(())
+                }
+                other => other,
+            }
+        } else {
+            self.declare_as(queue, arguments, exists).await
+        }
+    }
+
+    async fn declare_as(
+        &mut self,
+        queue: &str,
+        arguments: FieldTable,
+        exists: bool,
+    ) -> anyhow::Result<()> {
+        let Err(error) = self.declare(queue, arguments).await else {
+            return Ok(());
+        };
+        match refusal(&error) {
+            Some(AMQPSoftError::ACCESSREFUSED) if exists => Ok(()),
             Some(AMQPSoftError::PRECONDITIONFAILED) => bail!(
-                "queue `{queue}` exists with other arguments than ours ({error}); delete it when it is empty, \
+                "queue `{queue}` exists with other arguments than ours ({error:#}); delete it when it is empty, \
                  or use another name"
             ),
-            _ => Err(anyhow!(error).context(format!("queue `{queue}` cannot be declared"))),
+            _ => Err(error),
         }
+    }
+
+    async fn declare(&mut self, queue: &str, arguments: FieldTable) -> anyhow::Result<()> {
+        let channel = self.channel().await?;
+        let declared =
+            channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments);
+        answer(format!("queue `{queue}` cannot be declared"), declared).await?;
+        Ok(())
     }
 }
 
-fn soft_error(error: &lapin::Error) -> Option<AMQPSoftError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => match error.kind() {
-            AMQPErrorKind::Soft(soft) => Some(soft.clone()),
-            AMQPErrorKind::Hard(_) => None,
-        },
-        _ => None,
+fn refusal(error: &anyhow::Error) -> Option<AMQPSoftError> {
+    error
+        .downcast_ref::<lapin::Error>()
+        .and_then(failures::soft)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_hands_over_at_least_once_to_its_due_queue() {
+        let arguments = tier_arguments(Duration::from_secs(5), "shop.due.retry");
+        let text = |name: &str| match arguments.inner().get(name) {
+            Some(AMQPValue::LongString(text)) => text.to_string(),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(text("x-queue-type"), "quorum");
+        assert_eq!(text("x-dead-letter-exchange"), "");
+        assert_eq!(text("x-dead-letter-routing-key"), "shop.due.retry");
+        assert_eq!(text("x-dead-letter-strategy"), "at-least-once");
+        assert_eq!(text("x-overflow"), "reject-publish");
+        assert_eq!(
+            arguments.inner().get("x-message-ttl"),
+            Some(&AMQPValue::LongLongInt(5_000))
+        );
+        assert!(!arguments.contains_key("x-delivery-limit"));
+        assert!(without_delivery_limit(arguments).contains_key("x-delivery-limit"));
     }
 }

@@ -5,7 +5,7 @@
 
 mod cases;
 mod places;
-mod rig;
+pub mod rig;
 
 macro_rules! run_against {
     ($($case:ident),* $(,)?) => {

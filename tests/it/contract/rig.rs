@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookbridge::broker::{Broker, Budget, Health, Intake, Intakes, Receipt, Received, Window};
 use hookbridge::delivery::{Delivery, WaitKind};
@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
 
-/// The one source of every rig.
+/// The one source of most rigs.
 pub const SOURCE: &str = "orders";
+/// A second one, whose events come in by the same end.
+pub const OTHER_SOURCE: &str = "others";
 /// How long anything may take to arrive that is on its way.
 pub const SOON: Duration = Duration::from_secs(20);
 /// How long nothing must arrive for it to count as nothing.
@@ -39,6 +41,40 @@ impl Rig {
     }
 
     pub async fn run_with_window(broker: Arc<dyn Broker>, window: usize) -> Self {
+        let rig = Self::start(broker, window);
+        rig.ready().await;
+        rig
+    }
+
+    /// Waits until the broker says that it is ready.
+    pub async fn ready(&self) {
+        let began = Instant::now();
+        loop {
+            let health = self.broker.health();
+            if health == Health::Ready {
+                return;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(40),
+                "not ready: {health}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the broker says that it is down, and returns why.
+    pub async fn down(&self) -> String {
+        eventually("the broker is down", SOON, async || {
+            match self.broker.health() {
+                Health::Down { why } => Some(why),
+                _ => None,
+            }
+        })
+        .await
+    }
+
+    /// Runs `broker` without waiting for it.
+    pub fn start(broker: Arc<dyn Broker>, window: usize) -> Self {
         let (pause, paused) = watch::channel(false);
         let budget = Budget::new(64 << 20);
         let open = |size| Intake::new(Window::new(size), budget.clone(), paused.clone());
@@ -46,16 +82,15 @@ impl Rig {
         let (retry, retries) = open(256);
         let (hold, holds) = open(256);
         let intakes = Intakes {
-            sources: BTreeMap::from([(Arc::from(SOURCE), source)]),
+            sources: BTreeMap::from([
+                (Arc::from(SOURCE), source.clone()),
+                (Arc::from(OTHER_SOURCE), source),
+            ]),
             retries: retry,
             holds: hold,
         };
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(broker.clone().run(intakes, stop.clone(), drain.clone()));
-        eventually("the broker is ready", Duration::from_secs(40), async || {
-            (broker.health() == Health::Ready).then_some(())
-        })
-        .await;
         Self {
             broker,
             events,

@@ -1,0 +1,271 @@
+//! Parking and dead letters on RabbitMQ, where something is missing, foreign or hostile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookbridge::broker::rabbitmq::RabbitMq;
+use hookbridge::broker::{Broker as _, Publication, Settlement, Wait};
+use hookbridge::delivery::{Delivery, Reason, WaitKind};
+use hookbridge::event::{Event, HeaderValue};
+use hookbridge::subscription::Uid;
+use jiff::Timestamp;
+use lapin::options::BasicGetOptions;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+
+use crate::contract::rig::{Rig, SOON, SOURCE};
+use crate::rabbitmq_support::*;
+use crate::support::{eventually, unique};
+
+fn delivery(event: &Arc<Event>) -> Delivery {
+    let uid = Uid::of_config("crm");
+    Delivery::first(event.clone(), "crm".into(), uid, Timestamp::now())
+}
+
+fn retry_in(seconds: u64) -> Wait {
+    Wait {
+        kind: WaitKind::Retry,
+        delay: Duration::from_secs(seconds),
+    }
+}
+
+/// A running broker, and a delivery of an event that it took.
+async fn parked() -> (Rig, Delivery, String) {
+    let (broker, queue, group) = simple();
+    let mut rig = Rig::run(broker).await;
+    let publication = Publication {
+        topic: queue,
+        body: "body".into(),
+        ..Publication::default()
+    };
+    rig.broker.publish(publication).await.expect("published");
+    let (event, receipt) = rig.event().await;
+    receipt.settle(Settlement::Ack);
+    (rig, delivery(&event), group)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_tier_is_declared_again_by_who_parks_on_it() {
+    let (mut rig, delivery, group) = parked().await;
+    let client = Client::open().await;
+    client.delete(&format!("{group}.retry.1")).await;
+    rig.broker
+        .park(&delivery, retry_in(1))
+        .await
+        .expect("parked");
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    receipt.settle(Settlement::Ack);
+    assert_eq!(back, delivery);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_due_queue_is_declared_again_and_fed() {
+    let (mut rig, delivery, group) = parked().await;
+    let client = Client::open().await;
+    client.delete(&format!("{group}.due.retry")).await;
+    rig.ready().await;
+    eventually("the due queue is there again", SOON, async || {
+        client
+            .publish("", &format!("{group}.due.retry"), b"x", with_id("foreign"))
+            .await
+            .then_some(())
+    })
+    .await;
+    rig.broker
+        .park(&delivery, retry_in(1))
+        .await
+        .expect("parked");
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    receipt.settle(Settlement::Ack);
+    assert_eq!(back, delivery);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_queue_of_dead_letters_is_declared_again_by_the_next_letter() {
+    let (rig, delivery, group) = parked().await;
+    Client::open().await.delete(&format!("{group}.dead")).await;
+    rig.broker
+        .dead_letter(&delivery, Reason::Gone)
+        .await
+        .expect("dead-lettered");
+    eventually("the letter is listed", SOON, async || {
+        (rig.broker.letters(10).await.expect("listed").len() == 1).then_some(())
+    })
+    .await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_message_on_the_due_queue_goes_to_the_dead_letters_as_it_is() {
+    let (rig, _, group) = parked().await;
+    let client = Client::open().await;
+    let mut headers = FieldTable::default();
+    headers.insert("colour".into(), AMQPValue::LongString("blue".into()));
+    let properties = with_id("foreign").with_headers(headers);
+    assert!(
+        client
+            .publish(
+                "",
+                &format!("{group}.due.retry"),
+                b"not \xff ours",
+                properties
+            )
+            .await
+    );
+    let letter = eventually("it is among the dead letters", SOON, async || {
+        let got = client
+            .channel
+            .basic_get(
+                format!("{group}.dead").into(),
+                BasicGetOptions { no_ack: true },
+            )
+            .await
+            .expect("read")?;
+        (got.delivery.data == b"not \xff ours").then_some(got.delivery)
+    })
+    .await;
+    let headers = letter.properties.headers().as_ref().expect("headers");
+    let text = |name: &str| match headers.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!(text("colour"), "blue");
+    assert_eq!(text("hookbridge-reason"), "envelope_unreadable");
+    rig.stop().await;
+}
+
+/// An original with everything that a broker acts upon is parked for the whole delay, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_original_told_the_broker_is_not_told_again() {
+    let (mut rig, delivery, group) = parked().await;
+    let bystander = unique("bystander");
+    let client = Client::open().await;
+    client.declare(&bystander, "classic").await;
+    let mut event = Event::clone(&delivery.event);
+    event.properties = vec![
+        ("delivery_mode".into(), HeaderValue::Int(1)),
+        ("expiration".into(), HeaderValue::text("200")),
+        ("priority".into(), HeaderValue::Int(9)),
+        ("user_id".into(), HeaderValue::text("somebody-else")),
+    ];
+    // In the order of an AMQP table.
+    let death = vec![
+        ("count".to_owned(), HeaderValue::Int(1)),
+        (
+            "queue".to_owned(),
+            HeaderValue::text(format!("{group}.due.retry")),
+        ),
+        ("reason".to_owned(), HeaderValue::text("expired")),
+    ];
+    event.headers.push(
+        "CC",
+        HeaderValue::List(vec![HeaderValue::text(bystander.clone())]),
+    );
+    event
+        .headers
+        .push("x-death", HeaderValue::List(vec![HeaderValue::Map(death)]));
+    let delivery = Delivery {
+        event: Arc::new(event),
+        ..delivery
+    };
+    let since = Instant::now();
+    rig.broker
+        .park(&delivery, retry_in(3))
+        .await
+        .expect("parked");
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    let waited = since.elapsed();
+    receipt.settle(Settlement::Ack);
+    assert!(waited >= Duration::from_secs(3), "early: {waited:?}");
+    assert_eq!(back, delivery);
+    let copy = client
+        .channel
+        .basic_get(bystander.as_str().into(), BasicGetOptions { no_ack: true })
+        .await
+        .expect("read");
+    assert!(copy.is_none(), "CC was acted upon");
+    rig.stop().await;
+}
+
+/// The same from the wire: properties of a real message survive the way through a tier.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn properties_of_a_real_message_come_back_from_a_tier() {
+    let (broker, queue, _) = simple();
+    let mut rig = Rig::run(broker).await;
+    let mut headers = FieldTable::default();
+    let list: FieldArray = vec![AMQPValue::LongString("nowhere".into())].into();
+    headers.insert("CC".into(), AMQPValue::FieldArray(list));
+    let properties = with_id("evt_1")
+        .with_user_id("hookbridge".into())
+        .with_expiration("60000".into())
+        .with_priority(3)
+        .with_correlation_id("c-1".into())
+        .with_headers(headers);
+    let client = Client::open().await;
+    assert!(client.publish("", &queue, b"x", properties).await);
+    let (event, receipt) = rig.event().await;
+    receipt.settle(Settlement::Ack);
+    let parked = delivery(&event);
+    rig.broker.park(&parked, retry_in(1)).await.expect("parked");
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    receipt.settle(Settlement::Ack);
+    assert_eq!(back, parked);
+    assert!(
+        back.event
+            .properties
+            .iter()
+            .any(|(name, _)| name == "expiration")
+    );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_instances_that_start_at_once_all_see_their_own_marker() {
+    let (group, queue) = (unique("rabbit"), unique("orders"));
+    let rigs: Vec<_> = (0..3)
+        .map(|_| {
+            let settings = settings(&group, vec![source(SOURCE, &queue)]);
+            Rig::start(RabbitMq::new(settings), 16)
+        })
+        .collect();
+    for rig in &rigs {
+        rig.ready().await;
+    }
+    for rig in rigs {
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_who_claim_a_letter_one_gets_it() {
+    let (rig, delivery, _) = parked().await;
+    rig.broker
+        .dead_letter(&delivery, Reason::Gone)
+        .await
+        .expect("dead-lettered");
+    eventually("the letter is listed", SOON, async || {
+        (rig.broker.letters(10).await.expect("listed").len() == 1).then_some(())
+    })
+    .await;
+    let id = delivery.id.as_str();
+    let (one, two) = tokio::join!(rig.broker.claim(id, 0), rig.broker.claim(id, 0));
+    let claims: Vec<_> = [one, two]
+        .into_iter()
+        .filter_map(|claim| claim.expect("asked"))
+        .collect();
+    assert_eq!(claims.len(), 1);
+    for claim in claims {
+        claim.receipt.settle(Settlement::Ack);
+    }
+    eventually("the letter is gone", SOON, async || {
+        rig.broker
+            .letters(10)
+            .await
+            .expect("listed")
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+    rig.stop().await;
+}
