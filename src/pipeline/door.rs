@@ -64,7 +64,7 @@ impl Door {
         let harms = self.another_runs_dry(lane, now);
         let soon = lane.lane.next_place() <= SOON;
         self.refill(now);
-        if harms && !(soon && self.budget >= LOOK) {
+        if harms && (!soon || self.budget < LOOK) {
             return false;
         }
         let _ = tokio::time::timeout(LOOK, lane.lane.freed()).await;
