@@ -294,6 +294,7 @@ async fn a_memory_alarm_refuses_parks_and_lets_acknowledgements_through() {
         let refused = refused.expect_err("parked during an alarm").to_string();
         assert!(refused.contains("alarm"), "{refused}");
     }
+    assert!(rig.down().await.contains("alarm"));
     first.settle(Settlement::Ack);
     second.settle(Settlement::Ack);
     eventually("the events are acknowledged", SOON, async || {
