@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookbridge::broker::rabbitmq::RabbitMq;
-use hookbridge::broker::{Broker as _, Publication, Settlement, Wait};
+use hookbridge::broker::{Publication, Settlement, Wait};
 use hookbridge::delivery::{Delivery, Reason, WaitKind};
 use hookbridge::event::{Event, HeaderValue};
 use hookbridge::subscription::{Secret, Uid};
