@@ -7,13 +7,14 @@ use hookbridge::broker::rabbitmq::RabbitMq;
 use hookbridge::broker::{Publication, Settlement, Wait};
 use hookbridge::delivery::{Delivery, Reason, WaitKind};
 use hookbridge::event::{Event, HeaderValue};
-use hookbridge::subscription::Uid;
+use hookbridge::subscription::{Secret, Uid};
 use jiff::Timestamp;
 use lapin::options::BasicGetOptions;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 
 use crate::contract::rig::{Rig, SOON, SOURCE};
 use crate::rabbitmq_support::*;
+use crate::support::brokers::Own;
 use crate::support::{eventually, unique};
 
 fn delivery(event: &Arc<Event>) -> Delivery {
@@ -267,5 +268,55 @@ async fn of_two_who_claim_a_letter_one_gets_it() {
             .then_some(())
     })
     .await;
+    rig.stop().await;
+}
+
+/// Acknowledgements go on, parks are refused and not queued up, and the alarm's end is noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_alarm_refuses_parks_and_lets_acknowledgements_through() {
+    let own = tokio::task::spawn_blocking(Own::rabbitmq)
+        .await
+        .expect("a broker");
+    let (group, queue) = (unique("rabbit"), unique("orders"));
+    let mut settings = settings(&group, vec![source(SOURCE, &queue)]);
+    settings.urls = vec![Secret::new(own.address())];
+    let mut rig = Rig::run(RabbitMq::new(settings)).await;
+    let client = Client::open_at(&own.address()).await;
+    for id in ["evt_1", "evt_2"] {
+        assert!(client.publish("", &queue, b"x", with_id(id)).await);
+    }
+    let (event, first) = rig.event().await;
+    let (_, second) = rig.event().await;
+    let parked = delivery(&event);
+    own.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
+    for _ in 0..3 {
+        let refused = rig.broker.park(&parked, retry_in(1)).await;
+        let refused = refused.expect_err("parked during an alarm").to_string();
+        assert!(refused.contains("alarm"), "{refused}");
+    }
+    assert!(rig.down().await.contains("alarm"));
+    first.settle(Settlement::Ack);
+    second.settle(Settlement::Ack);
+    eventually("the events are acknowledged", SOON, async || {
+        let counts = own.ctl(&["list_queues", "name", "messages"]);
+        counts
+            .lines()
+            .any(|line| line.split_whitespace().eq([queue.as_str(), "0"]))
+            .then_some(())
+    })
+    .await;
+    let connections = own
+        .ctl(&["list_connections", "user"])
+        .matches("hookbridge")
+        .count();
+    assert_eq!(connections, 3, "consuming, publishing, and the test's own");
+    own.ctl(&["set_vm_memory_high_watermark", "0.8"]);
+    eventually("parks are taken again", SOON, async || {
+        rig.broker.park(&parked, retry_in(1)).await.ok()
+    })
+    .await;
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    receipt.settle(Settlement::Ack);
+    assert_eq!(back, parked);
     rig.stop().await;
 }

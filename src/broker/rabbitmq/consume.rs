@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use lapin::message::Delivery as AmqpDelivery;
@@ -126,7 +126,12 @@ async fn feed_all(
             why: "checking the loop through a retry tier".into(),
         });
         tokio::select! {
-            checked = broker.probe.check(broker) => checked.context("the loop through a retry tier does not work")?,
+            checked = broker.probe.check(broker) => if let Err(error) = checked {
+                return Err(match troubles.health() {
+                    Health::Down { why } => error.context(why),
+                    _ => error.context("the loop through a retry tier does not work"),
+                });
+            },
             failed = ended(connection, &mut events) => return Err(failed),
             () = stop.cancelled() => {}
         }
@@ -142,7 +147,7 @@ async fn feed_all(
         );
     }
     info!(broker = %broker.settings.name, "rabbitmq connected");
-    backoff.succeeded();
+    let (connected_at, mut steady) = (Instant::now(), false);
     let mut check = tokio::time::interval(HEALTH_CHECK);
     loop {
         tokio::select! {
@@ -151,7 +156,15 @@ async fn feed_all(
                 if !connection.status().connected() {
                     bail!("the connection was lost");
                 }
-                broker.set_health(troubles.health());
+                // Not before: a connection that always breaks after its start would be a hot loop.
+                if !steady && connected_at.elapsed() > STEADY {
+                    steady = true;
+                    backoff.succeeded();
+                }
+                broker.set_health(match broker.publisher.blocked() {
+                    Some(why) => Health::Down { why: why.into() },
+                    None => troubles.health(),
+                });
             }
             ended = feeds.join_next() => match ended {
                 Some(Err(panicked)) => return Err(anyhow!(panicked).context("a consumer failed")),
@@ -251,8 +264,7 @@ impl Feeder {
     /// Feeds until `stop`, or until the connection is gone. A consumer that ends otherwise (its
     /// queue deleted, a channel error) is started again.
     async fn keep_feeding(self) {
-        let isolated =
-            matches!(self.feed, Feed::Source(..)) && self.broker.isolate.load(Ordering::Relaxed);
+        let isolated = self.broker.isolate.load(Ordering::Relaxed);
         let mut backoff = Backoff::default();
         // One at a time where a message cannot be decoded, so that those before it are settled and
         // it alone is left at the head of its queue.
@@ -273,7 +285,7 @@ impl Feeder {
             }
             let why = if failures::is_undecodable(&error) {
                 prefetch = 1;
-                undecodable(&self.feed)
+                undecodable(self.queue())
             } else {
                 format!("{error:#}")
             };
@@ -350,6 +362,13 @@ impl Feeder {
         Ok(())
     }
 
+    fn queue(&self) -> &str {
+        match &self.feed {
+            Feed::Source(source, _) => &source.queue,
+            Feed::Due(kind, _) => self.broker.names.due(*kind),
+        }
+    }
+
     /// Declares what is missing and consumes.
     async fn open(
         &self,
@@ -357,17 +376,16 @@ impl Feeder {
         prefetch: u16,
     ) -> anyhow::Result<(&str, Channel, Consumer)> {
         let version = self.broker.version().await?;
-        let queue = match &self.feed {
+        match &self.feed {
             Feed::Source(source, _) => {
                 topology::declare_source(connection, source, version).await?;
-                source.queue.as_str()
             }
             Feed::Due(kind, _) => {
                 let names = &self.broker.names;
                 topology::declare_due(connection, names, version, *kind).await?;
-                names.due(*kind)
             }
-        };
+        }
+        let queue = self.queue();
         let channel = answer("no channel", connection.create_channel()).await?;
         answer(
             "no prefetch",
@@ -397,11 +415,7 @@ fn lost(ended: Result<anyhow::Error, JoinError>, acks: &Acks) -> anyhow::Error {
     }
 }
 
-fn undecodable(feed: &Feed) -> String {
-    let queue = match feed {
-        Feed::Source(source, _) => source.queue.as_str(),
-        Feed::Due(..) => "due",
-    };
+fn undecodable(queue: &str) -> String {
     format!(
         "the message at the head of queue `{queue}` cannot be decoded: its routing key, type, id or a \
          header name is not UTF-8, which the AMQP client library does not take; move it away with \

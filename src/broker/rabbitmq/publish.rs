@@ -198,6 +198,14 @@ impl Publisher {
         }
     }
 
+    /// Why nothing can be published just now, where the broker has said so.
+    pub fn blocked(&self) -> Option<&'static str> {
+        // Who holds the lock is connecting, and that is not blocked.
+        let link = self.link.try_lock().ok()?;
+        let status = link.as_ref()?.connection.status();
+        (status.connected() && status.blocked()).then_some(BLOCKED)
+    }
+
     /// What a publish that was not kept means to the pipeline.
     pub fn refused(&self, unkept: Unkept, target: &Target) -> Refused {
         match unkept {

@@ -48,6 +48,13 @@ impl Own {
             .to_owned()
     }
 
+    /// The broker's own tool (`rabbitmqctl`).
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let mut all = vec!["ctl", self.kind, "--name", &self.name, "--"];
+        all.extend(arguments);
+        self.run(&all)
+    }
+
     pub fn kill9(&self) {
         self.call("kill9");
     }
@@ -58,14 +65,18 @@ impl Own {
     }
 
     fn call(&self, verb: &str) -> String {
+        self.run(&[verb, self.kind, "--name", &self.name])
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
         let output = Command::new(env("HOOKBRIDGE_TEST_BROKERS"))
-            .args([verb, self.kind, "--name", &self.name])
+            .args(arguments)
             .output()
             .expect("scripts/brokers runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(
             output.status.success(),
-            "scripts/brokers {verb}: {}{}",
+            "scripts/brokers {arguments:?}: {}{}",
             text(&output.stdout),
             text(&output.stderr)
         );
