@@ -73,14 +73,19 @@ pub fn accepted(receiver: &Receiver) -> usize {
 /// Waits until all that can be accepted is, and then until nothing more comes.
 pub async fn wait_for_all(receiver: &Receiver, count: usize) {
     let good = (0..count).filter(|&number| !is_bad(number)).count();
-    let mut last = Instant::now();
+    let began = Instant::now();
+    let mut last = began;
     eventually("every good event is accepted", WITHIN, async || {
         // Counting all of them is dear; it is enough now and then.
-        if last.elapsed() < Duration::from_millis(300) {
+        if last.elapsed() < Duration::from_millis(500) {
             return None;
         }
         last = Instant::now();
-        (accepted(receiver) == good).then_some(())
+        let now = accepted(receiver);
+        if now != good && began.elapsed() > Duration::from_secs(30) {
+            println!("{now} of {good} accepted after {:?}", began.elapsed());
+        }
+        (now == good).then_some(())
     })
     .await;
     receiver.quiet_for(Duration::from_secs(3), WITHIN).await;

@@ -199,8 +199,11 @@ impl Drop for Bridge {
             };
             let lines = log.lines().filter(|line| !of_one_event(line));
             let tail: Vec<_> = lines.rev().take(40).collect();
+            let whole = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("log-{}", self.pid()));
+            let _ = std::fs::write(&whole, &log);
             eprintln!(
-                "the bridge's last log lines, those of single attempts left out:\n{}",
+                "the bridge's last log lines, those of single events left out (all: {}):\n{}",
+                whole.display(),
                 tail.into_iter().rev().collect::<Vec<_>>().join("\n")
             );
         }

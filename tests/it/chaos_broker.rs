@@ -1,0 +1,69 @@
+//! Kill -9 of the broker in the middle of the work: the bridge recovers by itself, nothing that the
+//! broker had confirmed is missing.
+
+use std::time::{Duration, Instant};
+
+use crate::chaos_kill::{account, bodies, flaky, is_bad, subscriptions, wait_for_all};
+use crate::support::bridge::Bridge;
+use crate::support::brokers::Own;
+use crate::support::bus::Bus;
+use crate::support::eventually;
+
+const COUNT: usize = 3_000;
+const WITHIN: Duration = Duration::from_secs(90);
+
+async fn its_broker_killed(broker: Own, mut bus: Bus, name: &str) {
+    let receiver = flaky().await;
+    let mut bridge = Bridge::start(&bus.config(&subscriptions(&receiver)))
+        .await
+        .ready()
+        .await;
+    let published = bodies(COUNT);
+    let (first, second) = published.split_at(COUNT / 2);
+    bus.publish(&bridge, first).await;
+    eventually("the middle", WITHIN, async || {
+        (receiver.count() >= COUNT / 6).then_some(())
+    })
+    .await;
+    tokio::task::block_in_place(|| broker.kill9());
+    eventually("unreadiness", WITHIN, async || {
+        let ready = format!("http://{}/readyz", bridge.admin);
+        let answer = reqwest::get(ready).await.expect("the admin answers");
+        (answer.status() == 503).then_some(())
+    })
+    .await;
+    tokio::task::block_in_place(|| broker.start_again());
+    let (back, before) = (Instant::now(), receiver.count());
+    bus.reconnect().await;
+    bus.publish(&bridge, second).await;
+    eventually("a delivery after the broker is back", WITHIN, async || {
+        (receiver.count() > before).then_some(())
+    })
+    .await;
+    println!("{name}: delivers again after {:?}", back.elapsed());
+    wait_for_all(&receiver, COUNT).await;
+    let bad = (0..COUNT).filter(|&number| is_bad(number)).count();
+    let letters = bus.letters(&mut bridge, bad).await;
+    let repeats = account(&published, &receiver.requests(), &letters);
+    println!(
+        "{name}: {COUNT} events, {} dead letters, {repeats} repeats",
+        letters.len()
+    );
+    // What had been fetched is delivered while nothing can be committed, and comes once more.
+    assert!(repeats <= COUNT, "{repeats} successful deliveries repeated");
+    bridge.wait_ready(WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_missing_after_rabbitmq_was_killed() {
+    let broker = tokio::task::block_in_place(Own::rabbitmq);
+    let bus = Bus::rabbitmq(broker.address()).await;
+    its_broker_killed(broker, bus, "rabbitmq").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_missing_after_kafka_was_killed() {
+    let broker = tokio::task::block_in_place(Own::kafka);
+    let bus = Bus::kafka(broker.address(), 4).await;
+    its_broker_killed(broker, bus, "kafka").await;
+}
