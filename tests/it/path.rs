@@ -8,7 +8,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 
 use crate::support::bridge::Bridge;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::{SECRET, brokers, unique};
+use crate::support::{SECRET, brokers, eventually, unique};
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -100,7 +100,7 @@ async fn a_rabbitmq_event_becomes_a_signed_webhook() {
         &shop.exchange,
         &subscription("crm", "orders.*", &receiver.url("/hooks"), ""),
     );
-    let _bridge = Bridge::start(&config).await.ready().await;
+    let bridge = Bridge::start(&config).await.ready().await;
     let mut headers = FieldTable::default();
     headers.insert(
         "traceparent".into(),
@@ -127,6 +127,12 @@ async fn a_rabbitmq_event_becomes_a_signed_webhook() {
         concat!("hookbridge/", env!("CARGO_PKG_VERSION"))
     );
     assert!(request.headers.contains_key("traceparent"));
+    eventually("the event is settled", WITHIN, async || {
+        let line =
+            "hookbridge_source_messages_settled_total{source=\"orders\",outcome=\"settled\"}";
+        (bridge.metric(line).await == 1.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

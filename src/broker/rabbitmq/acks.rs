@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::broker::{Answer, Settlement, Token};
+use crate::meters::SourceMeters;
 
 /// How long answers are collected before they are sent.
 const ROUND: Duration = Duration::from_millis(2);
@@ -32,6 +33,8 @@ pub struct Acks {
     /// Rung when so many are settled that a round is not waited for.
     full: Notify,
     batch: usize,
+    /// Of the source that the channel consumes for; due queues have none.
+    meters: Option<SourceMeters>,
 }
 
 #[derive(Default)]
@@ -58,6 +61,12 @@ struct Round {
 
 impl Answer for Acks {
     fn answer(&self, token: Token, settlement: Settlement) {
+        if let Some(meters) = &self.meters {
+            match settlement {
+                Settlement::Ack => meters.settled.inc(),
+                Settlement::Redeliver => meters.redelivered.inc(),
+            };
+        }
         let mut state = self.lock();
         state.open = state.open.saturating_sub(1);
         match settlement {
@@ -79,12 +88,13 @@ impl Answer for Acks {
 impl Acks {
     /// For a channel with this many messages under way at most. A quarter of them settled is sent
     /// at once, so that a small prefetch is not held up by rounds.
-    pub fn new(prefetch: u16) -> Arc<Self> {
+    pub fn new(prefetch: u16, meters: Option<SourceMeters>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             wake: Notify::new(),
             full: Notify::new(),
             batch: usize::from(prefetch / 4).max(1),
+            meters,
         })
     }
 

@@ -324,7 +324,11 @@ impl Feeder {
             opened = self.open(connection, prefetch) => opened?,
             () = self.stop.cancelled() => return Ok(()),
         };
-        let acks = Acks::new(prefetch);
+        let meters = match &self.feed {
+            Feed::Source(source, _) => Some(source.meters.clone()),
+            Feed::Due(..) => None,
+        };
+        let acks = Acks::new(prefetch, meters);
         let mut sender = AbortOnDropHandle::new(tokio::spawn({
             let (acks, channel) = (acks.clone(), channel.clone());
             async move { acks.send(&channel).await }
