@@ -143,7 +143,10 @@ impl Connection {
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")
             // A bounded local queue starves a fast drain unless it is looked after often.
-            .set("queued.max.messages.kbytes", "16384")
+            .set("queued.max.messages.kbytes", "4096")
+            // Per partition and before decompression: what comes at once can be many times that.
+            // A larger message comes all the same, alone.
+            .set("fetch.message.max.bytes", "262144")
             .set("fetch.queue.backoff.ms", "10");
         config
     }
