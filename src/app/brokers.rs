@@ -136,7 +136,6 @@ fn build_one(
                 sources: sources()
                     .filter_map(|(name, source)| kafka_source(name, source, meters))
                     .collect(),
-                refusals: meters.refusals(name),
             });
             Ok(kafka
                 .with_context(|| format!("broker `{name}`"))

@@ -102,7 +102,6 @@ pub fn settings(group: &str, sources: Vec<SourceSettings>) -> Settings {
         properties: BTreeMap::new(),
         tiers: Tiers::new([1, 3]).unwrap(),
         sources,
-        refusals: Meters::new().refusals("lake"),
     }
 }
 

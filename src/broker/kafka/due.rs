@@ -104,7 +104,6 @@ pub struct Due {
     moves: JoinSet<()>,
     retries: Door,
     holds: Door,
-    may_trim: bool,
 }
 
 impl Due {
@@ -116,7 +115,6 @@ impl Due {
             moves: JoinSet::new(),
             retries: Door::default(),
             holds: Door::default(),
-            may_trim: true,
         }
     }
 
@@ -397,7 +395,7 @@ impl Due {
                 );
             }
         }
-        if list.count() == 0 || !self.may_trim {
+        if list.count() == 0 {
             return;
         }
         let kafka = self.kafka.clone();

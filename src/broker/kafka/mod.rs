@@ -36,7 +36,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use prometheus_client::metrics::counter::Counter;
 use rdkafka::admin::AdminClient;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
@@ -81,8 +80,6 @@ pub struct Settings {
     pub properties: BTreeMap<String, String>,
     pub tiers: Tiers,
     pub sources: Vec<SourceSettings>,
-    /// Counts parks and dead letters that were not confirmed.
-    pub refusals: Counter,
 }
 
 /// Offsets below which everything parked counts as due, by topic and partition.
@@ -224,11 +221,7 @@ impl Kafka {
             headers: Some(headers::write(&written.headers)),
             stamped: true,
         };
-        let sent = self.producer.send(record).await;
-        if sent.is_err() {
-            self.settings.refusals.inc();
-        }
-        sent.map(|_| ())
+        self.producer.send(record).await.map(|_| ())
     }
 
     fn unavailable(&self, error: &anyhow::Error) -> Refused {
