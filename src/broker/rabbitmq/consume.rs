@@ -69,6 +69,8 @@ pub async fn session(
     let start = |feeds: &mut JoinSet<()>, feed: Feed, name: String| {
         let (broker, connection) = (broker.clone(), connection.clone());
         let (stop, drain, troubles) = (stop.clone(), drain.clone(), troubles.clone());
+        // Ready before the bindings are there would invite events that no queue takes.
+        troubles.set(&name, Some("consuming has not begun".to_owned()));
         feeds.spawn(async move {
             keep_feeding(&broker, &connection, feed, &name, &troubles, &stop, &drain).await
         });
