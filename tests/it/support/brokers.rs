@@ -57,9 +57,19 @@ impl Own {
         self.call("up");
     }
 
+    /// Runs the broker's own tool.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        self.call_with("ctl", &[&["--"], args].concat())
+    }
+
     fn call(&self, verb: &str) -> String {
+        self.call_with(verb, &[])
+    }
+
+    fn call_with(&self, verb: &str, args: &[&str]) -> String {
         let output = Command::new(env("HOOKBRIDGE_TEST_BROKERS"))
             .args([verb, self.kind, "--name", &self.name])
+            .args(args)
             .output()
             .expect("scripts/brokers runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
