@@ -43,7 +43,7 @@ pub async fn flaky() -> Receiver {
         let number = number_in(&request.body);
         if is_bad(number) {
             Answer::status(400)
-        } else if number % 5 == 0 && before <= number % 2 {
+        } else if number.is_multiple_of(5) && before <= number % 2 {
             Answer::status(503)
         } else {
             Answer::status(204)

@@ -25,6 +25,17 @@ impl Bridge {
     }
 
     async fn start_in(folder: TempDir, config: &str) -> Self {
+        let mut bridge = Self::spawn_in(folder, config);
+        bridge.wait_until_alive().await;
+        bridge
+    }
+
+    /// Starts one that is expected to end by itself.
+    pub fn spawn(config: &str) -> Self {
+        Self::spawn_in(tempfile::tempdir().expect("a folder"), config)
+    }
+
+    fn spawn_in(folder: TempDir, config: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
             .expect("a free port")
@@ -36,13 +47,11 @@ impl Bridge {
             .replace("{data}", &data.display().to_string());
         std::fs::write(folder.path().join("hookbridge.yaml"), text).expect("the config is written");
         let child = spawn(folder.path());
-        let mut bridge = Self {
+        Self {
             child,
             folder,
             admin,
-        };
-        bridge.wait_until_alive().await;
-        bridge
+        }
     }
 
     async fn wait_until_alive(&mut self) {
@@ -130,6 +139,23 @@ impl Bridge {
         })
         .await
         .code()
+    }
+
+    /// The status and the body of a POST to the admin API.
+    pub async fn post(&self, path: &str, body: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.admin);
+        let request = reqwest::Client::new().post(url).body(body.to_owned());
+        let answer = request.send().await.expect("the admin answers");
+        let status = answer.status().as_u16();
+        (status, answer.text().await.expect("text"))
+    }
+
+    /// The status and the body of a GET from the admin API.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("http://{}{path}", self.admin)).await;
+        let answer = answer.expect("the admin answers");
+        let status = answer.status().as_u16();
+        (status, answer.text().await.expect("text"))
     }
 
     pub async fn metrics(&self) -> String {

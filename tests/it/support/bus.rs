@@ -31,6 +31,7 @@ pub struct Bus {
     kind: Kind,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a test has one")]
 enum Kind {
     Embedded,
     RabbitMq { amqp: String, shop: Shop },
