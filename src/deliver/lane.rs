@@ -243,9 +243,9 @@ impl<J> Lane<J> {
     }
 
     /// The time until a running attempt makes room, as far as can be told.
-    pub fn next_place(&self) -> Duration {
+    pub fn next_place(&self, now: Instant) -> Duration {
         let state = self.lock();
-        state.pace / state.limits.concurrency.max(1) as u32
+        state.pace_now(now) / state.limits.concurrency.max(1) as u32
     }
 
     pub fn gate(&self) -> Gate {
@@ -340,9 +340,19 @@ impl<J> State<J> {
         gate.max(held).max(self.silent_until(now))
     }
 
+    /// The time of an attempt, as far as can be told: while nothing is answered it is at least as
+    /// long as the silence, so that a hanging endpoint's slots are not reserved at its old pace.
+    fn pace_now(&self, now: Instant) -> Duration {
+        let silence = self
+            .unanswered_since
+            .filter(|_| self.running > 0)
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.pace.max(silence.min(self.limits.slow_after))
+    }
+
     /// Time between two starts, at best.
-    fn spacing(&self) -> Duration {
-        let by_pace = self.pace / self.limits.concurrency.max(1) as u32;
+    fn spacing(&self, now: Instant) -> Duration {
+        let by_pace = self.pace_now(now) / self.limits.concurrency.max(1) as u32;
         self.limits
             .rate
             .map_or(by_pace, |rate| by_pace.max(rate.interval()))
@@ -360,7 +370,7 @@ impl<J> State<J> {
     }
 
     fn reserve(&mut self, now: Instant) -> Duration {
-        let spacing = self.spacing();
+        let spacing = self.spacing(now);
         let free = self.shut_until(now).or(self.next_token(now)).unwrap_or(now)
             + spacing * self.room.len() as u32;
         let slot = self.reserved_until.max(free) + spacing;

@@ -62,7 +62,7 @@ impl Door {
             return false;
         }
         let harms = self.another_runs_dry(lane, now);
-        let soon = lane.lane.next_place() <= SOON;
+        let soon = lane.lane.next_place(now) <= SOON;
         self.refill(now);
         if harms && (!soon || self.budget < LOOK) {
             return false;

@@ -84,6 +84,12 @@ impl Pipeline {
                 lane: &lane,
                 taken: true,
             };
+            if lane.is_disabled() {
+                // It was disabled while this one waited in the room.
+                next = place.give_back(Ended::Unknown, Duration::ZERO, None);
+                self.spawn_hold(job, STANDING_HOLD, &lane);
+                continue;
+            }
             let began = Instant::now();
             let attempt = self.attempt(&mut job).await;
             let verdict = self.decide(&job, &lane, &attempt.outcome);

@@ -39,7 +39,7 @@ use jiff::Timestamp;
 use rdkafka::admin::AdminClient;
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{Connection, Sasl, SaslMechanism};
@@ -61,6 +61,8 @@ use wanted::Wanted;
 
 /// Between tries to get ready.
 const BACKOFF: Duration = Duration::from_secs(2);
+/// A client that is fenced twice within this has a rival of the same instance name.
+const FENCED_AGAIN: Duration = Duration::from_secs(120);
 /// Headers above this go in front of the body; Kafka itself only bounds the whole record.
 const HEADER_BYTES: usize = 256 << 10;
 
@@ -348,7 +350,25 @@ impl Broker for Kafka {
                 () = sleep(BACKOFF) => {}
             }
         }
-        self.work(intakes, stop, drain).await
+        let mut replaced: Option<Instant> = None;
+        loop {
+            let (intakes, stop, drain) = (intakes.clone(), stop.clone(), drain.clone());
+            let ended = self.clone().work(intakes, stop.clone(), drain).await;
+            let Err(error) = ended else { return Ok(()) };
+            // A broker that was killed may fence a member that nobody has replaced; two processes of
+            // one name fence each other again and again.
+            let again = replaced.is_some_and(|at| at.elapsed() < FENCED_AGAIN);
+            if again || stop.is_cancelled() {
+                return Err(error);
+            }
+            tracing::warn!(broker = %self.settings.name, error = format!("{error:#}"), "the Kafka clients cannot go on and are replaced, once");
+            replaced = Some(Instant::now());
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(BACKOFF) => {}
+            }
+            self.status.ready("client");
+        }
     }
 
     async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused> {

@@ -198,6 +198,23 @@ fn a_silent_lane_lets_one_probe_through_at_a_time() {
     started(lane.offer(7, silent + slow_after, true));
 }
 
+#[test]
+fn slots_of_a_silent_lane_are_further_apart_than_its_pace() {
+    let now = Instant::now();
+    let slow_after = Duration::from_secs(2);
+    let lane = Lane::new(
+        Limits {
+            slow_after,
+            ..limits(4)
+        },
+        now,
+    );
+    started(lane.offer(1, now, true));
+    let silent = now + slow_after * 3;
+    let (first, second) = (lane.reserve(silent), lane.reserve(silent));
+    assert_eq!(second - first, slow_after / 4);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Offer,
