@@ -82,6 +82,13 @@ async fn its_broker_killed(broker: Own, mut bus: Bus, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_missing_after_rabbitmq_with_a_classic_queue_was_killed() {
+    let broker = tokio::task::block_in_place(Own::rabbitmq);
+    let bus = Bus::rabbitmq_classic(broker.address()).await;
+    its_broker_killed(broker, bus, "rabbitmq").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "RabbitMQ 3.10 often leaves the killed quorum queue without a leader for good; run it by hand"]
 async fn nothing_is_missing_after_rabbitmq_was_killed() {
     let broker = tokio::task::block_in_place(Own::rabbitmq);

@@ -34,8 +34,16 @@ pub struct Bus {
 #[allow(clippy::large_enum_variant, reason = "a test has one")]
 enum Kind {
     Embedded,
-    RabbitMq { amqp: String, shop: Shop },
-    Kafka { bootstrap: String, topic: String },
+    RabbitMq {
+        amqp: String,
+        shop: Shop,
+        /// A classic queue that is there already, instead of a quorum queue of ours.
+        classic: bool,
+    },
+    Kafka {
+        bootstrap: String,
+        topic: String,
+    },
 }
 
 /// A dead letter as its broker has it.
@@ -58,8 +66,38 @@ impl Bus {
         let shop = Shop::open(&amqp).await;
         Self {
             group: unique("chaos"),
-            kind: Kind::RabbitMq { amqp, shop },
+            kind: Kind::RabbitMq {
+                amqp,
+                shop,
+                classic: false,
+            },
         }
+    }
+
+    /// Like [`Bus::rabbitmq`], with a durable classic queue that the services have declared.
+    pub async fn rabbitmq_classic(amqp: String) -> Self {
+        let mut bus = Self::rabbitmq(amqp).await;
+        let queue = format!("{}.orders", bus.group);
+        if let Kind::RabbitMq { shop, classic, .. } = &mut bus.kind {
+            *classic = true;
+            let durable = lapin::options::QueueDeclareOptions::durable();
+            let none = lapin::types::FieldTable::default;
+            let declared = shop
+                .channel
+                .queue_declare(queue.as_str().into(), durable, none());
+            declared.await.expect("a queue");
+            let options = lapin::options::QueueBindOptions::default();
+            let exchange = shop.exchange.as_str();
+            let bound = shop.channel.queue_bind(
+                queue.as_str().into(),
+                exchange.into(),
+                "orders.#".into(),
+                options,
+                none(),
+            );
+            bound.await.expect("a binding");
+        }
+        bus
     }
 
     /// Makes a topic of `partitions` partitions.
@@ -85,7 +123,15 @@ impl Bus {
                 "{ embedded: {} }".to_owned(),
                 "{ broker: here, topics: ['#'] }".to_owned(),
             ),
-            Kind::RabbitMq { amqp, shop } => (
+            Kind::RabbitMq {
+                amqp,
+                classic: true,
+                ..
+            } => (
+                format!("{{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}"),
+                format!("{{ broker: here, queue: {group}.orders, declare: false }}"),
+            ),
+            Kind::RabbitMq { amqp, shop, .. } => (
                 format!("{{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}"),
                 format!(
                     "{{ broker: here, queue: {group}.orders, bind: [{{ exchange: {}, key: 'orders.#' }}] }}",
@@ -120,7 +166,7 @@ subscriptions:
 
     /// Takes the connection for publishing anew, after the broker was away.
     pub async fn reconnect(&mut self) {
-        if let Kind::RabbitMq { amqp, shop } = &mut self.kind {
+        if let Kind::RabbitMq { amqp, shop, .. } = &mut self.kind {
             let exchange = shop.exchange.clone();
             *shop = super::eventually("rabbitmq answers", Duration::from_secs(30), async || {
                 tokio::time::timeout(Duration::from_secs(5), Shop::open(amqp))
