@@ -25,6 +25,9 @@ pub mod verdict;
 // flow
 pub mod pipeline;
 
+// after the fact
+pub mod operations;
+
 // edge
 pub mod admin;
 

@@ -9,6 +9,7 @@ mod access;
 mod door;
 mod events;
 mod health;
+mod jobs;
 mod ndjson;
 mod problem;
 mod subscriptions;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::embedded::Embedded;
 use crate::meters::Meters;
+use crate::operations::Operations;
 pub use access::{Scope, Token};
 pub use health::{Component, Condition, Readiness};
 pub use subscriptions::{Change, Listed, NotChanged, Subscriptions};
@@ -42,6 +44,7 @@ pub struct State {
     /// Where events go when the request names no broker.
     pub default_broker: Option<Arc<str>>,
     pub subscriptions: Arc<dyn Subscriptions>,
+    pub operations: Arc<Operations>,
     /// As soon as there is one, everything but health and version needs one.
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
@@ -79,11 +82,13 @@ fn router(state: State, on_loopback: bool) -> Router {
     let read = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
+        .merge(jobs::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
         .route("/v1/topics//events", post(events::no_topic))
         .route_layer(needs(Scope::Publish));
+    let replay = jobs::stopping().route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route(
@@ -98,6 +103,7 @@ fn router(state: State, on_loopback: bool) -> Router {
     let router = open
         .merge(read)
         .merge(publish)
+        .merge(replay)
         .merge(change)
         .fallback(problem::no_such_page)
         .method_not_allowed_fallback(problem::wrong_method)

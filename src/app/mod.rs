@@ -22,6 +22,7 @@ use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::deliver::{AddressPolicy, Courier};
 use crate::meters::Meters;
+use crate::operations::Operations;
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -151,6 +152,7 @@ impl App {
                 .cloned(),
             embedded,
             subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
+            operations: Operations::new(brokers.clone()),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };

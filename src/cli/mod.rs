@@ -1,4 +1,8 @@
-//! The command line: one file per command.
+//! The command line: one file per command, and what they share (`admin`, `exit`, `settings`).
+
+mod admin;
+mod exit;
+mod settings;
 
 pub mod listen;
 mod run;
@@ -51,8 +55,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that needs no more than a small runtime; its error is printed and exits with 1,
-/// or with what the command says.
+/// Runs a command that needs no more than a small runtime.
 fn run_small(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -61,8 +64,5 @@ fn run_small(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCod
         Ok(runtime) => runtime.block_on(command),
         Err(error) => Err(error.into()),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::from(1)
-    })
+    result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -80,19 +80,7 @@ pub fn run(args: Args) -> ExitCode {
 /// Finds where `send` publishes to: the admin API of a running bridge for an embedded broker, any
 /// other broker directly.
 pub async fn send(args: send::Args) -> anyhow::Result<ExitCode> {
-    let config = match &args.config {
-        Some(path) => match config::load(path, &|name| std::env::var(name).ok()) {
-            Ok(loaded) => loaded.config,
-            Err(problems) => {
-                eprint!(
-                    "{}",
-                    problems.render(Format::Human, std::io::stderr().is_terminal())
-                );
-                return Ok(ExitCode::from(78));
-            }
-        },
-        None => Config::default_for_trying(),
-    };
+    let config = args.config.load()?;
     let name = match (&args.broker, config.brokers.len()) {
         (Some(name), _) => name.clone(),
         (None, 1) => config

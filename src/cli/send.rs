@@ -42,9 +42,8 @@ pub struct Args {
     #[arg(long, short, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Config file that names the brokers
-    #[arg(long, value_name = "FILE", env = "HOOKBRIDGE_CONFIG")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub config: super::settings::ConfigFile,
 
     /// Broker to publish to; needed when the config has several
     #[arg(long, value_name = "NAME")]

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules in order, lowest first. A module may import those of lower rank, and its own.
-const ORDER: [&[&str]; 7] = [
+const ORDER: [&[&str]; 8] = [
     NOUNS,
     &["meters"],
     STAGES,
     &["pipeline"],
+    &["operations"],
     &["admin", "ui"],
     ASSEMBLY,
     &["cli", "main"],

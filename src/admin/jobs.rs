@@ -1,0 +1,70 @@
+//! Jobs over the API: what is at work, how far it is, and asking it to stop.
+//!
+//! What starts a job answers 202 with its report; `GET /v1/jobs/{id}` shows it until it has ended
+//! and for a while after, `DELETE` asks it to stop.
+
+use axum::extract::{Path, State as Extract};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get};
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::State;
+use super::problem::Problem;
+use crate::operations::job::TooMany;
+use crate::operations::{Job, Report};
+
+/// Needs the scope `read`.
+pub fn reading() -> Router<State> {
+    Router::new()
+        .route("/v1/jobs", get(list))
+        .route("/v1/jobs/{id}", get(show))
+}
+
+/// Needs the scope `replay`.
+pub fn stopping() -> Router<State> {
+    Router::new().route("/v1/jobs/{id}", delete(cancel))
+}
+
+/// The answer to what has started a job.
+pub fn accepted(job: &Job) -> Response {
+    (StatusCode::ACCEPTED, Json(job.report())).into_response()
+}
+
+async fn list(Extract(state): Extract<State>) -> Response {
+    Json(json!({ "jobs": state.operations.jobs.list() })).into_response()
+}
+
+async fn show(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+) -> Result<Json<Report>, Problem> {
+    let job = state.operations.jobs.get(&id).ok_or_else(unknown)?;
+    Ok(Json(job.report()))
+}
+
+async fn cancel(
+    Extract(state): Extract<State>,
+    Path(id): Path<String>,
+) -> Result<Json<Report>, Problem> {
+    let report = state.operations.jobs.cancel(&id).ok_or_else(unknown)?;
+    Ok(Json(report))
+}
+
+fn unknown() -> Problem {
+    Problem::not_found(
+        "there is no such job: jobs are forgotten with their process, and after a hundred others",
+    )
+}
+
+impl From<TooMany> for Problem {
+    fn from(too_many: TooMany) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-jobs",
+            "Too many jobs are at work",
+            too_many.to_string(),
+        )
+    }
+}

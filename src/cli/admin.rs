@@ -1,0 +1,143 @@
+//! The admin API of a running bridge, as the commands use it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::exit::Exit;
+use crate::config::Config;
+
+/// Names the environment variable with the token.
+const TOKEN: &str = "HOOKBRIDGE_TOKEN";
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(35);
+
+/// The bridge that listens on the config's `admin.listen`.
+pub struct Admin {
+    base: String,
+    token: Option<String>,
+    client: Client,
+}
+
+/// What the API says is wrong (RFC 9457).
+#[derive(serde::Deserialize)]
+struct Problem {
+    title: String,
+    detail: String,
+}
+
+impl Admin {
+    /// `None` when nothing listens there. Something else that listens there is an error.
+    pub async fn of(config: &Config) -> anyhow::Result<Option<Self>> {
+        let client = Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .build()
+            .context("no HTTP client")?;
+        let mut address = config.admin.listen;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        let admin = Self {
+            base: format!("http://{address}"),
+            token: std::env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+            client,
+        };
+        match admin.request(Method::GET, "/version").send().await {
+            Ok(answer) if answer.status().is_success() => Ok(Some(admin)),
+            Ok(answer) => Err(Exit::unavailable(format!(
+                "{address} (`admin.listen`) answers, but not as hookbridge does: {}",
+                answer.status()
+            ))
+            .into()),
+            Err(error) if error.is_connect() => Ok(None),
+            Err(error) => {
+                let error = anyhow::Error::from(error.without_url());
+                Err(error.context(Exit::unavailable(format!(
+                    "the admin API at {address} does not answer"
+                ))))
+            }
+        }
+    }
+
+    /// The same, where it has to be running.
+    pub async fn running(config: &Config) -> anyhow::Result<Self> {
+        Self::of(config).await?.ok_or_else(|| {
+            let address = config.admin.listen;
+            let message = format!("no hookbridge is running on {address} (`admin.listen`)");
+            Exit::unavailable(message).into()
+        })
+    }
+
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<T> {
+        let mut url = url::Url::parse(&format!("{}{path}", self.base))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = self.with_token(self.client.get(url).timeout(ANSWER));
+        self.read(request).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.read(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.read(self.request(Method::DELETE, path)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}{path}", self.base);
+        self.with_token(self.client.request(method, url).timeout(ANSWER))
+    }
+
+    fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| anyhow::Error::from(error.without_url()))
+            .context(Exit::unavailable("the admin API does not answer"))?;
+        if !answer.status().is_success() {
+            return Err(refusal(answer).await);
+        }
+        let body = answer.bytes().await.map_err(reqwest::Error::without_url)?;
+        serde_json::from_slice(&body).context("the admin API's answer cannot be read")
+    }
+}
+
+async fn refusal(answer: Response) -> anyhow::Error {
+    let status = answer.status();
+    let body = answer.bytes().await.unwrap_or_default();
+    let said = match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) => format!("{}: {}", problem.title, problem.detail),
+        Err(_) => format!("the admin API answers {status}"),
+    };
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            anyhow::anyhow!("{said} (the token is taken from {TOKEN})")
+        }
+        StatusCode::SERVICE_UNAVAILABLE => Exit::unavailable(said).into(),
+        _ => anyhow::anyhow!(said),
+    }
+}
