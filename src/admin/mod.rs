@@ -11,6 +11,7 @@ mod events;
 mod health;
 mod jobs;
 mod ndjson;
+pub mod parked;
 mod problem;
 mod subscriptions;
 
@@ -83,12 +84,15 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
         .merge(jobs::reading())
+        .merge(parked::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
         .route("/v1/topics//events", post(events::no_topic))
         .route_layer(needs(Scope::Publish));
-    let replay = jobs::stopping().route_layer(needs(Scope::Replay));
+    let replay = jobs::stopping()
+        .merge(parked::ordering())
+        .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route(

@@ -14,6 +14,11 @@ pub fn dead(group: &str) -> String {
     format!("{group}.dead")
 }
 
+/// `<group>.due.orders`: what people want to become of parked deliveries.
+pub fn orders(group: &str) -> String {
+    format!("{group}.due.orders")
+}
+
 /// The group that reads tiers.
 pub fn tier_group(group: &str) -> String {
     format!("{group}.retry")

@@ -44,6 +44,9 @@ run_against!(
     a_claimed_letter_is_gone_when_settled,
     a_claimed_letter_is_back_when_dropped,
     a_tier_is_released,
+    an_order_brings_forward_what_is_of_one_subscription,
+    an_order_drops_what_is_of_one_subscription,
+    what_is_parked_is_listed_twenty_times_undisturbed,
     a_full_window_takes_no_more,
     hostile_content_is_taken_and_parked_as_it_is,
 );
