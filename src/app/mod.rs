@@ -142,6 +142,7 @@ impl App {
         let shutdown = Shutdown::default();
         let readiness = readiness::of(&brokers, &store);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
+        let operations = operations::of_pipeline(&config, brokers.clone(), pipeline.clone());
         let state = admin::State {
             version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),
@@ -152,8 +153,11 @@ impl App {
                 .filter(|_| embedded.len() == 1)
                 .cloned(),
             embedded,
-            subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
-            operations: operations::of_pipeline(&config, brokers.clone(), pipeline.clone()),
+            subscriptions: Arc::new(subscriptions::OfPipeline {
+                pipeline: pipeline.clone(),
+                operations: operations.clone(),
+            }),
+            operations,
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };

@@ -9,6 +9,7 @@ mod settings;
 
 mod dead;
 pub mod listen;
+mod parked;
 mod run;
 mod send;
 mod validate;
@@ -34,6 +35,8 @@ enum Command {
     Run(run::Args),
     /// Receive webhooks, check their signatures and print them.
     Listen(listen::Args),
+    /// Show what waits on the brokers, bring it forward, or drop it.
+    Parked(parked::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Check a config file and print every problem with its place.
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Dead(args) => run_small(dead::run(args)),
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
+        Command::Parked(args) => run_small(parked::run(args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Validate(args) => validate::run(&args),
     }
