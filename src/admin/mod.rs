@@ -12,6 +12,8 @@ mod health;
 mod jobs;
 mod ndjson;
 mod problem;
+mod replays;
+mod sources;
 mod subscriptions;
 
 use std::collections::BTreeMap;
@@ -83,12 +85,16 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
         .merge(jobs::reading())
+        .merge(replays::reading())
+        .merge(sources::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
         .route("/v1/topics//events", post(events::no_topic))
         .route_layer(needs(Scope::Publish));
-    let replay = jobs::stopping().route_layer(needs(Scope::Replay));
+    let replay = jobs::stopping()
+        .merge(replays::starting())
+        .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route(

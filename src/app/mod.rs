@@ -2,6 +2,7 @@
 //!
 //! The only place where settings of the config become settings of the stages ([`brokers`]).
 
+pub mod alone;
 mod brokers;
 mod failure;
 mod readiness;
@@ -152,7 +153,11 @@ impl App {
                 .cloned(),
             embedded,
             subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
-            operations: Operations::new(brokers.clone()),
+            operations: Operations::over(
+                brokers.clone(),
+                brokers::sources(&config),
+                Arc::new(subscriptions::OfPipeline(pipeline.clone())),
+            ),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };

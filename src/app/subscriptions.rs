@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tracing::error;
 
 use crate::admin::{Change, Listed, NotChanged, Subscriptions};
-use crate::pipeline::{Pipeline, State, SubscriptionStatus};
+use crate::operations::Receivers;
+use crate::pipeline::{Pipeline, Receiver, State, SubscriptionStatus};
 
 /// The pipeline, behind what the API needs of it.
 pub struct OfPipeline(pub Arc<Pipeline>);
@@ -33,6 +35,16 @@ impl Subscriptions for OfPipeline {
             .into_iter()
             .find(|subscription| &*subscription.name == name);
         now.map(listed).ok_or(NotChanged::Unknown)
+    }
+}
+
+impl Receivers for OfPipeline {
+    fn receiver(&self, name: &str) -> Option<Receiver> {
+        let found = self.0.receiver(name);
+        found.unwrap_or_else(|error| {
+            error!(subscription = name, %error, "a subscription in use does not compile");
+            None
+        })
     }
 }
 

@@ -5,6 +5,7 @@ mod exit;
 mod settings;
 
 pub mod listen;
+mod replay;
 mod run;
 mod send;
 mod validate;
@@ -28,6 +29,8 @@ enum Command {
     Run(run::Args),
     /// Receive webhooks, check their signatures and print them.
     Listen(listen::Args),
+    /// Send what a source made in a span of time again, to one subscription.
+    Replay(replay::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Check a config file and print every problem with its place.
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
+        Command::Replay(args) => run_small(replay::run(args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Validate(args) => validate::run(&args),
     }

@@ -5,6 +5,9 @@
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
 pub mod job;
+pub mod replay;
+pub mod sources;
+pub mod when;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +15,46 @@ use std::sync::Arc;
 pub use job::{Job, Jobs, Pace, Report, State};
 
 use crate::broker::Broker;
+use crate::pipeline::Receiver;
+use sources::Source;
 
 /// What the operations work on.
 pub struct Operations {
     /// By name in the config.
     pub brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
+    pub sources: BTreeMap<Arc<str>, Source>,
+    pub receivers: Arc<dyn Receivers>,
     pub jobs: Jobs,
 }
 
+/// Those who know the subscriptions as they are now.
+pub trait Receivers: Send + Sync + 'static {
+    /// The subscription of this name.
+    fn receiver(&self, name: &str) -> Option<Receiver>;
+}
+
+/// Nobody: for where there are no subscriptions.
+impl Receivers for () {
+    fn receiver(&self, _: &str) -> Option<Receiver> {
+        None
+    }
+}
+
 impl Operations {
+    /// Over these brokers alone, without sources and subscriptions.
     pub fn new(brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>) -> Arc<Self> {
+        Self::over(brokers, BTreeMap::new(), Arc::new(()))
+    }
+
+    pub fn over(
+        brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
+        sources: BTreeMap<Arc<str>, Source>,
+        receivers: Arc<dyn Receivers>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             brokers,
+            sources,
+            receivers,
             jobs: Jobs::default(),
         })
     }

@@ -48,22 +48,13 @@ impl Pipeline {
             .map(|target| {
                 let spec = &target.subscription.spec;
                 let endpoint = &target.subscription.endpoint;
-                let state = if !spec.enabled {
-                    State::Off
-                } else if self.is_disabled(&endpoint.name) {
-                    State::Disabled
-                } else if target.is_paused() {
-                    State::Paused
-                } else {
-                    State::Active
-                };
                 SubscriptionStatus {
                     name: spec.name.clone(),
                     uid: target.subscription.uid.clone(),
                     endpoint: endpoint.name.clone(),
                     url: endpoint.shown(),
                     topics: spec.topics.clone(),
-                    state,
+                    state: self.state_of(target),
                 }
             })
             .collect();
@@ -147,7 +138,7 @@ impl Pipeline {
         })
     }
 
-    fn is_disabled(&self, endpoint: &str) -> bool {
+    pub(super) fn is_disabled(&self, endpoint: &str) -> bool {
         match self.lanes.get(endpoint) {
             Some(lane) => lane.is_disabled(),
             None => self.endpoint_standing(endpoint).disabled.is_some(),

@@ -27,6 +27,13 @@ pub struct Parked {
     bytes: AtomicU64,
 }
 
+impl Parked {
+    /// Whether it is more than this.
+    pub fn exceeds(&self, count: u64, bytes: u64) -> bool {
+        self.count.load(Ordering::Relaxed) > count || self.bytes.load(Ordering::Relaxed) > bytes
+    }
+}
+
 impl AsRef<Subscription> for Target {
     fn as_ref(&self) -> &Subscription {
         &self.subscription
@@ -70,6 +77,11 @@ impl Target {
             .lane
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::downgrade(lane);
+    }
+
+    /// What waits for it.
+    pub fn parked(&self) -> Arc<Parked> {
+        self.parked.clone()
     }
 
     /// Counts a parked delivery; `false` when `max_parked` is reached, and then nothing is counted.

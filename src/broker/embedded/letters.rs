@@ -143,7 +143,8 @@ pub async fn claim(
     }))
 }
 
-async fn reading<T: Send + 'static>(
+/// Reads the file beside everything else that goes on.
+pub async fn reading<T: Send + 'static>(
     shared: Arc<Shared>,
     read: impl FnOnce(&Shared, &redb::Database) -> Result<T, redb::Error> + Send + 'static,
 ) -> Result<T, Declined> {

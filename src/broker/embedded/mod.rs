@@ -11,6 +11,7 @@ mod clock;
 #[cfg(test)]
 mod faults;
 mod file;
+mod history;
 mod lane;
 mod letters;
 mod record;
@@ -34,7 +35,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
-use super::{Broker, Claim, Health, Intakes, Letter, Naming, Publication, Refused, Taken, Wait};
+use super::{
+    Broker, Claim, Health, History, Intakes, Letter, Naming, NotPossible, Publication, Reach,
+    Refused, Span, Taken, Wait,
+};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};
 use crate::meters::SourceMeters;
@@ -58,7 +62,7 @@ pub struct Settings {
     /// Publishing is refused beyond this many bytes of records. The file is larger, up to about
     /// twice that. Parked deliveries and dead letters count, but are never refused.
     pub max_bytes: u64,
-    /// How long events stay after they are settled.
+    /// How long events stay, counted from when they were published, after they are settled.
     pub retention: Duration,
     pub sources: Vec<SourceSettings>,
 }
@@ -487,6 +491,14 @@ impl Broker for Embedded {
         published
             .map(drop)
             .map_err(|declined| self.refused(declined))
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {

@@ -265,7 +265,7 @@ impl Writer {
         if self.swept_at.elapsed() < SWEEP_EVERY {
             return Ok(None);
         }
-        let retention_ms = self.shared.retention.as_millis() as u64;
+        let retention_ms = self.shared.retention_ms();
         let before_ms = super::clock::wall_ms().saturating_sub(retention_ms);
         let published = db.begin_read()?.open_table(tables::PUBLISHED)?;
         let oldest = published.first()?.map(|(key, _)| key.value().0);
@@ -491,7 +491,7 @@ impl<'t> Change<'t> {
         if self.shared.retention.is_zero() {
             return Ok(true);
         }
-        let retention_ms = self.shared.retention.as_millis() as u64;
+        let retention_ms = self.shared.retention_ms();
         let record = self.events.get(sequence)?;
         let at_ms = record.and_then(|record| Stored::accepted_ms(record.value()));
         Ok(at_ms.is_none_or(|at| at.saturating_add(retention_ms) <= super::clock::wall_ms()))

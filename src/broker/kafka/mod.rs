@@ -6,7 +6,8 @@
 //! commit, and `member` commits it. The way of a parked delivery: `park` produces it to the tier
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
 //! over or passes it on to the next tier. `letters` lists and claims dead letters; `topics` makes
-//! what is ours on the cluster; `watch` says whether the cluster answers.
+//! what is ours on the cluster; `history` reads the past of a source, with the same `reading` of a
+//! record as `source`; `watch` says whether the cluster answers.
 //!
 //! Nothing here waits inside a callback of the client library, and no offset is committed that
 //! passes an unsettled event.
@@ -15,12 +16,14 @@ mod client;
 mod clock;
 mod due;
 mod headers;
+mod history;
 mod letters;
 mod member;
 mod names;
 mod partition;
 mod probe;
 mod produce;
+mod reading;
 mod source;
 mod start;
 mod status;
@@ -48,7 +51,10 @@ pub use start::Start;
 
 use super::envelope::{Dialect, Envelope};
 use super::tiers::Tiers;
-use super::{Broker, Claim, Health, Intakes, Letter, Publication, Refused, Wait};
+use super::{
+    Broker, Claim, Health, History, Intakes, Letter, NotPossible, Publication, Reach, Refused,
+    Span, Wait,
+};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
@@ -158,6 +164,11 @@ impl Kafka {
         let sources: Vec<_> = sources.into_iter().collect();
         let Settings { group, tiers, .. } = &self.settings;
         topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
+        self.cluster_id().await
+    }
+
+    /// The cluster's id, asked for once.
+    async fn cluster_id(&self) -> anyhow::Result<Arc<str>> {
         if let Some(cluster) = self.cluster.get() {
             return Ok(cluster.clone());
         }
@@ -469,6 +480,14 @@ impl Broker for Kafka {
             ..Record::default()
         };
         self.producer.send(record).await.map(|_| ())
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {
