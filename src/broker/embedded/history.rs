@@ -262,3 +262,222 @@ fn shown(retention_ms: u64) -> String {
     }
     format!("{retention_ms}ms")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::{mpsc, watch};
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::{Settings, SourceSettings};
+    use super::*;
+    use crate::broker::{
+        Broker as _, Budget, Intake, Intakes, Naming, Publication, Receipt, Received, Settlement,
+        Window,
+    };
+    use crate::meters::Meters;
+
+    struct Fixture {
+        broker: Arc<Embedded>,
+        taken: mpsc::Receiver<Received>,
+        _pause: watch::Sender<bool>,
+        _folder: tempfile::TempDir,
+    }
+
+    fn start(retention: Duration) -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let naming = Naming {
+            source: "all".into(),
+            topic: None,
+            id: None,
+        };
+        let settings = Settings {
+            name: "here".into(),
+            group: "hookbridge".into(),
+            path: folder.path().join("embedded-here.redb"),
+            max_bytes: 1 << 20,
+            retention,
+            sources: vec![SourceSettings {
+                name: "all".into(),
+                topics: vec!["#".parse().unwrap()],
+                naming,
+                meters: Meters::new().of_source("all"),
+            }],
+        };
+        let broker = Embedded::open(settings).unwrap();
+        let (pause, paused) = watch::channel(false);
+        let intake = || Intake::new(Window::new(64), Budget::new(1 << 20), paused.clone());
+        let ((source, taken), (retries, _), (holds, _)) = (intake(), intake(), intake());
+        let intakes = Intakes {
+            sources: [("all".into(), source)].into(),
+            retries,
+            holds,
+        };
+        let never = CancellationToken::new();
+        tokio::spawn(broker.clone().run(intakes, never.clone(), never));
+        Fixture {
+            broker,
+            taken,
+            _pause: pause,
+            _folder: folder,
+        }
+    }
+
+    impl Fixture {
+        async fn publish(&self, ids: impl Iterator<Item = String>) {
+            let publication = |id| Publication {
+                topic: "t".into(),
+                id: Some(id),
+                body: Bytes::from(vec![b'x'; 1_000]),
+                ..Publication::default()
+            };
+            let all = ids.map(publication).collect();
+            self.broker.publish_all(all).await.unwrap();
+        }
+
+        async fn take(&mut self) -> (Arc<Event>, Receipt) {
+            let next = timeout(Duration::from_secs(10), self.taken.recv()).await;
+            match next.unwrap().unwrap() {
+                Received::Event(event, receipt) => (event, receipt),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Publishes so many events and settles them.
+        async fn settled(&mut self, count: usize) -> Vec<Arc<Event>> {
+            self.publish((0..count).map(|number| format!("e{number}")))
+                .await;
+            let mut events = Vec::new();
+            for _ in 0..count {
+                let (event, receipt) = self.take().await;
+                receipt.settle(Settlement::Ack);
+                events.push(event);
+            }
+            events
+        }
+
+        /// Publishes an event and takes it, without an answer.
+        async fn taken(&mut self, id: &str) -> (Arc<Event>, Receipt) {
+            self.publish([id.to_owned()].into_iter()).await;
+            self.take().await
+        }
+
+        async fn past(&self, span: Span) -> Result<Vec<Arc<Event>>, NotPossible> {
+            let mut past = self.broker.history("all", span).await?;
+            let mut events = Vec::new();
+            while let Some(event) = past.next().await? {
+                events.push(event);
+            }
+            Ok(events)
+        }
+
+        /// Number and bytes of the records in the file.
+        fn kept(&self) -> (usize, u64) {
+            let db = self.broker.shared.file.get().unwrap();
+            let events = db.begin_read().unwrap().open_table(tables::EVENTS).unwrap();
+            let bytes = tables::counts(&db).unwrap().bytes;
+            (events.iter().unwrap().count(), bytes)
+        }
+
+        async fn until_kept(&self, count: usize) {
+            let emptied = timeout(Duration::from_secs(10), async {
+                while self.kept().0 != count {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            emptied.await.expect("the sweep removes them");
+        }
+    }
+
+    fn everything() -> Span {
+        Span {
+            since: Timestamp::UNIX_EPOCH,
+            until: Timestamp::now() + Duration::from_secs(60),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_past_is_what_was_taken_and_taking_it_again_settles_nothing() {
+        let mut fixture = start(Duration::from_secs(3_600));
+        let events = fixture.settled(300).await;
+        let (waiting, receipt) = fixture.taken("waiting").await;
+        let mut all = fixture.past(everything()).await.unwrap();
+        assert_eq!(all.pop(), Some(waiting));
+        assert_eq!(all, events);
+        let more = timeout(Duration::from_millis(200), fixture.taken.recv()).await;
+        assert!(
+            more.is_err(),
+            "what is settled is not taken again: {more:?}"
+        );
+        drop(receipt);
+        let again = timeout(Duration::from_secs(10), fixture.taken.recv()).await;
+        assert!(again.is_ok(), "what is not settled still is");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_comes_after_the_beginning_is_not_part_of_it() {
+        let mut fixture = start(Duration::from_secs(3_600));
+        fixture.settled(3).await;
+        let mut past = fixture.broker.history("all", everything()).await.unwrap();
+        fixture.settled(3).await;
+        let mut count = 0;
+        while past.next().await.unwrap().is_some() {
+            count += 1;
+        }
+        assert_eq!((count, past.total()), (3, 3));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn settled_events_stay_for_the_retention_and_count_until_they_go() {
+        let retention = Duration::from_millis(1_500);
+        let mut fixture = start(retention);
+        let began = std::time::Instant::now();
+        let (_, waiting) = fixture.taken("waiting").await;
+        fixture.settled(20).await;
+        fixture.broker.ask(super::super::Work::Flush).await.unwrap();
+        let (count, bytes) = fixture.kept();
+        if began.elapsed() < retention {
+            assert_eq!(count, 21);
+            assert!(bytes > 21_000, "{bytes}");
+        }
+        // Three at a time, once they are old enough, and never one that is still wanted.
+        fixture.until_kept(1).await;
+        assert!(began.elapsed() >= retention);
+        assert!(fixture.kept().1 < 2_000);
+        assert_eq!(
+            fixture.past(everything()).await.unwrap_err().to_string(),
+            "source `all` has no events in this range; it has none at all"
+        );
+        waiting.settle(Settlement::Ack);
+        fixture.until_kept(0).await;
+        assert_eq!(fixture.kept().1, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_span_with_nothing_says_what_there_is() {
+        let mut fixture = start(Duration::from_secs(3_600));
+        let first = fixture.settled(1).await.remove(0).published_at.unwrap();
+        let before = Span {
+            since: first - Duration::from_secs(60),
+            until: first - Duration::from_secs(30),
+        };
+        let refused = fixture.past(before).await.unwrap_err();
+        assert!(matches!(refused, NotPossible::TooOld { oldest, .. } if oldest == first));
+        let after = Span {
+            since: first + Duration::from_millis(1),
+            until: first + Duration::from_secs(30),
+        };
+        let refused = fixture.past(after).await.unwrap_err();
+        assert!(matches!(refused, NotPossible::Nothing { .. }));
+        let exactly = Span {
+            since: first,
+            until: first + Duration::from_millis(1),
+        };
+        assert_eq!(fixture.past(exactly).await.unwrap().len(), 1);
+        let none = start(Duration::ZERO);
+        let refused = none.past(everything()).await.unwrap_err();
+        insta::assert_snapshot!(refused, @"broker `here` keeps no event after it was settled, because its `retention` is 0s: with `embedded: { retention: 1d }` it does, from then on");
+    }
+}

@@ -25,8 +25,9 @@ pub const GROUP: usize = 1_024;
 /// Answers per transaction.
 const ANSWERS: usize = 8_192;
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-const SWEEP_AT_ONCE: usize = 10_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+/// Events removed in one transaction, so that nobody waits long for it.
+const SWEEP_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
 /// A wall clock that moved by less is not worth a transaction.
 const DRIFT_NOTED_MS: u64 = 500;
 

@@ -44,8 +44,9 @@ type Place = (Arc<str>, i32);
 /// What one partition has of the span.
 #[derive(Debug)]
 struct Stretch {
-    /// The first offset that is there at all.
+    /// What is there at all, of whatever time.
     low: i64,
+    high: i64,
     from: i64,
     /// Not read any more.
     end: i64,
@@ -110,7 +111,7 @@ pub async fn open(
         if empty || stretches.values().any(gone) {
             oldest = oldest_of(
                 &reader,
-                stretches.iter().map(|(place, s)| (place, s.low, s.end)),
+                stretches.iter().map(|(place, s)| (place, s.low, s.high)),
             )?;
         }
         Ok((Client(Some(reader)), stretches, oldest))
@@ -233,6 +234,7 @@ fn stretches(
         let (from, end) = (at(&since), at(&slack));
         let stretch = Stretch {
             low,
+            high,
             from,
             end,
             count: (at(&until) - from).max(0).cast_unsigned(),
