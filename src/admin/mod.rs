@@ -14,6 +14,8 @@ mod jobs;
 mod ndjson;
 pub mod parked;
 mod problem;
+mod replays;
+mod sources;
 mod subscriptions;
 
 use std::collections::BTreeMap;
@@ -87,6 +89,8 @@ fn router(state: State, on_loopback: bool) -> Router {
         .merge(dead_letters::reading())
         .merge(jobs::reading())
         .merge(parked::reading())
+        .merge(replays::reading())
+        .merge(sources::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
@@ -95,6 +99,7 @@ fn router(state: State, on_loopback: bool) -> Router {
     let replay = jobs::stopping()
         .merge(dead_letters::replaying())
         .merge(parked::ordering())
+        .merge(replays::starting())
         .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))

@@ -14,6 +14,7 @@ use crate::broker::rabbitmq::{self, RabbitMq};
 use crate::broker::{Broker, Naming};
 use crate::config::{self, BrokerKind, Config, Instance};
 use crate::meters::Meters;
+use crate::operations::sources::Source;
 use crate::pipeline::{BrokerPlan, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
@@ -71,6 +72,23 @@ pub fn build(
     Ok(built)
 }
 
+/// A broker with its sources, of which nothing is taken unless it is run.
+pub fn alone(config: &Config, broker: &Arc<str>) -> Result<Arc<dyn Broker>, Failure> {
+    let settings = config.brokers.get(broker);
+    let settings = settings
+        .with_context(|| format!("no broker `{broker}` in the config"))
+        .map_err(Failure::Config)?;
+    let mut embedded = BTreeMap::new();
+    build_one(
+        config,
+        broker,
+        settings,
+        None,
+        &Meters::new(),
+        &mut embedded,
+    )
+}
+
 /// A broker for publishing alone (`hookbridge send`): nothing is taken from it or declared on it.
 pub fn publisher(config: &Config, broker: &str) -> anyhow::Result<Arc<dyn Broker>> {
     if !config.brokers.contains_key(broker) {
@@ -94,6 +112,26 @@ pub fn without_sources(config: &Config, name: &Arc<str>) -> Result<Arc<dyn Broke
         &Meters::new(),
         &mut BTreeMap::new(),
     )
+}
+
+/// The sources, as they are shown and replayed.
+pub fn sources(config: &Config) -> BTreeMap<Arc<str>, Source> {
+    let of = |source: &config::Source| {
+        let broker = config.brokers.get(&source.broker)?;
+        let keeper = broker.retries_on.as_ref().unwrap_or(&source.broker);
+        Some(Source {
+            broker: source.broker.clone(),
+            keeper: keeper.clone(),
+            kind: match broker.kind {
+                BrokerKind::RabbitMq(_) => "rabbitmq",
+                BrokerKind::Kafka(_) => "kafka",
+                BrokerKind::Embedded(_) => "embedded",
+            },
+        })
+    };
+    let all = config.sources.iter();
+    all.filter_map(|(name, source)| Some((name.clone(), of(source)?)))
+        .collect()
 }
 
 fn build_one(

@@ -30,7 +30,7 @@ use crate::subscription::Subscription;
 
 pub use brokers::publisher;
 pub use failure::Failure;
-pub use operations::operations;
+pub use operations::{on_source, operations};
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ mod settings;
 mod dead;
 pub mod listen;
 mod parked;
+mod replay;
 mod run;
 mod send;
 mod validate;
@@ -37,6 +38,8 @@ enum Command {
     Listen(listen::Args),
     /// Show what waits on the brokers, bring it forward, or drop it.
     Parked(parked::Args),
+    /// Send what a source made in a span of time again, to one subscription.
+    Replay(replay::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Check a config file and print every problem with its place.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Parked(args) => run_small(parked::run(args)),
+        Command::Replay(args) => run_small(replay::run(args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Validate(args) => validate::run(&args),
     }

@@ -15,6 +15,7 @@ mod door;
 mod intake;
 mod keeper;
 mod lanes;
+mod receiver;
 mod resolve;
 mod standing;
 mod target;
@@ -41,6 +42,7 @@ use self::lanes::Lanes;
 use self::target::{Parked, Target};
 use self::ticket::Ticket;
 
+pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
 
 /// A delivery on its way, with the right to settle it.

@@ -38,6 +38,8 @@ mod rabbitmq_connect;
 mod rabbitmq_park;
 mod rabbitmq_support;
 mod rabbitmq_take;
+mod replay_history;
+mod replay_time;
 mod run_process;
 mod run_rate;
 mod store_basics;

@@ -7,8 +7,9 @@
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
 //! over or passes it on to the next tier. `orders` tells every instance what people want to become of
 //! parked deliveries, `ahead` finds those that are far behind in a backlog, `parked` counts them.
-//! `letters` goes through dead letters; `topics` makes
-//! what is ours on the cluster; `watch` says whether the cluster answers.
+//! `letters` goes through dead letters; `topics` makes what is ours on the cluster; `history` reads the
+//! past of a source, with the same `reading` of a record as `source`; `watch` says whether the cluster
+//! answers.
 //!
 //! Nothing here waits inside a callback of the client library, and no offset is committed that
 //! passes an unsettled event.
@@ -18,6 +19,7 @@ mod client;
 mod clock;
 mod due;
 mod headers;
+mod history;
 mod letters;
 mod member;
 mod names;
@@ -26,6 +28,7 @@ mod parked;
 mod partition;
 mod probe;
 mod produce;
+mod reading;
 mod source;
 mod start;
 mod status;
@@ -54,7 +57,10 @@ pub use start::Start;
 use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
-use super::{Broker, Health, Intakes, Letters, NotOpened, Publication, Purpose, Refused, Wait};
+use super::{
+    Broker, Health, History, Intakes, Letters, NotOpened, NotPossible, Publication, Purpose, Reach,
+    Refused, Span, Wait,
+};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
@@ -152,6 +158,11 @@ impl Kafka {
         let sources: Vec<_> = sources.into_iter().collect();
         let Settings { group, tiers, .. } = &self.settings;
         topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
+        self.cluster_id().await
+    }
+
+    /// The cluster's id, asked for once.
+    async fn cluster_id(&self) -> anyhow::Result<Arc<str>> {
         if let Some(cluster) = self.cluster.get() {
             return Ok(cluster.clone());
         }
@@ -437,6 +448,14 @@ impl Broker for Kafka {
             ..Record::default()
         };
         self.producer.send(record).await.map(|_| ())
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {

@@ -29,6 +29,11 @@ pub fn tier_group(group: &str) -> String {
     format!("{group}.retry")
 }
 
+/// The group that the past is read under; it never has members or offsets.
+pub fn history_group(group: &str) -> String {
+    format!("{group}.history")
+}
+
 /// All tiers of `group` that there are, as the client library's own (POSIX) regular expression.
 pub fn every_tier(group: &str) -> String {
     format!(

@@ -42,7 +42,8 @@ use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
 use super::{
-    Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication, Purpose,
+    Reach, Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
@@ -228,6 +229,27 @@ impl RabbitMq {
     }
 }
 
+impl RabbitMq {
+    /// Why there is no history of a queue, and what there is instead.
+    fn forgotten(&self, source: &str) -> NotPossible {
+        let found = self.settings.sources.iter().find(|s| &*s.name == source);
+        let Some(settings) = found else {
+            return NotPossible::UnknownSource {
+                broker: self.settings.name.clone(),
+                name: source.into(),
+            };
+        };
+        let queue = &settings.queue;
+        let why = format!(
+            "source `{source}` is the RabbitMQ queue `{queue}`, and a queue forgets an event as soon as it is acknowledged: \
+             there is nothing to replay. What was given up is among the dead letters \
+             (`hookbridge dead list --subscription NAME`, `hookbridge dead retry`). To replay time, keep the events where \
+             they stay: have the services publish to Kafka, or bind a RabbitMQ stream beside the queue, and send again from there"
+        );
+        NotPossible::Forgotten { why }
+    }
+}
+
 #[async_trait]
 impl Broker for RabbitMq {
     fn name(&self) -> &Arc<str> {
@@ -320,6 +342,14 @@ impl Broker for RabbitMq {
             .publish(&target, &publication.body, properties)
             .await
             .map_err(|unkept| self.publisher.refused(unkept, &target))
+    }
+
+    async fn history(&self, source: &str, _: Span) -> Result<Box<dyn History>, NotPossible> {
+        Err(self.forgotten(source))
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        Err(self.forgotten(source))
     }
 
     fn health(&self) -> Health {
