@@ -4,6 +4,7 @@
 
 mod brokers;
 mod failure;
+mod journal;
 mod readiness;
 mod subscriptions;
 
@@ -21,8 +22,9 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::deliver::{AddressPolicy, Courier};
+use crate::journal::Journal;
 use crate::meters::Meters;
-use crate::operations::Operations;
+use crate::operations::{Operations, Traces};
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -30,6 +32,7 @@ use crate::subscription::Subscription;
 
 pub use brokers::publisher;
 pub use failure::Failure;
+pub use journal::traces;
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
@@ -53,6 +56,7 @@ pub async fn run(config: Config, from: From) -> Result<(), Failure> {
 struct App {
     store: Arc<Store>,
     meters: Arc<Meters>,
+    journal: Journal,
     pipeline: Arc<Pipeline>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
@@ -97,6 +101,7 @@ impl App {
             brokers,
             embedded,
         } = brokers::build(config, instance, &meters)?;
+        let journal = journal::start(config, &store, &meters, &brokers);
         let policy = AddressPolicy {
             allow_http: config.delivery.allow_http,
             allow_networks: config.delivery.allow_networks.clone(),
@@ -107,6 +112,7 @@ impl App {
             courier,
             store.clone(),
             meters.clone(),
+            journal.clone(),
             config.limits.in_flight_bytes,
         );
         pipeline
@@ -115,6 +121,7 @@ impl App {
         Ok(Self {
             store,
             meters,
+            journal,
             pipeline,
             feedings,
             brokers,
@@ -132,6 +139,7 @@ impl App {
         let Self {
             store,
             meters,
+            journal,
             pipeline,
             feedings,
             brokers,
@@ -153,6 +161,12 @@ impl App {
             embedded,
             subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
             operations: Operations::new(brokers.clone()),
+            traces: Arc::new(Traces {
+                journal: journal.clone(),
+                keepers: journal::keepers(&config, &brokers),
+                pipeline: Some(pipeline.clone()),
+                notes: Vec::new(),
+            }),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };
@@ -218,6 +232,7 @@ impl App {
         for task in loops {
             task.abort();
         }
+        journal::close(journal).await;
         admin_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         if store.failure().is_some() {
@@ -282,6 +297,9 @@ async fn reload(
     }
     if new.limits != config.limits || new.admin != config.admin || new.delivery != config.delivery {
         warn!("limits, admin or delivery settings have changed: restart to use them");
+    }
+    if new.attempts != config.attempts {
+        warn!("the settings of attempts have changed: restart to use them");
     }
     *config = Config {
         endpoints: new.endpoints,

@@ -4,9 +4,11 @@ mod admin;
 mod exit;
 mod settings;
 
+mod attempts;
 pub mod listen;
 mod run;
 mod send;
+mod trace;
 mod validate;
 
 use std::process::ExitCode;
@@ -24,12 +26,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
+    /// List what was attempted, the newest first.
+    Attempts(attempts::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
     Run(run::Args),
     /// Receive webhooks, check their signatures and print them.
     Listen(listen::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
+    /// Show what became of an event: attempts, and where each delivery is now.
+    Trace(trace::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
 }
@@ -48,9 +54,11 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Attempts(args) => run_small(attempts::run(args)),
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Send(args) => run_small(run::send(args)),
+        Command::Trace(args) => run_small(trace::run(args)),
         Command::Validate(args) => validate::run(&args),
     }
 }

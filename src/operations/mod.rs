@@ -4,12 +4,17 @@
 //! replayed. The admin API and the command line call the same functions, so that they cannot
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
+mod audit;
 pub mod job;
+mod letters;
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use audit::Audit;
 pub use job::{Job, Jobs, Pace, Report, State};
+pub use trace::{Keeper, Traces};
 
 use crate::broker::Broker;
 

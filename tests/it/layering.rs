@@ -19,7 +19,9 @@ const ORDER: [&[&str]; 8] = [
 const ASSEMBLY: &[&str] = &["config", "app", "shutdown", "telemetry"];
 /// Nouns may know each other.
 const NOUNS: &[&str] = &["attempt", "delivery", "event", "outgoing", "subscription"];
-const STAGES: &[&str] = &["broker", "deliver", "render", "route", "store", "verdict"];
+const STAGES: &[&str] = &[
+    "broker", "deliver", "journal", "render", "route", "store", "verdict",
+];
 
 /// Libraries that only some files may name, so that they can be exchanged there.
 const CONFINED: [(&str, &[&str]); 7] = [
@@ -29,7 +31,7 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("sled", &["store"]),
     ("lapin", &["broker/rabbitmq"]),
     ("rdkafka", &["broker/kafka"]),
-    ("redb", &["broker/embedded"]),
+    ("redb", &["broker/embedded", "journal"]),
 ];
 
 #[test]
