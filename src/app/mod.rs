@@ -5,6 +5,7 @@
 mod brokers;
 mod failure;
 mod journal;
+mod operations;
 mod readiness;
 mod subscriptions;
 
@@ -24,7 +25,7 @@ use crate::config::{self, Config};
 use crate::deliver::{AddressPolicy, Courier};
 use crate::journal::Journal;
 use crate::meters::Meters;
-use crate::operations::{Operations, Traces};
+use crate::operations::Traces;
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -33,6 +34,7 @@ use crate::subscription::Subscription;
 pub use brokers::publisher;
 pub use failure::Failure;
 pub use journal::traces;
+pub use operations::operations;
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
@@ -160,13 +162,13 @@ impl App {
                 .cloned(),
             embedded,
             subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
-            operations: Operations::new(brokers.clone()),
             traces: Arc::new(Traces {
                 journal: journal.clone(),
                 keepers: journal::keepers(&config, &brokers),
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
             }),
+            operations: operations::of_pipeline(&config, brokers.clone(), pipeline.clone()),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };

@@ -1,10 +1,14 @@
-//! The command line: one file per command, and what they share (`admin`, `exit`, `settings`).
+//! The command line: one file per command, and what they share (`admin`,
+//! `desk`, `exit`, `progress`, `settings`).
 
 mod admin;
+mod desk;
 mod exit;
+mod progress;
 mod settings;
 
 mod attempts;
+mod dead;
 pub mod listen;
 mod run;
 mod send;
@@ -28,6 +32,8 @@ struct Cli {
 enum Command {
     /// List what was attempted, the newest first.
     Attempts(attempts::Args),
+    /// List, show, retry, drop and export dead letters.
+    Dead(dead::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
     Run(run::Args),
     /// Receive webhooks, check their signatures and print them.
@@ -55,6 +61,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Attempts(args) => run_small(attempts::run(args)),
+        Command::Dead(args) => run_small(dead::run(args)),
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Send(args) => run_small(run::send(args)),

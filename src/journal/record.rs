@@ -232,6 +232,7 @@ fn of_delivery(buffer: &mut Vec<u8>, delivery: &Delivery) {
         uid,
         id,
         generation,
+        replay_of: _,
         progress: _,
     } = delivery;
     common(
