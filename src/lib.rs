@@ -18,6 +18,7 @@ pub mod meters;
 // stages
 pub mod broker;
 pub mod deliver;
+pub mod journal;
 pub mod render;
 pub mod route;
 pub mod store;

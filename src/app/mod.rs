@@ -4,6 +4,7 @@
 
 mod brokers;
 mod failure;
+mod journal;
 mod operations;
 mod readiness;
 mod subscriptions;
@@ -22,7 +23,9 @@ use crate::admin;
 use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::deliver::{AddressPolicy, Courier};
+use crate::journal::Journal;
 use crate::meters::Meters;
+use crate::operations::Traces;
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -30,6 +33,7 @@ use crate::subscription::Subscription;
 
 pub use brokers::publisher;
 pub use failure::Failure;
+pub use journal::traces;
 pub use operations::{on_source, operations};
 
 /// How long subscriptions may take to be written to disk.
@@ -54,6 +58,7 @@ pub async fn run(config: Config, from: From) -> Result<(), Failure> {
 struct App {
     store: Arc<Store>,
     meters: Arc<Meters>,
+    journal: Journal,
     pipeline: Arc<Pipeline>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
@@ -98,6 +103,7 @@ impl App {
             brokers,
             embedded,
         } = brokers::build(config, instance, &meters)?;
+        let journal = journal::start(config, &store, &meters, &brokers);
         let policy = AddressPolicy {
             allow_http: config.delivery.allow_http,
             allow_networks: config.delivery.allow_networks.clone(),
@@ -108,6 +114,7 @@ impl App {
             courier,
             store.clone(),
             meters.clone(),
+            journal.clone(),
             config.limits.in_flight_bytes,
         );
         pipeline
@@ -116,6 +123,7 @@ impl App {
         Ok(Self {
             store,
             meters,
+            journal,
             pipeline,
             feedings,
             brokers,
@@ -133,6 +141,7 @@ impl App {
         let Self {
             store,
             meters,
+            journal,
             pipeline,
             feedings,
             brokers,
@@ -156,6 +165,12 @@ impl App {
             subscriptions: Arc::new(subscriptions::OfPipeline {
                 pipeline: pipeline.clone(),
                 operations: operations.clone(),
+            }),
+            traces: Arc::new(Traces {
+                journal: journal.clone(),
+                keepers: journal::keepers(&config, &brokers),
+                pipeline: Some(pipeline.clone()),
+                notes: Vec::new(),
             }),
             operations,
             tokens: brokers::tokens(&config).into(),
@@ -223,6 +238,7 @@ impl App {
         for task in loops {
             task.abort();
         }
+        journal::close(journal).await;
         admin_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         if store.failure().is_some() {
@@ -287,6 +303,9 @@ async fn reload(
     }
     if new.limits != config.limits || new.admin != config.admin || new.delivery != config.delivery {
         warn!("limits, admin or delivery settings have changed: restart to use them");
+    }
+    if new.attempts != config.attempts {
+        warn!("the settings of attempts have changed: restart to use them");
     }
     *config = Config {
         endpoints: new.endpoints,

@@ -7,12 +7,14 @@ mod exit;
 mod progress;
 mod settings;
 
+mod attempts;
 mod dead;
 pub mod listen;
 mod parked;
 mod replay;
 mod run;
 mod send;
+mod trace;
 mod validate;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
+    /// List what was attempted, the newest first.
+    Attempts(attempts::Args),
     /// List, show, retry, drop and export dead letters.
     Dead(dead::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
@@ -42,6 +46,8 @@ enum Command {
     Replay(replay::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
+    /// Show what became of an event: attempts, and where each delivery is now.
+    Trace(trace::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
 }
@@ -60,12 +66,14 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Attempts(args) => run_small(attempts::run(args)),
         Command::Dead(args) => run_small(dead::run(args)),
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Parked(args) => run_small(parked::run(args)),
         Command::Replay(args) => run_small(replay::run(args)),
         Command::Send(args) => run_small(run::send(args)),
+        Command::Trace(args) => run_small(trace::run(args)),
         Command::Validate(args) => validate::run(&args),
     }
 }

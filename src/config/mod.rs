@@ -20,6 +20,7 @@ mod values;
 
 // values to settings, section by section
 mod address;
+mod attempts;
 mod brokers;
 mod endpoints;
 mod general;
@@ -63,6 +64,8 @@ pub struct Config {
     pub admin: Admin,
     pub delivery: DeliverySettings,
     pub limits: Limits,
+    /// `None`: attempts are not kept.
+    pub attempts: Option<Attempts>,
     pub brokers: BTreeMap<Arc<str>, Broker>,
     pub sources: BTreeMap<Arc<str>, Source>,
     /// Every endpoint by its name: the shared ones, and those written inside a subscription under
@@ -135,6 +138,27 @@ impl Default for Limits {
             workers: 1,
         }
     }
+}
+
+/// The journal of attempts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempts {
+    /// Default 7 d.
+    pub keep: Duration,
+    /// Default 1 GiB.
+    pub max_bytes: u64,
+    /// Requests are kept too.
+    pub bodies: bool,
+    pub publish: Option<Publish>,
+}
+
+/// Where records of attempts are published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    pub broker: Arc<str>,
+    /// Empty: the default one, or none.
+    pub exchange: String,
+    pub topic: String,
 }
 
 /// One broker: what is common, and its kind.

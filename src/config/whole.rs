@@ -11,7 +11,7 @@ use super::reader::{self, Found, Map, Notes};
 use super::subscriptions::Known;
 use super::substitute::{self, Env};
 use super::{
-    Config, DeliverySettings, Problem, Problems, brokers, endpoints, general, keys, sources,
+    Config, DeliverySettings, Problem, Problems, attempts, brokers, endpoints, general, keys, sources,
     subscriptions,
 };
 
@@ -98,6 +98,9 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     let limits = section(&top, "limits", &keys::LIMITS, general::limits);
 
     let brokers = top.need("brokers").map(brokers::all).unwrap_or_default();
+    let attempts = section(&top, "attempts", &keys::ATTEMPTS, |map| {
+        attempts::read(map, &brokers)
+    });
     let external = brokers
         .iter()
         .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
@@ -151,6 +154,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         admin: admin??,
         delivery: delivery?,
         limits: limits?,
+        attempts: attempts?,
         brokers: brokers::finish(brokers),
         sources: sources::finish(sources),
         endpoints: all,

@@ -4,17 +4,22 @@
 //! replayed. The admin API and the command line call the same functions, so that they cannot
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
+mod audit;
 pub mod dead;
 pub mod job;
+mod letters;
 pub mod parked;
 pub mod replay;
 pub mod sources;
+pub mod trace;
 pub mod when;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use audit::Audit;
 pub use job::{Job, Jobs, Pace, Report, State};
+pub use trace::{Keeper, Traces};
 
 use crate::broker::Broker;
 use crate::delivery::Delivery;

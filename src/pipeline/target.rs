@@ -12,6 +12,8 @@ use crate::subscription::Subscription;
 pub struct Target {
     pub subscription: Subscription,
     pub signer: Signer,
+    /// Scheme, host and port of the endpoint.
+    pub endpoint_shown: String,
     pub meters: SubscriptionMeters,
     /// Matched and held.
     pub paused: AtomicBool,
@@ -51,6 +53,7 @@ impl Target {
         let signer = Signer::new(endpoint.signature, &endpoint.secrets)?;
         let meters = meters.of_subscription(&subscription.spec.name);
         Ok(Self {
+            endpoint_shown: subscription.endpoint.shown(),
             subscription,
             signer,
             meters,

@@ -102,6 +102,7 @@ impl Admin {
             embedded: BTreeMap::from([(name.clone(), broker.clone())]),
             default_broker: Some(name),
             operations: hookbridge::operations::Operations::new(Default::default()),
+            traces: Arc::default(),
             subscriptions: changes.clone(),
             tokens: tokens.into(),
             max_event_bytes: 16_000,

@@ -176,16 +176,18 @@ group: hookbridge
 admin: {}
 delivery: {}
 limits: {}
+attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q } }
 endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 12] = [
+    const PLACES: [(&str, &str); 13] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
         ("limits", "/limits"),
+        ("attempts", "/attempts"),
         ("broker", "/brokers/here"),
         ("embedded", "/brokers/here/embedded"),
         ("source", "/sources/s"),

@@ -26,7 +26,9 @@ const NOUNS: &[&str] = &[
     "selection",
     "subscription",
 ];
-const STAGES: &[&str] = &["broker", "deliver", "render", "route", "store", "verdict"];
+const STAGES: &[&str] = &[
+    "broker", "deliver", "journal", "render", "route", "store", "verdict",
+];
 
 /// Libraries that only some files may name, so that they can be exchanged there.
 const CONFINED: [(&str, &[&str]); 7] = [
@@ -36,7 +38,7 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("sled", &["store"]),
     ("lapin", &["broker/rabbitmq"]),
     ("rdkafka", &["broker/kafka"]),
-    ("redb", &["broker/embedded"]),
+    ("redb", &["broker/embedded", "journal"]),
 ];
 
 #[test]

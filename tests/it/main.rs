@@ -44,3 +44,5 @@ mod run_process;
 mod run_rate;
 mod store_basics;
 mod support;
+mod trace_journal;
+mod trace_states;

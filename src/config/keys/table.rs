@@ -59,6 +59,12 @@ pub static TOP: Section = Section {
             "Limits of the whole process.",
         ),
         key(
+            "attempts",
+            Form::Section(&ATTEMPTS),
+            "",
+            "The journal of attempts, which `trace` reads.",
+        ),
+        key(
             "brokers",
             Form::Named(&BROKER),
             MANDATORY,
@@ -185,6 +191,56 @@ pub static LIMITS: Section = Section {
             Form::Integer(1, 64),
             "`1`",
             "Threads that deliver.",
+        ),
+    ],
+};
+
+pub static ATTEMPTS: Section = Section {
+    name: "attempts",
+    keys: &[
+        key(
+            "enabled",
+            Form::Bool,
+            "`true`",
+            "Whether attempts are kept at all, in `attempts.redb` in `data_dir`.",
+        ),
+        key("keep", Form::Duration, "`7d`", "How long, `1m` or more."),
+        key(
+            "max_bytes",
+            Form::Bytes,
+            "`1GiB`",
+            "Beyond this the oldest go, whatever `keep` says; `1MiB` or more.",
+        ),
+        key(
+            "bodies",
+            Form::Bool,
+            "`false`",
+            "Keep the request too: method, headers and the first 64 KiB of the body. Headers of the endpoint are masked.",
+        ),
+        key(
+            "publish",
+            Form::Section(&PUBLISH),
+            "not at all",
+            "An audit stream of what is recorded, as JSON, as far as the broker keeps up.",
+        ),
+    ],
+};
+
+pub static PUBLISH: Section = Section {
+    name: "attempts.publish",
+    keys: &[
+        key("broker", Form::Name, MANDATORY, "One of `brokers`."),
+        key(
+            "topic",
+            Form::Text,
+            MANDATORY,
+            "The topic; the routing key on RabbitMQ.",
+        ),
+        key(
+            "exchange",
+            Form::Text,
+            "the default exchange, where `topic` is a queue's name",
+            "RabbitMQ only.",
         ),
     ],
 };
