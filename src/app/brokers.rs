@@ -107,37 +107,21 @@ fn build_one(
             .iter()
             .filter(|(_, source)| source.broker == *name)
     };
-    let keeps_deliveries = broker.retries_on.is_none();
     match &broker.kind {
         BrokerKind::RabbitMq(settings) => {
             let sources = sources()
                 .filter_map(|(name, source)| rabbitmq_source(name, source, meters))
                 .collect();
-            Ok(RabbitMq::new(rabbitmq::Settings {
-                name: name.clone(),
-                group: config.group.clone(),
-                urls: settings.urls.clone(),
-                tls: settings.tls.clone(),
-                tiers: broker.tiers.clone(),
-                sources,
-                keeps_deliveries,
-            }))
+            Ok(RabbitMq::new(rabbitmq_settings(
+                config, name, broker, settings, sources,
+            )))
         }
         BrokerKind::Kafka(settings) => {
-            let kafka = Kafka::new(kafka::Settings {
-                name: name.clone(),
-                group: config.group.clone(),
-                instance,
-                bootstrap: settings.bootstrap.clone(),
-                tls: settings.tls.clone(),
-                sasl: settings.sasl.clone(),
-                properties: settings.properties.clone(),
-                tiers: broker.tiers.clone(),
-                sources: sources()
-                    .filter_map(|(name, source)| kafka_source(name, source, meters))
-                    .collect(),
-            });
-            Ok(kafka
+            let sources = sources()
+                .filter_map(|(name, source)| kafka_source(name, source, meters))
+                .collect();
+            let settings = kafka_settings(config, name, broker, settings, sources, instance);
+            Ok(Kafka::new(settings)
                 .with_context(|| format!("broker `{name}`"))
                 .map_err(Failure::Config)?)
         }
@@ -162,6 +146,47 @@ fn build_one(
     }
 }
 
+pub(super) fn rabbitmq_settings(
+    config: &Config,
+    name: &Arc<str>,
+    broker: &config::Broker,
+    settings: &config::RabbitMq,
+    sources: Vec<rabbitmq::SourceSettings>,
+) -> rabbitmq::Settings {
+    rabbitmq::Settings {
+        name: name.clone(),
+        group: config.group.clone(),
+        urls: settings.urls.clone(),
+        tls: settings.tls.clone(),
+        tiers: broker.tiers.clone(),
+        sources,
+        keeps_deliveries: broker.retries_on.is_none(),
+        declare: broker.declare,
+    }
+}
+
+pub(super) fn kafka_settings(
+    config: &Config,
+    name: &Arc<str>,
+    broker: &config::Broker,
+    settings: &config::Kafka,
+    sources: Vec<kafka::SourceSettings>,
+    instance: Option<Arc<str>>,
+) -> kafka::Settings {
+    kafka::Settings {
+        name: name.clone(),
+        group: config.group.clone(),
+        instance,
+        bootstrap: settings.bootstrap.clone(),
+        tls: settings.tls.clone(),
+        sasl: settings.sasl.clone(),
+        properties: settings.properties.clone(),
+        tiers: broker.tiers.clone(),
+        sources,
+        declare: broker.declare,
+    }
+}
+
 fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
     Naming {
         source: name.clone(),
@@ -179,7 +204,7 @@ fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Sou
     }
 }
 
-fn rabbitmq_source(
+pub(super) fn rabbitmq_source(
     name: &Arc<str>,
     source: &config::Source,
     meters: &Meters,
@@ -197,7 +222,7 @@ fn rabbitmq_source(
     })
 }
 
-fn kafka_source(
+pub(super) fn kafka_source(
     name: &Arc<str>,
     source: &config::Source,
     meters: &Meters,

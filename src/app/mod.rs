@@ -6,6 +6,7 @@ mod brokers;
 mod failure;
 mod readiness;
 mod subscriptions;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::broker::Broker;
 use crate::config::{self, Config};
-use crate::deliver::{AddressPolicy, Courier};
+use crate::deliver::Courier;
 use crate::meters::Meters;
 use crate::operations::Operations;
 use crate::pipeline::Pipeline;
@@ -30,6 +31,7 @@ use crate::subscription::Subscription;
 
 pub use brokers::publisher;
 pub use failure::Failure;
+pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
@@ -97,11 +99,7 @@ impl App {
             brokers,
             embedded,
         } = brokers::build(config, instance, &meters)?;
-        let policy = AddressPolicy {
-            allow_http: config.delivery.allow_http,
-            allow_networks: config.delivery.allow_networks.clone(),
-        };
-        let courier = Courier::new(policy);
+        let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
             courier,

@@ -17,10 +17,12 @@ pub mod embedded;
 pub mod envelope;
 mod identify;
 pub mod in_flight;
+mod inspect;
 pub mod kafka;
 pub mod rabbitmq;
 mod receipt;
 pub mod tiers;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;

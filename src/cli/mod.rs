@@ -4,9 +4,11 @@ mod admin;
 mod exit;
 mod settings;
 
+mod doctor;
 pub mod listen;
 mod run;
 mod send;
+mod topology;
 mod validate;
 
 use std::process::ExitCode;
@@ -30,6 +32,10 @@ enum Command {
     Listen(listen::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
+    /// Look at brokers, endpoints and this machine, and say what is wrong.
+    Doctor(doctor::Args),
+    /// Print what the config needs on the brokers; remove what is left over there.
+    Topology(topology::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
 }
@@ -51,6 +57,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Send(args) => run_small(run::send(args)),
+        Command::Doctor(args) => run_small(doctor::run(args)),
+        Command::Topology(args) => run_small(topology::run(args)),
         Command::Validate(args) => validate::run(&args),
     }
 }

@@ -4,7 +4,9 @@
 //! replayed. The admin API and the command line call the same functions, so that they cannot
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
+pub mod doctor;
 pub mod job;
+pub mod topology;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,15 +10,18 @@
 //! `<group>.hold.<seconds>`, `<group>.due.retry`, `<group>.due.hold`, `<group>.dead`.
 
 mod acks;
+mod adopt;
 mod connect;
 mod consume;
 mod failures;
 mod greeting;
+mod inspect;
 mod letters;
 mod message;
 mod probe;
 mod publish;
 mod topology;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +59,8 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
     /// `false` where another broker keeps our retries: nothing of ours is declared here.
     pub keeps_deliveries: bool,
+    /// `false` where we may not declare: our queues are only checked.
+    pub declare: bool,
 }
 
 /// One source: a queue, and how it is bound.
@@ -204,7 +209,7 @@ impl RabbitMq {
         let version = self.version().await?;
         self.publisher
             .repair(async |connection| {
-                topology::declare_own(connection, &self.names, version).await
+                topology::declare_own(connection, &self.names, version, self.settings.declare).await
             })
             .await
     }
