@@ -11,6 +11,7 @@ use super::Failure;
 use crate::broker::embedded::{self, Embedded};
 use crate::broker::kafka::{self, Kafka};
 use crate::broker::rabbitmq::{self, RabbitMq};
+use crate::broker::upkeep::Upkeep;
 use crate::broker::{Broker, Naming};
 use crate::config::{self, BrokerKind, Config, Instance};
 use crate::meters::Meters;
@@ -23,6 +24,7 @@ pub struct Built {
     pub plans: Vec<BrokerPlan>,
     pub brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     pub embedded: BTreeMap<Arc<str>, Arc<Embedded>>,
+    pub upkeep: Vec<Arc<dyn Upkeep>>,
 }
 
 /// The name under which this instance is a static member of its groups; `None` for a dynamic one.
@@ -44,6 +46,7 @@ pub fn build(
         plans: Vec::new(),
         brokers: BTreeMap::new(),
         embedded: BTreeMap::new(),
+        upkeep: Vec::new(),
     };
     for (name, settings) in &config.brokers {
         let broker = build_one(
@@ -53,6 +56,7 @@ pub fn build(
             instance.clone(),
             meters,
             &mut built.embedded,
+            &mut built.upkeep,
         )?;
         built.brokers.insert(name.clone(), broker.clone());
         let sources = config
@@ -89,6 +93,7 @@ pub fn publisher(config: &Config, broker: &str) -> anyhow::Result<Arc<dyn Broker
         None,
         &Meters::new(),
         &mut BTreeMap::new(),
+        &mut Vec::new(),
     )
     .map_err(Failure::into_error)
 }
@@ -100,6 +105,7 @@ fn build_one(
     instance: Option<Arc<str>>,
     meters: &Meters,
     embedded: &mut BTreeMap<Arc<str>, Arc<Embedded>>,
+    upkeep: &mut Vec<Arc<dyn Upkeep>>,
 ) -> Result<Arc<dyn Broker>, Failure> {
     let sources = || {
         config
@@ -112,18 +118,21 @@ fn build_one(
             let sources = sources()
                 .filter_map(|(name, source)| rabbitmq_source(name, source, meters))
                 .collect();
-            Ok(RabbitMq::new(rabbitmq_settings(
-                config, name, broker, settings, sources,
-            )))
+            let settings = rabbitmq_settings(config, name, broker, settings, sources);
+            let rabbitmq = RabbitMq::new(settings);
+            upkeep.push(rabbitmq.clone());
+            Ok(rabbitmq)
         }
         BrokerKind::Kafka(settings) => {
             let sources = sources()
                 .filter_map(|(name, source)| kafka_source(name, source, meters))
                 .collect();
             let settings = kafka_settings(config, name, broker, settings, sources, instance);
-            Ok(Kafka::new(settings)
+            let kafka = Kafka::new(settings)
                 .with_context(|| format!("broker `{name}`"))
-                .map_err(Failure::Config)?)
+                .map_err(Failure::Config)?;
+            upkeep.push(kafka.clone());
+            Ok(kafka)
         }
         BrokerKind::Embedded(settings) => {
             let sources = sources()

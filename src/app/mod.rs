@@ -10,6 +10,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::deliver::Courier;
 use crate::meters::Meters;
-use crate::operations::Operations;
+use crate::operations::{Operations, topology};
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -59,6 +60,8 @@ struct App {
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     embedded: BTreeMap<Arc<str>, Arc<crate::broker::embedded::Embedded>>,
+    /// Looks for what earlier configs have left on the brokers.
+    left_over: Pin<Box<dyn Future<Output = ()> + Send>>,
     listener: TcpListener,
 }
 
@@ -98,7 +101,10 @@ impl App {
             plans,
             brokers,
             embedded,
+            upkeep,
         } = brokers::build(config, instance, &meters)?;
+        let declared = topology::note(&config.data_dir, &config.group, &upkeep);
+        let declared = declared.map_err(Failure::Storage)?;
         let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
@@ -117,6 +123,7 @@ impl App {
             feedings,
             brokers,
             embedded,
+            left_over: Box::pin(topology::warn_of_orphans(upkeep, declared)),
             listener,
         })
     }
@@ -134,6 +141,7 @@ impl App {
             feedings,
             brokers,
             embedded,
+            left_over,
             listener,
         } = self;
         let shutdown = Shutdown::default();
@@ -161,7 +169,7 @@ impl App {
             async move { pipeline.tidy().await }
         });
         let mut running = JoinSet::new();
-        let mut loops = Vec::new();
+        let mut loops = vec![tokio::spawn(left_over)];
         for feeding in feedings {
             let (broker, intakes, tasks) = feeding.run(&pipeline);
             loops.extend(tasks);

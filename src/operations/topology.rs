@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::broker::upkeep::{Adopted, Known, Orphan, Thing, Upkeep};
@@ -22,6 +22,11 @@ const FILE: &str = "declared.json";
 const VERSION: u32 = 1;
 /// Things remembered of one broker; the oldest names are as good as any to forget.
 const MOST_THINGS: usize = 5_000;
+/// A broker that cannot be asked at the start is asked so often, at these intervals.
+const TRIES: u32 = 20;
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Orphans that the log names.
+const SHOWN: usize = 20;
 /// How long the look for orphans may take.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -120,23 +125,31 @@ pub async fn orphans(broker: &dyn Upkeep, declared: &Declared) -> anyhow::Result
         .with_context(|| format!("no answer within {LOOK:?}"))?
 }
 
-/// Looks once for orphans and warns about them.
+/// Looks for orphans and warns about them, once for each broker, when it can be reached.
 pub async fn warn_of_orphans(brokers: Vec<Arc<dyn Upkeep>>, declared: Declared) {
-    for broker in brokers {
-        let name = broker.name();
-        match orphans(broker.as_ref(), &declared).await {
-            Ok(orphans) if orphans.is_empty() => {}
-            Ok(orphans) => {
-                let left: Vec<_> = orphans
-                    .iter()
-                    .map(|orphan| orphan.thing.to_string())
-                    .collect();
-                warn!(broker = %name, left = left.join(", "), "left over from an earlier config: `hookbridge topology --prune` removes it");
-            }
-            Err(error) => {
-                debug!(broker = %name, error = format!("{error:#}"), "not looked for what is left over");
+    let mut unasked = brokers;
+    for _ in 0..TRIES {
+        let mut again = Vec::new();
+        for broker in unasked {
+            let name = broker.name();
+            match orphans(broker.as_ref(), &declared).await {
+                Ok(orphans) if orphans.is_empty() => {}
+                Ok(orphans) => {
+                    let left = orphans.iter().take(SHOWN);
+                    let left: Vec<_> = left.map(|orphan| orphan.thing.to_string()).collect();
+                    warn!(broker = %name, count = orphans.len(), left = left.join(", "), "left over from an earlier config: `hookbridge topology --prune` lists and removes it");
+                }
+                Err(error) => {
+                    debug!(broker = %name, error = format!("{error:#}"), "what is left over cannot be looked for");
+                    again.push(broker);
+                }
             }
         }
+        if again.is_empty() {
+            return;
+        }
+        unasked = again;
+        sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -75,19 +75,21 @@ impl Upkeep for Kafka {
         let listed = self.groups().await?;
         let mut orphans = Vec::new();
         for group in &groups {
-            let in_use = |name: &str| listed.get(name).is_some_and(|members| *members > 0);
             let tiers = names::tier_group(group);
-            for (topic, partitions) in &catalogue {
+            let members = |name: &str| listed.get(name).is_some_and(|members| *members > 0);
+            // Our own bridge may run: of its topics only those count that the config has not.
+            let others = **group != *self.settings.group;
+            let in_use = others && (members(group) || members(&tiers));
+            for (topic, partitions) in of_group(group, &catalogue) {
                 let thing = Thing::Topic(topic.clone());
-                if !names::is_reserved(group, topic) || ours.contains(&thing) {
-                    continue;
+                if !ours.contains(&thing) {
+                    let messages = adopt::waiting(self, group, topic, *partitions).await?;
+                    orphans.push(Orphan {
+                        thing,
+                        messages: Some(messages),
+                        in_use,
+                    });
                 }
-                let messages = adopt::waiting(self, group, topic, *partitions).await?;
-                orphans.push(Orphan {
-                    thing,
-                    messages: Some(messages),
-                    in_use: in_use(&tiers) && names::read_tier(group, topic).is_some(),
-                });
             }
             for name in [group.as_str(), &tiers] {
                 let thing = Thing::Group(name.to_owned());
@@ -95,7 +97,7 @@ impl Upkeep for Kafka {
                     orphans.push(Orphan {
                         thing,
                         messages: None,
-                        in_use: in_use(name),
+                        in_use: members(name),
                     });
                 }
             }
@@ -186,12 +188,12 @@ impl Kafka {
     }
 }
 
-/// The topics of `group` that are there.
+/// The topics of `group` that are there: nothing of a group whose name begins alike.
 pub(super) fn of_group<'a>(
     group: &'a str,
     catalogue: &'a Catalogue,
 ) -> impl Iterator<Item = (&'a String, &'a usize)> {
     catalogue
         .iter()
-        .filter(move |(topic, _)| names::is_reserved(group, topic) && topic.starts_with(group))
+        .filter(move |(topic, _)| names::belongs_to(group, topic))
 }

@@ -13,7 +13,7 @@ use lapin::types::ShortString;
 
 use super::connect::answer;
 use super::greeting::Version;
-use super::topology::{self, Argument, Declarer, Queue, binding_table};
+use super::topology::{self, Argument, Declarer, Names, Queue, binding_table};
 use super::{RabbitMq, adopt, inspect};
 use crate::broker::upkeep::{Adopted, Known, Need, Orphan, Plan, Thing, Upkeep};
 use crate::finding::Findings;
@@ -112,6 +112,17 @@ impl Upkeep for RabbitMq {
         let left = known.things.iter().filter(|thing| !ours.contains(*thing));
         let connection = self.connector.connect("topology").await?;
         let mut declarer = Declarer::new(&connection, OLD);
+        let mut running = Vec::new();
+        for group in known
+            .groups
+            .iter()
+            .filter(|group| ***group != *self.settings.group)
+        {
+            let names = Names::new(group, &self.settings.tiers);
+            if let Ok((_, 1..)) = declarer.look(&names.due_retry).await {
+                running.push(format!("{group}."));
+            }
+        }
         let mut there: BTreeMap<String, bool> = BTreeMap::new();
         let mut orphans = Vec::new();
         for thing in left {
@@ -134,7 +145,9 @@ impl Upkeep for RabbitMq {
                     orphans.push(Orphan {
                         thing: thing.clone(),
                         messages: Some(messages.into()),
-                        in_use: consumers > 0,
+                        // Nobody reads a tier: its group is in use when its due queue is read.
+                        in_use: consumers > 0
+                            || running.iter().any(|group| queue.starts_with(group)),
                     });
                 }
                 // A binding goes with its queue.
