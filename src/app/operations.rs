@@ -40,7 +40,12 @@ pub fn operations(
     }
     let known = Arc::new(OfConfig::new(config, None)?);
     let sources = brokers::sources(config);
-    Ok(Operations::knowing(built, elsewhere(config), sources, known))
+    Ok(Operations::knowing(
+        built,
+        elsewhere(config),
+        sources,
+        known,
+    ))
 }
 
 /// The same over the broker of `source`, with its sources, and over the one that keeps its
@@ -64,7 +69,12 @@ pub fn on_source(config: &Config, source: &str) -> Result<Arc<Operations>, Failu
         false => None,
     };
     let known = Arc::new(OfConfig::new(config, store.as_ref())?);
-    Ok(Operations::knowing(built, elsewhere(config), sources, known))
+    Ok(Operations::knowing(
+        built,
+        elsewhere(config),
+        sources,
+        known,
+    ))
 }
 
 /// Brokers that keep no deliveries.

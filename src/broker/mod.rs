@@ -18,12 +18,14 @@ pub mod envelope;
 pub mod history;
 mod identify;
 pub mod in_flight;
+mod inspect;
 pub mod kafka;
 pub mod letters;
 pub mod parked;
 pub mod rabbitmq;
 mod receipt;
 pub mod tiers;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -9,11 +9,13 @@ mod settings;
 
 mod attempts;
 mod dead;
+mod doctor;
 pub mod listen;
 mod parked;
 mod replay;
 mod run;
 mod send;
+mod topology;
 mod trace;
 mod validate;
 
@@ -48,6 +50,10 @@ enum Command {
     Send(send::Args),
     /// Show what became of an event: attempts, and where each delivery is now.
     Trace(trace::Args),
+    /// Look at brokers, endpoints and this machine, and say what is wrong.
+    Doctor(doctor::Args),
+    /// Print what the config needs on the brokers; remove what is left over there.
+    Topology(topology::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
 }
@@ -74,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => run_small(replay::run(args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Trace(args) => run_small(trace::run(args)),
+        Command::Doctor(args) => run_small(doctor::run(args)),
+        Command::Topology(args) => run_small(topology::run(args)),
         Command::Validate(args) => validate::run(&args),
     }
 }

@@ -6,11 +6,13 @@
 
 mod audit;
 pub mod dead;
+pub mod doctor;
 pub mod job;
 mod letters;
 pub mod parked;
 pub mod replay;
 pub mod sources;
+pub mod topology;
 pub mod trace;
 pub mod when;
 

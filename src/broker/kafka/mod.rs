@@ -14,12 +14,14 @@
 //! Nothing here waits inside a callback of the client library, and no offset is committed that
 //! passes an unsettled event.
 
+mod adopt;
 mod ahead;
 mod client;
 mod clock;
 mod due;
 mod headers;
 mod history;
+mod inspect;
 mod letters;
 mod member;
 mod names;
@@ -33,6 +35,7 @@ mod source;
 mod start;
 mod status;
 mod topics;
+mod upkeep;
 mod wanted;
 mod watch;
 mod watermark;
@@ -94,6 +97,8 @@ pub struct Settings {
     pub properties: BTreeMap<String, String>,
     pub tiers: Tiers,
     pub sources: Vec<SourceSettings>,
+    /// `false` where we may not make topics: ours are only checked.
+    pub declare: bool,
 }
 
 pub struct Kafka {
@@ -149,15 +154,14 @@ impl Kafka {
     /// The cluster's id, with our topics there and as they should be.
     async fn get_ready(&self) -> anyhow::Result<Arc<str>> {
         let catalogue = topics::catalogue(&self.admin).await?;
-        let sources: BTreeSet<_> = self
-            .wanted
-            .iter()
-            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
-            .filter(|topic| catalogue.contains_key(topic))
-            .collect();
-        let sources: Vec<_> = sources.into_iter().collect();
-        let Settings { group, tiers, .. } = &self.settings;
-        topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
+        let sources = self.source_topics(&catalogue);
+        let Settings {
+            group,
+            tiers,
+            declare,
+            ..
+        } = &self.settings;
+        topics::ensure(&self.admin, group, tiers, &catalogue, &sources, *declare).await?;
         self.cluster_id().await
     }
 
@@ -175,6 +179,17 @@ impl Kafka {
         })
         .await?;
         Ok(self.cluster.get_or_init(|| id.into()).clone())
+    }
+
+    /// The topics of `catalogue` that some source wants.
+    fn source_topics(&self, catalogue: &topics::Catalogue) -> Vec<String> {
+        let sources: BTreeSet<_> = self
+            .wanted
+            .iter()
+            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
+            .filter(|topic| catalogue.contains_key(topic))
+            .collect();
+        sources.into_iter().collect()
     }
 
     /// Something came back by a tier: the loop works.

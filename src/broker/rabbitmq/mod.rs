@@ -10,17 +10,20 @@
 //! `<group>.hold.<seconds>`, `<group>.due.retry`, `<group>.due.hold`, `<group>.dead`.
 
 mod acks;
+mod adopt;
 mod clock;
 mod connect;
 mod consume;
 mod failures;
 mod greeting;
+mod inspect;
 mod letters;
 mod message;
 mod parked;
 mod probe;
 mod publish;
 mod topology;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +45,8 @@ use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
 use super::{
-    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication, Purpose,
-    Reach, Refused, Span, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
     /// `false` where another broker keeps our retries: nothing of ours is declared here.
     pub keeps_deliveries: bool,
+    /// `false` where we may not declare: our queues are only checked.
+    pub declare: bool,
 }
 
 /// One source: a queue, and how it is bound.
@@ -214,7 +219,7 @@ impl RabbitMq {
         let version = self.version().await?;
         self.publisher
             .repair(async |connection| {
-                topology::declare_own(connection, &self.names, version).await
+                topology::declare_own(connection, &self.names, version, self.settings.declare).await
             })
             .await
     }
