@@ -23,6 +23,7 @@ mod address;
 mod brokers;
 mod endpoints;
 mod general;
+mod signatures;
 mod sources;
 mod subscriptions;
 
@@ -41,6 +42,7 @@ pub use keys::keys;
 pub use load::{Loaded, TRY, load, validate};
 pub use node::Span;
 pub use problems::{Format, Problem, Problems};
+pub use signatures::parse as parse_signature;
 pub use substitute::Env;
 pub use whole::parse;
 

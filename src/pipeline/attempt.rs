@@ -23,9 +23,9 @@ impl Pipeline {
         let _in_flight = InFlight(target.clone());
         let attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
             Ok(outgoing) => {
-                let (id, tls) = (&delivery.event.id, endpoint.tls.as_ref());
+                let (event, tls) = (delivery.event.facts(), endpoint.tls.as_ref());
                 self.courier
-                    .attempt(outgoing, &target.signer, id, tls, spec.connect_timeout)
+                    .attempt(outgoing, &target.signer, event, tls, spec.connect_timeout)
                     .await
             }
             Err(why) => Attempt {
