@@ -96,19 +96,24 @@ pub static URL_SIGNATURE: Section = Section {
 pub static GITHUB_SIGNATURE: Section = Section {
     name: "github_signature",
     keys: &[
-        key("event", Form::Text, "`{type}`", "`X-GitHub-Event`."),
-        key("delivery", Form::Text, "`{uuid}`", "`X-GitHub-Delivery`."),
+        key("event", Form::Text, "`\"{type}\"`", "`X-GitHub-Event`."),
+        key(
+            "delivery",
+            Form::Text,
+            "`\"{uuid}\"`",
+            "`X-GitHub-Delivery`.",
+        ),
     ],
 };
 
 pub static SHOPIFY_SIGNATURE: Section = Section {
     name: "shopify_signature",
     keys: &[
-        key("topic", Form::Text, "`{topic}`", "`X-Shopify-Topic`."),
+        key("topic", Form::Text, "`\"{topic}\"`", "`X-Shopify-Topic`."),
         key(
             "shop_domain",
             Form::Text,
-            "`{source}`",
+            "`\"{source}\"`",
             "`X-Shopify-Shop-Domain`.",
         ),
         key(
@@ -120,7 +125,7 @@ pub static SHOPIFY_SIGNATURE: Section = Section {
         key(
             "webhook_id",
             Form::Text,
-            "`{id}`",
+            "`\"{id}\"`",
             "`X-Shopify-Webhook-Id`.",
         ),
     ],
@@ -129,25 +134,35 @@ pub static SHOPIFY_SIGNATURE: Section = Section {
 pub static WOOCOMMERCE_SIGNATURE: Section = Section {
     name: "woocommerce_signature",
     keys: &[
-        key("source", Form::Text, "`{source}`", "`X-WC-Webhook-Source`."),
-        key("topic", Form::Text, "`{topic}`", "`X-WC-Webhook-Topic`."),
+        key(
+            "source",
+            Form::Text,
+            "`\"{source}\"`",
+            "`X-WC-Webhook-Source`.",
+        ),
+        key(
+            "topic",
+            Form::Text,
+            "`\"{topic}\"`",
+            "`X-WC-Webhook-Topic`.",
+        ),
         key(
             "resource",
             Form::Text,
-            "`{topic.first}`",
+            "`\"{topic.first}\"`",
             "`X-WC-Webhook-Resource`.",
         ),
         key(
             "event",
             Form::Text,
-            "`{topic.last}`",
+            "`\"{topic.last}\"`",
             "`X-WC-Webhook-Event`.",
         ),
         key("webhook_id", Form::Text, "`1`", "`X-WC-Webhook-ID`."),
         key(
             "delivery_id",
             Form::Text,
-            "`{id}`",
+            "`\"{id}\"`",
             "`X-WC-Webhook-Delivery-ID`.",
         ),
     ],
@@ -158,7 +173,7 @@ pub static JIRA_SIGNATURE: Section = Section {
     keys: &[key(
         "identifier",
         Form::Text,
-        "`{id}`",
+        "`\"{id}\"`",
         "`X-Atlassian-Webhook-Identifier`.",
     )],
 };
@@ -166,11 +181,11 @@ pub static JIRA_SIGNATURE: Section = Section {
 pub static GITLAB_SIGNATURE: Section = Section {
     name: "gitlab_signature",
     keys: &[
-        key("event", Form::Text, "`{type}`", "`X-Gitlab-Event`."),
+        key("event", Form::Text, "`\"{type}\"`", "`X-Gitlab-Event`."),
         key(
             "event_uuid",
             Form::Text,
-            "`{uuid}`",
+            "`\"{uuid}\"`",
             "`X-Gitlab-Event-UUID`.",
         ),
     ],
@@ -212,7 +227,7 @@ pub static HMAC_SIGNATURE: Section = Section {
         key(
             "signed",
             Form::Text,
-            "`{body}`",
+            "`\"{body}\"`",
             "What is signed: text with `{body}`, `{id}`, `{timestamp}`, `{url}` and `{method}` in it.",
         ),
         key(
