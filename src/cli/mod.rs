@@ -1,4 +1,5 @@
-//! The command line: one file per command, and what they share (`admin`, `exit`, `settings`).
+//! The command line: one file per command, and what they share (`admin`, `exit`, `settings`,
+//! `signing`).
 
 mod admin;
 mod exit;
@@ -7,7 +8,10 @@ mod settings;
 pub mod listen;
 mod run;
 mod send;
+mod sign;
+mod signing;
 mod validate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -30,8 +34,12 @@ enum Command {
     Listen(listen::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
+    /// Print the headers that a delivery of a body would have.
+    Sign(sign::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
+    /// Check the signature of a request: 0 when it is right, 1 when it is not.
+    Verify(verify::Args),
 }
 
 /// Runs the command that was asked for. Wrong usage exits with 64.
@@ -51,7 +59,9 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Send(args) => run_small(run::send(args)),
+        Command::Sign(args) => ended(sign::run(args)),
         Command::Validate(args) => validate::run(&args),
+        Command::Verify(args) => ended(verify::run(args)),
     }
 }
 
@@ -64,5 +74,9 @@ fn run_small(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCod
         Ok(runtime) => runtime.block_on(command),
         Err(error) => Err(error.into()),
     };
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| exit::report(&error))
 }

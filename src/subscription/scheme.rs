@@ -132,6 +132,15 @@ impl Scheme {
         )
     }
 
+    /// Whether the URL is part of what is signed.
+    pub fn covers_url(&self) -> bool {
+        match self {
+            Self::Twilio(_) | Self::Mailchimp(_) | Self::Hubspot(_) | Self::Trello(_) => true,
+            Self::Hmac(hmac) => hmac.signed.has(Word::Url),
+            _ => false,
+        }
+    }
+
     /// Headers that say what the event is.
     pub fn filled(&self) -> Option<&Filled> {
         match self {
