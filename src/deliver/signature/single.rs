@@ -3,8 +3,6 @@
 //!
 //! There is room for one signature, so the newest secret signs; all of them verify.
 
-use std::borrow::Cow;
-
 use http::HeaderName;
 use jiff::Timestamp;
 
@@ -20,8 +18,6 @@ pub(super) struct SingleKeys {
     /// Newest first.
     macs: Vec<Mac>,
     how: HmacScheme,
-    /// HubSpot signs a URL in which some characters are decoded again.
-    decoded_url: bool,
 }
 
 /// The scheme as one HMAC in one header, if it is that.
@@ -64,6 +60,7 @@ fn row(scheme: &Scheme) -> Option<HmacScheme> {
                 "v0:{timestamp}:{body}",
             )
         },
+        // The URL is signed as it is, which HubSpot's own client expects.
         // https://developers.hubspot.com/docs/apps/developer-platform/build-apps/authentication/request-validation
         Scheme::Hubspot(url) => HmacScheme {
             timestamp_header: HeaderName::from_static("x-hubspot-request-timestamp"),
@@ -130,7 +127,6 @@ impl SingleKeys {
         Ok(Some(Self {
             macs: secrets.iter().map(mac).collect::<Result<_, _>>()?,
             how,
-            decoded_url: matches!(scheme, Scheme::Hubspot(_)),
         }))
     }
 
@@ -144,7 +140,7 @@ impl SingleKeys {
         let words = Words {
             id: event.id.as_str(),
             timestamp: &timestamp,
-            url: &self.url(request.url.as_str()),
+            url: how.url.or_sent(request.url.as_str()),
             method: request.method.as_str(),
             body: &request.body,
         };
@@ -173,7 +169,7 @@ impl SingleKeys {
         let words = Words {
             id: text(Word::Id, &how.id_header)?,
             timestamp: text(Word::Timestamp, &how.timestamp_header)?,
-            url: &self.url(request.url),
+            url: how.url.or_sent(request.url),
             method: request.method.as_str(),
             body: request.body,
         };
@@ -188,70 +184,5 @@ impl SingleKeys {
             found |= same(given, &expected);
         }
         found.then_some(()).ok_or(VerifyError::Mismatch)
-    }
-
-    fn url<'a>(&'a self, sent: &'a str) -> Cow<'a, str> {
-        let url = self.how.url.or_sent(sent);
-        match self.decoded_url {
-            true => decoded(url),
-            false => Cow::Borrowed(url),
-        }
-    }
-}
-
-/// The characters that HubSpot wants decoded in a URL before it is signed.
-fn decoded(url: &str) -> Cow<'_, str> {
-    const DECODED: [(&str, char); 12] = [
-        ("3A", ':'),
-        ("2F", '/'),
-        ("3F", '?'),
-        ("40", '@'),
-        ("21", '!'),
-        ("24", '$'),
-        ("27", '\''),
-        ("28", '('),
-        ("29", ')'),
-        ("2A", '*'),
-        ("2C", ','),
-        ("3B", ';'),
-    ];
-    if !url.contains('%') {
-        return Cow::Borrowed(url);
-    }
-    let mut decoded = String::with_capacity(url.len());
-    let mut rest = url;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let code = rest.get(1..3).unwrap_or_default();
-        match DECODED
-            .iter()
-            .find(|(hex, _)| hex.eq_ignore_ascii_case(code))
-        {
-            Some((_, character)) => {
-                decoded.push(*character);
-                rest = &rest[3..];
-            }
-            None => {
-                decoded.push('%');
-                rest = &rest[1..];
-            }
-        }
-    }
-    decoded.push_str(rest);
-    Cow::Owned(decoded)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hubspots_characters_are_decoded_and_no_others() {
-        assert_eq!(
-            decoded("https://h/a%2fb%20c?d=%3Fe%40%zz%"),
-            "https://h/a/b%20c?d=?e@%zz%"
-        );
-        assert_eq!(decoded("https://h/plain"), "https://h/plain");
     }
 }
