@@ -1,5 +1,5 @@
-//! The command line: one file per command, and what they share (`admin`,
-//! `desk`, `exit`, `progress`, `settings`).
+//! The command line: one file per command, and what they share (`admin`, `desk`, `exit`, `progress`,
+//! `settings`, `signing`).
 
 mod admin;
 mod desk;
@@ -15,9 +15,12 @@ mod parked;
 mod replay;
 mod run;
 mod send;
+mod sign;
+mod signing;
 mod topology;
 mod trace;
 mod validate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -54,8 +57,12 @@ enum Command {
     Doctor(doctor::Args),
     /// Print what the config needs on the brokers; remove what is left over there.
     Topology(topology::Args),
+    /// Print the headers that a delivery of a body would have.
+    Sign(sign::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
+    /// Check the signature of a request: 0 when it is right, 1 when it is not.
+    Verify(verify::Args),
 }
 
 /// Runs the command that was asked for. Wrong usage exits with 64.
@@ -82,7 +89,9 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => run_small(trace::run(args)),
         Command::Doctor(args) => run_small(doctor::run(args)),
         Command::Topology(args) => run_small(topology::run(args)),
+        Command::Sign(args) => ended(sign::run(args)),
         Command::Validate(args) => validate::run(&args),
+        Command::Verify(args) => ended(verify::run(args)),
     }
 }
 
@@ -95,5 +104,9 @@ fn run_small(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCod
         Ok(runtime) => runtime.block_on(command),
         Err(error) => Err(error.into()),
     };
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -24,6 +24,7 @@ mod attempts;
 mod brokers;
 mod endpoints;
 mod general;
+mod signatures;
 mod sources;
 mod subscriptions;
 
@@ -42,6 +43,7 @@ pub use keys::keys;
 pub use load::{Loaded, TRY, load, validate};
 pub use node::Span;
 pub use problems::{Format, Problem, Problems};
+pub use signatures::parse as parse_signature;
 pub use substitute::Env;
 pub use whole::parse;
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::{AddressPolicy, Courier, Signer, client};
 use crate::attempt::{ErrorClass, Failure, Outcome};
-use crate::event::EventId;
+use crate::event::{EventId, Facts};
 use crate::finding::Findings;
 use crate::outgoing::Outgoing;
 use crate::subscription::{Endpoint, Scheme};
@@ -93,7 +93,7 @@ async fn cannot(shown: &str, failure: &Failure, found: &Findings) {
 }
 
 async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, found: &Findings) {
-    let signer = match Signer::new(endpoint.signature, &endpoint.secrets) {
+    let signer = match Signer::new(&endpoint.signature, &endpoint.secrets) {
         Ok(signer) => signer,
         Err(why) => {
             let what = format!("{shown}: cannot be signed: {why}");
@@ -119,7 +119,13 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
     };
     let courier = Courier::new(AddressPolicy::clone(&policy));
     let tls = endpoint.tls.as_ref();
-    let attempt = courier.attempt(request, &signer, &id, tls, CONNECT).await;
+    let event = Facts {
+        id: &id,
+        topic: PING_TYPE,
+        kind: PING_TYPE,
+        source: "",
+    };
+    let attempt = courier.attempt(request, &signer, event, tls, CONNECT).await;
     let took = attempt.took.as_millis();
     let label = attempt.outcome.label();
     match &attempt.outcome {

@@ -42,9 +42,9 @@ impl Pipeline {
                 if self.journal.wants_bodies() {
                     exchange = Some(exchange_of(&outgoing, endpoint));
                 }
-                let (id, tls) = (&delivery.event.id, endpoint.tls.as_ref());
+                let (event, tls) = (delivery.event.facts(), endpoint.tls.as_ref());
                 self.courier
-                    .attempt(outgoing, &target.signer, id, tls, spec.connect_timeout)
+                    .attempt(outgoing, &target.signer, event, tls, spec.connect_timeout)
                     .await
             }
             Err(why) => Attempt {

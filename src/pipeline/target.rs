@@ -50,7 +50,7 @@ impl Target {
         meters: &Meters,
     ) -> Result<Self, SecretError> {
         let endpoint = &subscription.endpoint;
-        let signer = Signer::new(endpoint.signature, &endpoint.secrets)?;
+        let signer = Signer::new(&endpoint.signature, &endpoint.secrets)?;
         let meters = meters.of_subscription(&subscription.spec.name);
         Ok(Self {
             endpoint_shown: subscription.endpoint.shown(),

@@ -92,7 +92,7 @@ error: user info in the URL is refused, since URLs are logged everywhere
    |
    = help: send it as `headers: { authorization: "Basic ..." }`
 
-error: this secret does not begin with `whsec_`
+error: the secret does not begin with `whsec_`
   --> hookbridge.yaml:14:15
    |
 14 |       secret: ***
@@ -130,7 +130,7 @@ error: `5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d
 {"file":"hookbridge.yaml","line":11,"col":5,"message":"unknown key `topcis` in `crm`","help":"did you mean `topics`?"}
 {"file":"hookbridge.yaml","line":13,"col":12,"message":"plain `http:` is refused, since anybody on the way can read and change it","help":"use `https:`, or set `delivery: { allow_http: true }`"}
 {"file":"hookbridge.yaml","line":13,"col":12,"message":"user info in the URL is refused, since URLs are logged everywhere","help":"send it as `headers: { authorization: \"Basic ...\" }`"}
-{"file":"hookbridge.yaml","line":14,"col":15,"message":"this secret does not begin with `whsec_`","help":"make one with `echo whsec_$(openssl rand -base64 32)`"}
+{"file":"hookbridge.yaml","line":14,"col":15,"message":"the secret does not begin with `whsec_`","help":"make one with `echo whsec_$(openssl rand -base64 32)`"}
 {"file":"hookbridge.yaml","line":15,"col":18,"message":"the header `host` is not yours to set","help":"it belongs to HTTP, to the signature or to hookbridge"}
 {"file":"hookbridge.yaml","line":15,"col":60,"message":"the environment variable `TOKEN` is not set","help":"set it, or give a default: `${env:TOKEN:-default}`"}
 {"file":"hookbridge.yaml","line":16,"col":29,"message":"`5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d`","help":null}
@@ -140,7 +140,7 @@ error: `5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d
 ::error file=hookbridge.yaml,line=11,col=5::unknown key `topcis` in `crm`%0Ahelp: did you mean `topics`?
 ::error file=hookbridge.yaml,line=13,col=12::plain `http:` is refused, since anybody on the way can read and change it%0Ahelp: use `https:`, or set `delivery: { allow_http: true }`
 ::error file=hookbridge.yaml,line=13,col=12::user info in the URL is refused, since URLs are logged everywhere%0Ahelp: send it as `headers: { authorization: "Basic ..." }`
-::error file=hookbridge.yaml,line=14,col=15::this secret does not begin with `whsec_`%0Ahelp: make one with `echo whsec_$(openssl rand -base64 32)`
+::error file=hookbridge.yaml,line=14,col=15::the secret does not begin with `whsec_`%0Ahelp: make one with `echo whsec_$(openssl rand -base64 32)`
 ::error file=hookbridge.yaml,line=15,col=18::the header `host` is not yours to set%0Ahelp: it belongs to HTTP, to the signature or to hookbridge
 ::error file=hookbridge.yaml,line=15,col=60::the environment variable `TOKEN` is not set%0Ahelp: set it, or give a default: `${env:TOKEN:-default}`
 ::error file=hookbridge.yaml,line=16,col=29::`5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d`
@@ -273,7 +273,7 @@ fn sources() {
 fn endpoints() {
     insta::assert_snapshot!(said(&with("endpoints:\n  a: { url: example.com/x, secret: whsec_c2hvcnQ= }\n  b: { url: \"https://u@h/#f\", signature: standart }\n  c: { url: \"http://127.0.0.1/\", secret: whsec_*, secrets: [] }\n  d: { url: ftp://h, signature: none, method: GET, rate: 5, concurrency: 0 }\n  e: { url: \"https://10.0.0.1/\", signature: standard-ed25519, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, headers: { webhook-id: 1, Hookbridge-X: 2, \"a b\": 3, ok: \"a\\nb\", te: x } }\n  f: { url: https:// }\n")), @r#"
 7:13 this is not an absolute URL: relative URL without a base (write it in full, such as `https://example.com/hooks`)
-7:36 a secret has 24 to 64 bytes, this one 5 (make one with `echo whsec_$(openssl rand -base64 32)`)
+7:36 the key is 5 bytes long, not 24 to 64 (make one with `echo whsec_$(openssl rand -base64 32)`)
 8:13 a fragment (`#...`) is never sent (leave it out)
 8:13 user info in the URL is refused, since URLs are logged everywhere (send it as `headers: { authorization: "Basic ..." }`)
 8:42 `standart` is not a value of `signature` (did you mean `standard`?)
@@ -285,7 +285,7 @@ fn endpoints() {
 10:58 `5` is not a rate such as `50/s` or `100/m`
 10:74 `0` is not a whole number from 1 to 10000
 11:13 address 10.0.0.1 is denied: private (`delivery.allow_networks`) (open its network on purpose with `delivery: { allow_networks: [...] }`)
-11:71 this secret does not begin with `whsk_` (`whsk_` and base64 of the private key)
+11:71 the secret does not begin with `whsk_` (`whsk_` and base64 of the private key)
 11:122 the header `webhook-id` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 11:137 the header `hookbridge-x` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 11:154 `a b` cannot be the name of a header

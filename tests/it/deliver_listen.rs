@@ -29,6 +29,8 @@ async fn listen(secrets: &[&str], answer: &str) -> Listening {
     let address = listener.local_addr().unwrap();
     let args = Args {
         listen: address,
+        signature: None,
+        url: None,
         secrets: secrets.iter().map(|s| (*s).to_owned()).collect(),
         answer: Script::parse(answer).unwrap(),
         quiet: true,
@@ -47,7 +49,7 @@ async fn listen(secrets: &[&str], answer: &str) -> Listening {
 
 impl Listening {
     async fn attempt(&self, scheme: Scheme, secret: &str) -> Attempt {
-        let signer = Signer::new(scheme, &[Secret::new(secret)]).unwrap();
+        let signer = Signer::new(&scheme, &[Secret::new(secret)]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("http://{}/any/path", self.address));
         courier()

@@ -1,8 +1,14 @@
 //! The table itself. What is written here is documented, offered by editors, and accepted.
 
-use super::{Form, Key, Section};
+use super::{Form, Key, SIGNATURE, Section};
+use crate::subscription::Scheme;
 
-const fn key(name: &'static str, form: Form, default: &'static str, meaning: &'static str) -> Key {
+pub(super) const fn key(
+    name: &'static str,
+    form: Form,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
     Key {
         name,
         form,
@@ -529,7 +535,7 @@ pub static ENDPOINT: Section = Section {
             "secret",
             Form::Text,
             "",
-            "What signs the requests: `whsec_` and base64 of 24 to 64 bytes, or for `standard-ed25519` `whsk_` and base64 of 32 or 64 bytes. Mandatory unless `signature` is `none`.",
+            "What signs the requests: for `standard` and `svix` `whsec_` and base64 of 24 to 64 bytes, for `standard-ed25519` `whsk_` and base64 of 32 or 64 bytes, for others 16 to 256 characters. Mandatory unless `signature` is one that signs nothing.",
         ),
         key(
             "secrets",
@@ -539,9 +545,9 @@ pub static ENDPOINT: Section = Section {
         ),
         key(
             "signature",
-            Form::OneOf(&crate::subscription::Scheme::NAMES),
+            Form::Either(&Form::OneOf(&Scheme::NAMES), &Form::One(&SIGNATURE)),
             "`standard`",
-            "The signature: Standard Webhooks with HMAC-SHA256 or with ed25519, or none.",
+            "The signature, by its name, or by its name with settings.",
         ),
         key(
             "tls",
