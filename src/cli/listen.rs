@@ -19,6 +19,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 
+use super::exit::Exit;
 use crate::deliver::signature::{self, VerifyError};
 use crate::subscription::{Scheme, Secret};
 
@@ -108,9 +109,13 @@ pub struct Tally {
 
 /// Listens until SIGINT or SIGTERM, then prints the count.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    Verifier::new(args.secrets.clone()).context(Exit::usage("cannot use `--secret`"))?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        Exit::io(format!(
+            "cannot listen on {} (choose another address with --listen)",
+            args.listen
+        ))
+    })?;
     if !args.quiet && !args.json {
         let address = listener.local_addr()?;
         let whose = match args.secrets.is_empty() {
@@ -159,8 +164,7 @@ where
 }
 
 struct Ear {
-    hmac: Vec<Secret>,
-    ed25519: Vec<Secret>,
+    verifier: Verifier,
     answer: Script,
     quiet: bool,
     json: bool,
@@ -168,6 +172,43 @@ struct Ear {
     verified: AtomicU64,
     turn: AtomicUsize,
     seen: Mutex<HashMap<String, u32>>,
+}
+
+/// Checks signatures as a receiver does, with secrets of any of the two kinds.
+pub struct Verifier {
+    hmac: Vec<Secret>,
+    ed25519: Vec<Secret>,
+}
+
+impl Verifier {
+    /// A secret that cannot be used is said now and not at the first request.
+    pub fn new(secrets: Vec<String>) -> anyhow::Result<Self> {
+        let secrets = secrets.into_iter().map(Secret::new);
+        let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
+            secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
+        });
+        let verifier = Self { hmac, ed25519 };
+        let probe = HeaderMap::from_iter(
+            [signature::ID, signature::TIMESTAMP, signature::SIGNATURE]
+                .map(|name| (name, http::HeaderValue::from_static("0"))),
+        );
+        match verifier.verify(&probe, b"", 0) {
+            Err(VerifyError::Secret(why)) => Err(why.into()),
+            _ => Ok(verifier),
+        }
+    }
+
+    /// `now` in seconds since 1970.
+    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: i64) -> Result<(), VerifyError> {
+        let by = |scheme, secrets: &[Secret]| match secrets {
+            [] => Err(VerifyError::Mismatch),
+            _ => signature::verify(scheme, secrets, headers, body, now, signature::TOLERANCE),
+        };
+        match by(Scheme::Standard, &self.hmac) {
+            Err(VerifyError::Mismatch) => by(Scheme::StandardEd25519, &self.ed25519),
+            other => other,
+        }
+    }
 }
 
 /// What is printed of one request.
@@ -195,13 +236,8 @@ impl Ear {
         if secrets.is_empty() {
             secrets.push(DEMO_SECRET.to_owned());
         }
-        let secrets = secrets.into_iter().map(Secret::new);
-        let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
-            secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
-        });
-        let ear = Self {
-            hmac,
-            ed25519,
+        Ok(Self {
+            verifier: Verifier::new(secrets).context("cannot use `--secret`")?,
             answer: args.answer,
             quiet: args.quiet,
             json: args.json,
@@ -209,27 +245,7 @@ impl Ear {
             verified: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             seen: Mutex::default(),
-        };
-        // A secret that cannot be used is said now and not at the first request.
-        let probe = HeaderMap::from_iter(
-            [signature::ID, signature::TIMESTAMP, signature::SIGNATURE]
-                .map(|name| (name, http::HeaderValue::from_static("0"))),
-        );
-        match ear.verify(&probe, b"", 0) {
-            Err(VerifyError::Secret(why)) => Err(why).context("cannot use `--secret`"),
-            _ => Ok(ear),
-        }
-    }
-
-    fn verify(&self, headers: &HeaderMap, body: &[u8], now: i64) -> Result<(), VerifyError> {
-        let by = |scheme, secrets: &[Secret]| match secrets {
-            [] => Err(VerifyError::Mismatch),
-            _ => signature::verify(scheme, secrets, headers, body, now, signature::TOLERANCE),
-        };
-        match by(Scheme::Standard, &self.hmac) {
-            Err(VerifyError::Mismatch) => by(Scheme::StandardEd25519, &self.ed25519),
-            other => other,
-        }
+        })
     }
 
     fn count(&self, id: &str) -> u32 {
@@ -250,7 +266,7 @@ async fn receive(State(ear): State<Arc<Ear>>, request: Request<Body>) -> StatusC
     };
     let time = Timestamp::now();
     ear.received.fetch_add(1, Ordering::SeqCst);
-    let verdict = ear.verify(&head.headers, &body, time.as_second());
+    let verdict = ear.verifier.verify(&head.headers, &body, time.as_second());
     let status = match &verdict {
         Ok(()) => {
             ear.verified.fetch_add(1, Ordering::SeqCst);

@@ -1,17 +1,25 @@
-//! The command line: one file per command, and what they share (`admin`, `exit`, `settings`).
+//! The command line: one file per command, and what they share (`admin`, `exit`, `help`,
+//! `settings`).
 
 mod admin;
 mod exit;
+mod help;
 mod settings;
 
+mod completions;
+mod demo;
+mod echo;
+mod init;
 pub mod listen;
+mod man;
 mod run;
+mod schema;
 mod send;
 mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Events from RabbitMQ, Kafka or an embedded broker become signed webhooks.
 #[derive(Debug, Parser)]
@@ -24,19 +32,39 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
-    /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
-    Run(run::Args),
+    /// Print what a shell needs to complete commands and options.
+    Completions(completions::Args),
+    /// Show all of it in a few seconds: deliveries, retries, a dead letter sent again.
+    Demo,
+    /// Print the config as it takes effect: defaults filled in, secrets masked.
+    Echo(echo::Args),
+    /// Write a starting config.
+    Init(init::Args),
     /// Receive webhooks, check their signatures and print them.
     Listen(listen::Args),
+    /// Print or write manual pages.
+    Man(man::Args),
+    /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
+    Run(run::Args),
+    /// Print the JSON Schema of the config, for editors.
+    Schema,
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
 }
 
+/// What the command line understands.
+pub fn command() -> clap::Command {
+    help::grouped(Cli::command())
+}
+
 /// Runs the command that was asked for. Wrong usage exits with 64.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -48,8 +76,14 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Completions(args) => ended(completions::run(&args)),
+        Command::Demo => run_small(demo::run()),
+        Command::Echo(args) => ended(echo::run(&args)),
+        Command::Init(args) => ended(init::run(&args)),
         Command::Listen(args) => run_small(listen::run(args)),
+        Command::Man(args) => ended(man::run(&args)),
+        Command::Run(args) => run::run(args),
+        Command::Schema => ended(schema::run()),
         Command::Send(args) => run_small(run::send(args)),
         Command::Validate(args) => validate::run(&args),
     }
@@ -60,9 +94,12 @@ fn run_small(command: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCod
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let result = match runtime {
+    ended(match runtime {
         Ok(runtime) => runtime.block_on(command),
         Err(error) => Err(error.into()),
-    };
+    })
+}
+
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| exit::report(&error))
 }

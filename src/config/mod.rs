@@ -26,6 +26,7 @@ mod general;
 mod sources;
 mod subscriptions;
 
+mod effective;
 mod load;
 mod whole;
 
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use effective::{Effective, effective};
 pub use keys::keys;
 pub use load::{Loaded, TRY, load, validate};
 pub use node::Span;
