@@ -9,6 +9,7 @@ pub mod attempt;
 pub mod delivery;
 pub mod event;
 pub mod outgoing;
+pub mod selection;
 pub mod subscription;
 
 // what every stage counts with

@@ -6,6 +6,7 @@
 //! `Origin` headers there: a web page must not reach it through the user's browser.
 
 mod access;
+mod dead_letters;
 mod door;
 mod events;
 mod health;
@@ -82,13 +83,16 @@ fn router(state: State, on_loopback: bool) -> Router {
     let read = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
+        .merge(dead_letters::reading())
         .merge(jobs::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
         .route("/v1/topics//events", post(events::no_topic))
         .route_layer(needs(Scope::Publish));
-    let replay = jobs::stopping().route_layer(needs(Scope::Replay));
+    let replay = jobs::stopping()
+        .merge(dead_letters::replaying())
+        .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))
         .route(
@@ -99,6 +103,7 @@ fn router(state: State, on_loopback: bool) -> Router {
             "/v1/subscriptions/{name}/enable",
             post(subscriptions::enable),
         )
+        .merge(dead_letters::removing())
         .route_layer(needs(Scope::Admin));
     let router = open
         .merge(read)

@@ -1,12 +1,15 @@
-//! The command line: one file per command, and what they share (`admin`, `exit`, `help`,
-//! `settings`).
+//! The command line: one file per command, and what they share (`admin`, `desk`, `exit`, `help`,
+//! `progress`, `settings`).
 
 mod admin;
+mod desk;
 mod exit;
 mod help;
+mod progress;
 mod settings;
 
 mod completions;
+mod dead;
 mod demo;
 mod echo;
 mod init;
@@ -34,6 +37,8 @@ struct Cli {
 enum Command {
     /// Print what a shell needs to complete commands and options.
     Completions(completions::Args),
+    /// List, show, retry, drop and export dead letters.
+    Dead(dead::Args),
     /// Show all of it in a few seconds: deliveries, retries, a dead letter sent again.
     Demo,
     /// Print the config as it takes effect: defaults filled in, secrets masked.
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Completions(args) => ended(completions::run(&args)),
+        Command::Dead(args) => run_small(dead::run(args)),
         Command::Demo => run_small(demo::run()),
         Command::Echo(args) => ended(echo::run(&args)),
         Command::Init(args) => ended(init::run(&args)),

@@ -18,7 +18,14 @@ const ORDER: [&[&str]; 8] = [
 /// What builds and runs the rest; its parts may know each other.
 const ASSEMBLY: &[&str] = &["config", "app", "shutdown", "telemetry"];
 /// Nouns may know each other.
-const NOUNS: &[&str] = &["attempt", "delivery", "event", "outgoing", "subscription"];
+const NOUNS: &[&str] = &[
+    "attempt",
+    "delivery",
+    "event",
+    "outgoing",
+    "selection",
+    "subscription",
+];
 const STAGES: &[&str] = &["broker", "deliver", "render", "route", "store", "verdict"];
 
 /// Libraries that only some files may name, so that they can be exchanged there.

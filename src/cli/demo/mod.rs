@@ -6,6 +6,7 @@
 //! demo with exit code 1. Ports are free ones, and nothing is left behind, however it ends.
 
 mod bridge;
+mod checks;
 mod receiver;
 mod steps;
 mod table;
@@ -16,14 +17,17 @@ use std::process::ExitCode;
 use bytes::Bytes;
 
 use self::bridge::Bridge;
+use self::checks::{answered, no_letter, only_letter, sent_again, verified};
 use self::receiver::{BILLING, CRM, Receiver, WAREHOUSE};
-use self::steps::{Not, Steps, answered, verified};
+use self::steps::{Not, Steps};
 use super::admin::Admin;
 use super::exit::Exit;
 use super::send;
 use crate::broker::Publication;
 use crate::config::Config;
 use crate::event::Headers;
+use crate::operations::Report;
+use crate::operations::dead::Page;
 
 /// Id, topic and body.
 const EVENTS: [(&str, &str, &str); 3] = [
@@ -43,6 +47,9 @@ const EVENTS: [(&str, &str, &str); 3] = [
         r#"{"order": 1003, "total": 45}"#,
     ),
 ];
+
+/// The event whose endpoint is dead.
+const DEAD: &str = "order-1002";
 
 /// 0 when every step has held, 1 when one has not, 130 after Ctrl-C.
 pub async fn run() -> anyhow::Result<ExitCode> {
@@ -83,7 +90,7 @@ async fn play(steps: &mut Steps, receiver: &Receiver, bridge: &mut Bridge) -> an
     let ready = async || {
         bridge.is_running()?;
         let asked = admin.get::<serde_json::Value>("/readyz", &[]).await;
-        asked.map_err(|error| Not::Yet(format!("{error:#}")))
+        asked.map_err(not_yet)
     };
     steps.hold("its broker is ready", ready).await?;
 
@@ -113,23 +120,67 @@ async fn play(steps: &mut Steps, receiver: &Receiver, bridge: &mut Bridge) -> an
         .await?;
     steps
         .hold(
-            "billing is dead: order-1002 was given up after two attempts",
-            async || took(BILLING, "order-1002", &[503, 503]).await,
+            "billing is dead: order-1002 was given up after two attempts, and is a dead letter",
+            async || {
+                took(BILLING, DEAD, &[503, 503]).await?;
+                only_letter(&letters(&admin).await?, DEAD)
+            },
         )
         .await?;
+
     receiver.heal();
-    let count = steps
+    let ask = serde_json::json!({ "filter": format!("subscription:{BILLING}") });
+    let job: Report = admin.post("/v1/dead-letters/retry", &ask).await?;
+    let path = format!("/v1/jobs/{}", job.id);
+    steps
+        .hold("billing is healed; its letter is sent again", async || {
+            let report = admin.get(&path, &[]).await;
+            sent_again(&report.map_err(not_yet)?)
+        })
+        .await?;
+    steps
         .hold(
-            "every request was verified with its endpoint's secret",
-            async || verified(&receiver.heard()),
+            "billing has taken it under the same webhook-id; no dead letter is left",
+            async || {
+                took(BILLING, DEAD, &[503, 503, 204]).await?;
+                no_letter(&letters(&admin).await?)
+            },
         )
         .await?;
-    let _ = count;
+    let requests = steps
+        .hold(
+            "every request was verified with its endpoint's secret, and none came twice",
+            async || {
+                let heard = receiver.heard();
+                let requests = verified(&heard)?;
+                // The healthy endpoint has seen nothing of the others' retries.
+                for (id, ..) in EVENTS {
+                    answered(&heard, WAREHOUSE, id, &[204])?;
+                }
+                Ok(requests)
+            },
+        )
+        .await?;
+    let replayed = [(BILLING.to_owned(), DEAD.to_owned())];
+    let table = table::of_what_happened(&receiver.heard(), &replayed);
     print(&format!(
-        "\n{}\n",
-        table::of_what_happened(&receiver.heard(), &[])
+        "\n{table}\n{requests} requests, all as they should be.\n"
     ));
     Ok(())
+}
+
+/// The events of all dead letters.
+async fn letters(admin: &Admin) -> Result<Vec<String>, Not> {
+    let page: Page = admin.get("/v1/dead-letters", &[]).await.map_err(not_yet)?;
+    Ok(page
+        .letters
+        .into_iter()
+        .map(|letter| letter.event_id)
+        .collect())
+}
+
+fn not_yet(error: anyhow::Error) -> Not {
+    Not::Yet(format!("{error:#}"))
 }
 
 fn event(id: &str, topic: &str, body: &'static str) -> Publication {

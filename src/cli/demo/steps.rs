@@ -1,14 +1,11 @@
 //! The demo's steps: what has to hold, one after the other, and by when.
 //!
 //! A step is looked at again and again until it holds, cannot hold any more, or its time is up; then
-//! the demo fails and names it. The checks themselves know no clock and no process: they judge what
-//! the receiver has heard.
+//! the demo fails and names it. What is looked at is in `checks`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-
-use super::receiver::Heard;
 
 /// The whole demo, so that it ends by itself in under 20 s.
 const ALL: Duration = Duration::from_secs(18);
@@ -70,56 +67,9 @@ impl Steps {
     }
 }
 
-/// Whether `endpoint` has been sent `event` as often as `answers` say, and answered so. More is
-/// never right, whatever comes.
-pub fn answered(heard: &[Heard], endpoint: &str, event: &str, answers: &[u16]) -> Result<(), Not> {
-    let given: Vec<u16> = of(heard, endpoint, event).map(|one| one.status).collect();
-    if given == answers {
-        return Ok(());
-    }
-    let why = format!("{endpoint} has answered {event} with {given:?} instead of {answers:?}");
-    Err(match answers.starts_with(&given) {
-        true => Not::Yet(why),
-        false => Not::Ever(why),
-    })
-}
-
-/// Whether every request carried a signature that its endpoint could verify.
-pub fn verified(heard: &[Heard]) -> Result<usize, Not> {
-    match heard.iter().find(|one| one.unverified.is_some()) {
-        None => Ok(heard.len()),
-        Some(one) => Err(Not::Ever(format!(
-            "{} could not verify {}: {}",
-            one.endpoint,
-            one.event,
-            one.unverified.as_deref().unwrap_or_default()
-        ))),
-    }
-}
-
-/// What `endpoint` has heard of `event`.
-pub fn of<'a>(
-    heard: &'a [Heard],
-    endpoint: &'a str,
-    event: &'a str,
-) -> impl Iterator<Item = &'a Heard> {
-    heard
-        .iter()
-        .filter(move |one| one.endpoint == endpoint && one.event == event)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn heard(endpoint: &str, event: &str, status: u16) -> Heard {
-        Heard {
-            endpoint: endpoint.to_owned(),
-            event: event.to_owned(),
-            status,
-            unverified: None,
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_step_that_does_not_hold_is_named_in_time() {
@@ -153,28 +103,5 @@ mod tests {
         let hanging = async || std::future::pending::<Result<(), Not>>().await;
         Steps::begin().hold("hanging", hanging).await.unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(20));
-    }
-
-    #[test]
-    fn too_few_may_still_come_and_too_many_are_wrong() {
-        let two = [heard("crm", "a", 503), heard("crm", "a", 204)];
-        assert_eq!(answered(&two, "crm", "a", &[503, 204]), Ok(()));
-        let few = answered(&two, "crm", "a", &[503, 204, 204]);
-        assert!(matches!(few, Err(Not::Yet(_))), "{few:?}");
-        for wrong in [&[503][..], &[204, 204], &[503, 503, 204]] {
-            let wrong = answered(&two, "crm", "a", wrong);
-            assert!(matches!(wrong, Err(Not::Ever(_))), "{wrong:?}");
-        }
-        let other = answered(&two, "crm", "b", &[204]);
-        assert!(matches!(other, Err(Not::Yet(_))), "{other:?}");
-    }
-
-    #[test]
-    fn one_signature_that_is_wrong_is_enough() {
-        let mut all = vec![heard("crm", "a", 204), heard("warehouse", "a", 204)];
-        assert_eq!(verified(&all), Ok(2));
-        all[1].unverified = Some("no signature matches".to_owned());
-        let why = "warehouse could not verify a: no signature matches";
-        assert_eq!(verified(&all), Err(Not::Ever(why.to_owned())));
     }
 }

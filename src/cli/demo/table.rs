@@ -2,8 +2,8 @@
 
 use comfy_table::{Table, presets};
 
+use super::checks::of;
 use super::receiver::Heard;
-use super::steps::of;
 
 /// A line for each event and endpoint in the order in which they were first heard. `replayed` are
 /// the letters that were sent again, by endpoint and event.
