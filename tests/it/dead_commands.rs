@@ -75,7 +75,7 @@ async fn json_is_the_same_from_the_bridge_and_from_the_file() {
 async fn pages_follow_each_other() {
     let scene = scene(5).await;
     let mut orders = Vec::new();
-    let mut cursor = None;
+    let mut cursor: Option<String> = None;
     loop {
         let mut arguments = vec![
             "list".to_owned(),

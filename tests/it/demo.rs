@@ -64,15 +64,19 @@ A bridge with a broker inside (process P), a receiver on 127.0.0.1:PORT, both go
   T s  2. its broker is ready
   T s  3. three events are published, and the warehouse has taken them
   T s  4. the crm has refused order-1001 twice and taken it the third time
-  T s  5. billing is dead: order-1002 was given up after two attempts
-  T s  6. every request was verified with its endpoint's secret
+  T s  5. billing is dead: order-1002 was given up after two attempts, and is a dead letter
+  T s  6. billing is healed; its letter is sent again
+  T s  7. billing has taken it under the same webhook-id; no dead letter is left
+  T s  8. every request was verified with its endpoint's secret, and none came twice
 
- event       subscription  attempts  answers      outcome                  verified
- order-1001  crm           3         503 503 204  delivered after retries  3 of 3
- order-1001  warehouse     1         204          delivered                1 of 1
- order-1002  billing       2         503 503      not delivered            2 of 2
- order-1002  warehouse     1         204          delivered                1 of 1
- order-1003  warehouse     1         204          delivered                1 of 1
+ event       subscription  attempts  answers      outcome                               verified
+ order-1001  crm           3         503 503 204  delivered after retries               3 of 3
+ order-1001  warehouse     1         204          delivered                             1 of 1
+ order-1002  billing       3         503 503 204  dead-lettered, sent again, delivered  3 of 3
+ order-1002  warehouse     1         204          delivered                             1 of 1
+ order-1003  warehouse     1         204          delivered                             1 of 1
+
+9 requests, all as they should be.
 "#);
 }
 
