@@ -80,7 +80,7 @@ impl App {
             crate::telemetry::lost_lines,
         );
         std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("{} cannot be created", config.data_dir.display()))
+            .with_context(|| format!("{} (`data_dir`) cannot be made", config.data_dir.display()))
             .map_err(Failure::Io)?;
         let store = Arc::new(Store::open(
             &config.data_dir,
@@ -97,7 +97,7 @@ impl App {
             .await
             .with_context(|| {
                 format!(
-                    "the admin address {} cannot be listened on",
+                    "the admin address {} (`admin.listen`) cannot be listened on",
                     config.admin.listen
                 )
             })

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use url::Url;
 
+use super::exit::Exit;
 use crate::config;
 use crate::deliver::signature::{self, Received, VerifyError};
 use crate::subscription::{Scheme, Secret, SignedUrl};
@@ -119,9 +120,18 @@ pub struct Tally {
 
 /// Listens until SIGINT or SIGTERM, then prints the count.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    Verifier::new(
+        args.signature.clone(),
+        args.secrets.clone(),
+        args.url.clone(),
+    )
+    .context(Exit::usage("cannot use `--secret`"))?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        Exit::io(format!(
+            "cannot listen on {} (choose another address with --listen)",
+            args.listen
+        ))
+    })?;
     if !args.quiet && !args.json {
         let address = listener.local_addr()?;
         let whose = match (&args.signature, args.secrets.is_empty()) {
@@ -171,8 +181,7 @@ where
 }
 
 struct Ear {
-    /// Any of these will do.
-    accepted: Vec<(Scheme, Vec<Secret>)>,
+    verifier: Verifier,
     answer: Script,
     quiet: bool,
     json: bool,
@@ -180,6 +189,32 @@ struct Ear {
     verified: AtomicU64,
     turn: AtomicUsize,
     seen: Mutex<HashMap<String, u32>>,
+}
+
+impl Ear {
+    fn new(args: Args) -> anyhow::Result<Self> {
+        Ok(Self {
+            verifier: Verifier::new(args.signature, args.secrets, args.url)
+                .context("cannot use `--secret`")?,
+            answer: args.answer,
+            quiet: args.quiet,
+            json: args.json,
+            received: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
+            seen: Mutex::default(),
+        })
+    }
+
+    fn count(&self, id: &str) -> u32 {
+        let mut seen = self.seen.lock().unwrap_or_else(|p| p.into_inner());
+        if seen.len() >= MAX_SEEN && !seen.contains_key(id) {
+            seen.clear();
+        }
+        let times = seen.entry(id.to_owned()).or_default();
+        *times = times.saturating_add(1);
+        *times
+    }
 }
 
 /// What is printed of one request.
@@ -201,22 +236,50 @@ struct Heard {
     body: String,
 }
 
-impl Ear {
-    fn new(args: Args) -> anyhow::Result<Self> {
-        let ear = Self {
-            accepted: accepted(args.signature, args.secrets, args.url)?,
-            answer: args.answer,
-            quiet: args.quiet,
-            json: args.json,
-            received: AtomicU64::new(0),
-            verified: AtomicU64::new(0),
-            turn: AtomicUsize::new(0),
-            seen: Mutex::default(),
+/// Checks signatures as a receiver does.
+pub struct Verifier {
+    /// Any of these will do.
+    accepted: Vec<(Scheme, Vec<Secret>)>,
+}
+
+impl Verifier {
+    /// Without a scheme both of Standard Webhooks are accepted, each with the secrets of its kind;
+    /// without secrets as well, that of the built-in example. A secret that cannot be used is said
+    /// now and not at the first request. `url` is the one that senders sign, where they sign one.
+    pub fn new(
+        scheme: Option<Scheme>,
+        mut secrets: Vec<String>,
+        url: Option<Url>,
+    ) -> anyhow::Result<Self> {
+        if secrets.is_empty() && scheme.is_none() {
+            secrets.push(DEMO_SECRET.to_owned());
+        }
+        let secrets = secrets.into_iter().map(Secret::new);
+        let accepted = match scheme {
+            Some(mut scheme) => {
+                if let (Some(signed), Some(url)) = (scheme.signed_url_mut(), url) {
+                    *signed = SignedUrl::written(url.as_str());
+                }
+                vec![(scheme, secrets.collect())]
+            }
+            None => {
+                let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
+                    secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
+                });
+                [(Scheme::Standard, hmac), (Scheme::StandardEd25519, ed25519)]
+                    .into_iter()
+                    .filter(|(_, secrets)| !secrets.is_empty())
+                    .collect()
+            }
         };
-        Ok(ear)
+        for (scheme, secrets) in &accepted {
+            signature::check_verifying(scheme, secrets)?;
+        }
+        Ok(Self { accepted })
     }
 
-    fn verify(&self, request: &Received<'_>, now: i64) -> Result<(), VerifyError> {
+    /// `now` in seconds since 1970.
+    pub fn verify(&self, request: &Received<'_>, now: i64) -> Result<(), VerifyError> {
         let mut result = Err(VerifyError::Mismatch);
         for (scheme, secrets) in &self.accepted {
             result = signature::verify(scheme, secrets, request, now, signature::TOLERANCE);
@@ -226,49 +289,6 @@ impl Ear {
         }
         result
     }
-
-    fn count(&self, id: &str) -> u32 {
-        let mut seen = self.seen.lock().unwrap_or_else(|p| p.into_inner());
-        if seen.len() >= MAX_SEEN && !seen.contains_key(id) {
-            seen.clear();
-        }
-        let times = seen.entry(id.to_owned()).or_default();
-        *times = times.saturating_add(1);
-        *times
-    }
-}
-
-/// What is believed. A secret that cannot be used is said now and not at the first request.
-fn accepted(
-    scheme: Option<Scheme>,
-    mut secrets: Vec<String>,
-    url: Option<Url>,
-) -> anyhow::Result<Vec<(Scheme, Vec<Secret>)>> {
-    if secrets.is_empty() && scheme.is_none() {
-        secrets.push(DEMO_SECRET.to_owned());
-    }
-    let secrets = secrets.into_iter().map(Secret::new);
-    let accepted = match scheme {
-        Some(mut scheme) => {
-            if let (Some(signed), Some(url)) = (scheme.signed_url_mut(), url) {
-                *signed = SignedUrl::written(url.as_str());
-            }
-            vec![(scheme, secrets.collect())]
-        }
-        None => {
-            let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
-                secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
-            });
-            [(Scheme::Standard, hmac), (Scheme::StandardEd25519, ed25519)]
-                .into_iter()
-                .filter(|(_, secrets)| !secrets.is_empty())
-                .collect()
-        }
-    };
-    for (scheme, secrets) in &accepted {
-        signature::check_verifying(scheme, secrets).context("cannot use `--secret`")?;
-    }
-    Ok(accepted)
 }
 
 async fn receive(State(ear): State<Arc<Ear>>, request: Request<Body>) -> StatusCode {
@@ -285,7 +305,7 @@ async fn receive(State(ear): State<Arc<Ear>>, request: Request<Body>) -> StatusC
         headers: &head.headers,
         body: &body,
     };
-    let verdict = ear.verify(&request, time.as_second());
+    let verdict = ear.verifier.verify(&request, time.as_second());
     let status = match &verdict {
         Ok(()) => {
             ear.verified.fetch_add(1, Ordering::SeqCst);

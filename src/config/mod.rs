@@ -28,6 +28,7 @@ mod signatures;
 mod sources;
 mod subscriptions;
 
+mod effective;
 mod load;
 mod whole;
 
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use effective::{Effective, effective};
 pub use keys::keys;
 pub use load::{Loaded, TRY, load, validate};
 pub use node::Span;

@@ -15,9 +15,9 @@ use super::{
     sources, subscriptions,
 };
 
-const DEFAULT_GROUP: &str = "hookbridge";
+pub const DEFAULT_GROUP: &str = "hookbridge";
 const DEFAULT_DATA_DIR: &str = "data";
-const INSTANCE_VARIABLE: &str = "HOOKBRIDGE_INSTANCE";
+pub const INSTANCE_VARIABLE: &str = "HOOKBRIDGE_INSTANCE";
 
 /// Reads a config from `text`. `file_name` is what problems call it; relative paths in it start
 /// at `base_dir`; `env` looks up environment variables.
