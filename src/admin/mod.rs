@@ -13,6 +13,7 @@ mod events;
 mod health;
 mod jobs;
 mod ndjson;
+pub mod parked;
 mod problem;
 mod subscriptions;
 
@@ -88,6 +89,7 @@ fn router(state: State, on_loopback: bool) -> Router {
         .merge(attempts::reading())
         .merge(dead_letters::reading())
         .merge(jobs::reading())
+        .merge(parked::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
@@ -95,6 +97,7 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route_layer(needs(Scope::Publish));
     let replay = jobs::stopping()
         .merge(dead_letters::replaying())
+        .merge(parked::ordering())
         .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))

@@ -151,6 +151,7 @@ impl App {
         let shutdown = Shutdown::default();
         let readiness = readiness::of(&brokers, &store);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
+        let operations = operations::of_pipeline(&config, brokers.clone(), pipeline.clone());
         let state = admin::State {
             version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),
@@ -161,14 +162,17 @@ impl App {
                 .filter(|_| embedded.len() == 1)
                 .cloned(),
             embedded,
-            subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
+            subscriptions: Arc::new(subscriptions::OfPipeline {
+                pipeline: pipeline.clone(),
+                operations: operations.clone(),
+            }),
+            operations,
             traces: Arc::new(Traces {
                 journal: journal.clone(),
                 keepers: journal::keepers(&config, &brokers),
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
             }),
-            operations: operations::of_pipeline(&config, brokers.clone(), pipeline.clone()),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };

@@ -19,6 +19,7 @@ mod identify;
 pub mod in_flight;
 pub mod kafka;
 pub mod letters;
+pub mod parked;
 pub mod rabbitmq;
 mod receipt;
 pub mod tiers;
@@ -155,8 +156,16 @@ pub trait Broker: Send + Sync + 'static {
         self.park(&delivery, Wait::AT_ONCE).await
     }
 
-    /// Makes everything parked on the tiers of `kind` due now. Returns how many, where it can be told.
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused>;
+    /// What is parked, as far as it can be told without disturbing anything.
+    async fn parked(&self) -> Result<Vec<parked::Waiting>, Refused>;
+
+    /// Makes due or drops what `order` is about among all that is parked by now. What it is not
+    /// about is left as it is, or waits on for what remains of its delay.
+    async fn order(
+        &self,
+        order: &parked::Order,
+        follow: &dyn parked::Follow,
+    ) -> Result<parked::Done, Refused>;
 
     /// Publishes an event and returns when the broker has confirmed.
     async fn publish(&self, publication: Publication) -> Result<(), Refused>;

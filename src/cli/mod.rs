@@ -10,6 +10,7 @@ mod settings;
 mod attempts;
 mod dead;
 pub mod listen;
+mod parked;
 mod run;
 mod send;
 mod trace;
@@ -38,6 +39,8 @@ enum Command {
     Run(run::Args),
     /// Receive webhooks, check their signatures and print them.
     Listen(listen::Args),
+    /// Show what waits on the brokers, bring it forward, or drop it.
+    Parked(parked::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Show what became of an event: attempts, and where each delivery is now.
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Dead(args) => run_small(dead::run(args)),
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
+        Command::Parked(args) => run_small(parked::run(args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Trace(args) => run_small(trace::run(args)),
         Command::Validate(args) => validate::run(&args),

@@ -11,8 +11,8 @@ use super::reader::{self, Found, Map, Notes};
 use super::subscriptions::Known;
 use super::substitute::{self, Env};
 use super::{
-    Config, DeliverySettings, Problem, Problems, attempts, brokers, endpoints, general, keys, sources,
-    subscriptions,
+    Config, DeliverySettings, Problem, Problems, attempts, brokers, endpoints, general, keys,
+    sources, subscriptions,
 };
 
 const DEFAULT_GROUP: &str = "hookbridge";

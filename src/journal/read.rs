@@ -44,7 +44,13 @@ impl FromStr for Status {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let words = [
-            "dns", "denied", "connect", "tls", "timeout", "protocol", "unsendable",
+            "dns",
+            "denied",
+            "connect",
+            "tls",
+            "timeout",
+            "protocol",
+            "unsendable",
         ];
         let digits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
         match text.as_bytes() {
@@ -61,9 +67,7 @@ impl FromStr for Status {
 
 impl Status {
     fn holds(&self, outcome: &str) -> bool {
-        let class = |class: u8| {
-            outcome.len() == 3 && outcome.starts_with(char::from(b'0' + class))
-        };
+        let class = |class: u8| outcome.len() == 3 && outcome.starts_with(char::from(b'0' + class));
         match self {
             Self::Exactly(wanted) => outcome == wanted,
             Self::Class(wanted) => class(*wanted),
@@ -74,18 +78,23 @@ impl Status {
 
 impl Query {
     fn may_be_in(&self, head: &Head) -> bool {
-        self.since.is_none_or(|since| head.last_us >= since.as_microsecond())
-            && self.until.is_none_or(|until| head.first_us < until.as_microsecond())
-            && self.event.as_ref().is_none_or(|event| head.may_have_event(event))
+        self.since
+            .is_none_or(|since| head.last_us >= since.as_microsecond())
+            && self
+                .until
+                .is_none_or(|until| head.first_us < until.as_microsecond())
+            && self
+                .event
+                .as_ref()
+                .is_none_or(|event| head.may_have_event(event))
             && self.id.as_ref().is_none_or(|id| head.may_have(id))
             && (self.subscription.as_ref())
                 .is_none_or(|subscription| head.may_have_subscription(subscription))
     }
 
     fn holds(&self, entry: &Entry) -> bool {
-        let same = |wanted: &Option<String>, is: &str| {
-            wanted.as_ref().is_none_or(|wanted| wanted == is)
-        };
+        let same =
+            |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
         let status = |status: &Status| match &entry.what {
             What::Attempt(attempt) => status.holds(&attempt.outcome),
             _ => false,
@@ -152,7 +161,10 @@ pub fn page(
     let (heads, blocks) = match (txn.open_table(ring::HEADS), txn.open_table(ring::BLOCKS)) {
         (Ok(heads), Ok(blocks)) => (heads, blocks),
         (Err(TableError::TableDoesNotExist(_)), _) => {
-            return Ok(Page { entries, next: None });
+            return Ok(Page {
+                entries,
+                next: None,
+            });
         }
         (Err(error), _) | (_, Err(error)) => return Err(error.into()),
     };
@@ -162,7 +174,10 @@ pub fn page(
         let number = number.value();
         let full = entries.len() >= limit || began.elapsed() > PATIENCE;
         if full {
-            let next = Some(Cursor { block: number, left: usize::MAX });
+            let next = Some(Cursor {
+                block: number,
+                left: usize::MAX,
+            });
             return Ok(Page { entries, next });
         }
         if !Head::decode(head.value()).is_some_and(|head| query.may_be_in(&head)) {
@@ -181,14 +196,20 @@ pub fn page(
         };
         for (at, record) in records[..left].iter().enumerate().rev() {
             if entries.len() >= limit {
-                let next = Some(Cursor { block: number, left: at + 1 });
+                let next = Some(Cursor {
+                    block: number,
+                    left: at + 1,
+                });
                 return Ok(Page { entries, next });
             }
             let entry = record::entry(record, instance);
             entries.extend(entry.filter(|entry| query.holds(entry)));
         }
     }
-    Ok(Page { entries, next: None })
+    Ok(Page {
+        entries,
+        next: None,
+    })
 }
 
 pub fn oldest(db: &Database) -> Result<Option<Timestamp>, Unreadable> {

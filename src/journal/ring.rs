@@ -288,9 +288,7 @@ pub fn open_private(path: &Path) -> Result<Database, DatabaseError> {
     let file = options
         .open(path)
         .map_err(|error| DatabaseError::Storage(StorageError::Io(error)))?;
-    Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .create_file(file)
+    Builder::new().set_cache_size(CACHE_BYTES).create_file(file)
 }
 
 /// Opens what is there, and repairs it after a crash.

@@ -119,8 +119,16 @@ fn what_is_recorded_is_read_back_by_event_in_order() {
 
     let entries = journal.of_event("evt_1", 100).unwrap();
     let first = &entries[0];
-    assert_eq!(first.at.as_microsecond(), timeout.started_at.as_microsecond());
-    let names = [&first.instance, &first.event, &first.subscription, &first.uid];
+    assert_eq!(
+        first.at.as_microsecond(),
+        timeout.started_at.as_microsecond()
+    );
+    let names = [
+        &first.instance,
+        &first.event,
+        &first.subscription,
+        &first.uid,
+    ];
     assert_eq!(names, ["bridge-1", "evt_1", "crm", crm.uid.as_str()]);
     assert_eq!(first.delivery, crm.id.as_str());
     let place = [&first.topic, &first.r#type, &first.source, &first.broker];
@@ -137,7 +145,13 @@ fn what_is_recorded_is_read_back_by_event_in_order() {
         })
     };
     let expected = [
-        attempted(1, "timeout", "no answer in time", Then::Retry, Some(request)),
+        attempted(
+            1,
+            "timeout",
+            "no answer in time",
+            Then::Retry,
+            Some(request),
+        ),
         What::Parked {
             wait: WaitKind::Retry,
             until,
@@ -164,7 +178,11 @@ fn pages_are_complete_and_without_repeats_while_more_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = started(settings(&folder));
     for n in 0..2_500 {
-        deliver(&journal, &format!("evt_{n}"), if n % 2 == 0 { "crm" } else { "stock" });
+        deliver(
+            &journal,
+            &format!("evt_{n}"),
+            if n % 2 == 0 { "crm" } else { "stock" },
+        );
         if n % 400 == 0 {
             journal.oldest().unwrap();
         }
@@ -217,7 +235,10 @@ fn what_is_asked_for_is_what_comes() {
         ..Query::default()
     };
     assert_eq!(events(of("evt_1")), ["evt_1"]);
-    assert_eq!(events(of(delivery("evt_2", "stock", 1).id.as_str())), ["evt_2"]);
+    assert_eq!(
+        events(of(delivery("evt_2", "stock", 1).id.as_str())),
+        ["evt_2"]
+    );
     let until = Query {
         until: Some("2020-01-01T00:00:00Z".parse().unwrap()),
         ..Query::default()
@@ -263,7 +284,11 @@ fn what_is_too_old_goes() {
     let mut ring = ring::Ring::prepare(&db).unwrap();
     let batch = |id: &str| {
         let mut batch = Vec::new();
-        record::unmatched(&mut batch, &event(id), "2026-01-01T00:00:00Z".parse().unwrap());
+        record::unmatched(
+            &mut batch,
+            &event(id),
+            "2026-01-01T00:00:00Z".parse().unwrap(),
+        );
         batch
     };
     let mut write = |batch: &[u8], now: &str| {
@@ -273,7 +298,10 @@ fn what_is_too_old_goes() {
             max_bytes: 1 << 30,
         };
         ring.write(&db, batch, "a", &limits).unwrap();
-        read::page(&db, &Query::default(), None, 10).unwrap().entries.len()
+        read::page(&db, &Query::default(), None, 10)
+            .unwrap()
+            .entries
+            .len()
     };
     assert_eq!(write(&batch("a"), "2026-01-01T00:00:01Z"), 1);
     assert_eq!(write(&batch("b"), "2026-01-01T00:59:59Z"), 2);

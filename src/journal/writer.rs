@@ -83,7 +83,9 @@ impl Writer {
             Err(None)
         } else {
             let tried = catch_unwind(AssertUnwindSafe(|| self.try_write(batch)));
-            tried.unwrap_or_else(|_| Err("the storage library panicked".into())).map_err(Some)
+            tried
+                .unwrap_or_else(|_| Err("the storage library panicked".into()))
+                .map_err(Some)
         };
         match result {
             Ok(()) => {
@@ -115,7 +117,11 @@ impl Writer {
                 let db = (self.opener)(&self.settings.path).map_err(|error| error.to_string())?;
                 let db = Arc::new(db);
                 self.ring = Some(Ring::prepare(&db).map_err(|error| error.to_string())?);
-                let mut shared = self.shared.db.write().unwrap_or_else(PoisonError::into_inner);
+                let mut shared = self
+                    .shared
+                    .db
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
                 *shared = Some(db.clone());
                 db
             }

@@ -8,6 +8,7 @@ mod audit;
 pub mod dead;
 pub mod job;
 mod letters;
+pub mod parked;
 pub mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -83,16 +83,38 @@ pub struct Traced {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Now {
-    Delivered { at: Timestamp, outcome: String },
+    Delivered {
+        at: Timestamp,
+        outcome: String,
+    },
     /// A request is out.
-    InFlight { attempt: u32, since: Timestamp },
+    InFlight {
+        attempt: u32,
+        since: Timestamp,
+    },
     /// It comes back at about this time; a tenth of the wait later at most.
-    Parked { wait: WaitKind, until: Timestamp, on: String, place: String },
-    Dead { reason: String, at: Timestamp, on: String, place: String },
+    Parked {
+        wait: WaitKind,
+        until: Timestamp,
+        on: String,
+        place: String,
+    },
+    Dead {
+        reason: String,
+        at: Timestamp,
+        on: String,
+        place: String,
+    },
     /// It was dead-lettered, and the letter is no longer there: retried, or dropped.
-    LetterGone { reason: String, at: Timestamp, on: String },
+    LetterGone {
+        reason: String,
+        at: Timestamp,
+        on: String,
+    },
     /// It was attempted, and no broker has confirmed what came next.
-    Unsettled { since: Timestamp },
+    Unsettled {
+        since: Timestamp,
+    },
 }
 
 /// Why there is no trace.
@@ -138,7 +160,9 @@ impl Traces {
         let (dead, unlisted) = self.dead(of_event, &mut notes).await;
         let mut event = Assembly::default();
         entries.into_iter().for_each(|entry| event.recorded(entry));
-        under_way.into_iter().for_each(|running| event.running(running));
+        under_way
+            .into_iter()
+            .for_each(|running| event.running(running));
         event.settle_dead(&dead, &unlisted);
         dead.iter().for_each(|letter| event.letter(letter));
         match event.trace(&self.keepers, notes) {
@@ -156,7 +180,12 @@ impl Traces {
             .await;
         let mut found: Vec<_> = dead
             .into_iter()
-            .map(|dead| (dead.letter.dead_at, dead.letter.delivery.event.id.to_string()))
+            .map(|dead| {
+                (
+                    dead.letter.dead_at,
+                    dead.letter.delivery.event.id.to_string(),
+                )
+            })
             .collect();
         let (journal, wanted) = (self.journal.clone(), field.clone());
         let searched = blocking(move || field::search(&journal, &wanted)).await;
@@ -292,9 +321,8 @@ impl Assembly {
 
     fn delivery(&mut self, like: Traced) -> &mut Traced {
         self.matched |= !like.subscription.is_empty();
-        let same = |known: &Traced| {
-            known.delivery == like.delivery && known.generation == like.generation
-        };
+        let same =
+            |known: &Traced| known.delivery == like.delivery && known.generation == like.generation;
         match self.deliveries.iter().position(same) {
             Some(at) => &mut self.deliveries[at],
             None => {
@@ -352,7 +380,12 @@ impl Assembly {
     }
 
     fn running(&mut self, running: Running) {
-        self.event(&running.event, &running.topic, &running.r#type, &running.source);
+        self.event(
+            &running.event,
+            &running.topic,
+            &running.r#type,
+            &running.source,
+        );
         let now = Now::InFlight {
             attempt: running.attempt,
             since: running.since,
@@ -427,7 +460,9 @@ impl Assembly {
         let group = |on: &str| keepers.get(on).and_then(|keeper| keeper.group.clone());
         for traced in &mut self.deliveries {
             match &mut traced.now {
-                Now::Parked { wait, on, place, .. } => {
+                Now::Parked {
+                    wait, on, place, ..
+                } => {
                     *place = match group(on) {
                         Some(group) => format!("{group}.{}.*", wait.as_str()),
                         None => String::new(),

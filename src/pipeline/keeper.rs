@@ -114,7 +114,8 @@ impl Keeper {
             {
                 Ok(()) => {
                     let until = Timestamp::now().checked_add(rest).unwrap_or(Timestamp::MAX);
-                    self.journal.parked(delivery, wait.kind, until, self.broker.name());
+                    self.journal
+                        .parked(delivery, wait.kind, until, self.broker.name());
                     return true;
                 }
                 Err(Refused::TooLarge { .. }) => {

@@ -83,6 +83,15 @@ impl Pipeline {
         all
     }
 
+    /// How many deliveries of this subscription were parked here and not seen again. An estimate:
+    /// another instance may have taken them over.
+    pub fn parked_here(&self, subscription: &str) -> u64 {
+        let routes = self.routes.load();
+        routes
+            .by_name(subscription)
+            .map_or(0, |target| target.parked())
+    }
+
     /// Pauses or resumes a subscription, durably. `false` when there is none of this name.
     pub async fn set_paused(&self, subscription: &str, paused: bool) -> anyhow::Result<bool> {
         let Some(target) = self.routes.load().by_name(subscription).cloned() else {

@@ -90,6 +90,11 @@ impl Target {
         false
     }
 
+    /// How many are parked, as far as this instance knows.
+    pub fn parked(&self) -> u64 {
+        self.parked.count.load(Ordering::Relaxed)
+    }
+
     /// A parked delivery has come back, or was not parked after all.
     pub fn unpark(&self, size_bytes: usize) {
         let less = |counter: &AtomicU64, by: u64| {

@@ -49,6 +49,7 @@ fn listed(state: &'static str) -> Listed {
         topics: vec!["orders.*".into()],
         endpoint: "crm".into(),
         url: "https://crm.example.com".into(),
+        parked: 0,
     }
 }
 

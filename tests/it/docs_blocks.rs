@@ -150,7 +150,7 @@ fn every_command_shown_is_understood() {
         }
     }
     assert!(commands.len() >= 10, "{} commands", commands.len());
-    let all = ["listen", "run", "send", "validate"].map(str::to_owned);
+    let all = ["attempts", "listen", "run", "send", "trace", "validate"].map(str::to_owned);
     assert_eq!(subcommands, BTreeSet::from(all));
 }
 
@@ -280,7 +280,7 @@ fn every_problem_that_publishing_may_have_is_documented() {
         };
         let between = &code[at..at + code[at..].find('"').unwrap()];
         let is_problem = between.trim_end().ends_with(',') && between.matches('\n').count() <= 1;
-        if is_problem && !["conflict", "wrong-method"].contains(&name) {
+        if is_problem && !["attempts-not-kept", "conflict", "wrong-method"].contains(&name) {
             assert!(
                 documented.contains(name),
                 "`{name}` is not in docs/embedded.md"

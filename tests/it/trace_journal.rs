@@ -33,7 +33,11 @@ async fn listed(bridge: &Bridge, limit: usize) -> Vec<String> {
         let page: Value = serde_json::from_str(&text).unwrap();
         let attempts = page["attempts"].as_array().unwrap();
         assert!(attempts.len() <= limit);
-        ids.extend(attempts.iter().map(|a| a["event"].as_str().unwrap().to_owned()));
+        ids.extend(
+            attempts
+                .iter()
+                .map(|a| a["event"].as_str().unwrap().to_owned()),
+        );
         match page["next"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => return ids,
@@ -62,17 +66,37 @@ async fn attempts_are_listed_page_by_page_and_filtered() {
     let different: BTreeSet<_> = ids.iter().collect();
     assert_eq!((ids.len(), different.len()), (250, 250));
 
-    let ran = hookbridge(&bridge, &["attempts", "--status", "4xx", "-n", "1000", "--json"]).await;
+    let ran = hookbridge(
+        &bridge,
+        &["attempts", "--status", "4xx", "-n", "1000", "--json"],
+    )
+    .await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(ran.out.lines().count(), 25);
     let ran = hookbridge(&bridge, &["attempts", "--id", "evt_11"]).await;
     let mut lines = ran.out.lines();
-    assert!(lines.next().unwrap().trim_start().starts_with("TIME"), "{}", ran.out);
-    let row: Vec<_> = lines.next().unwrap().split_whitespace().skip(1).take(4).collect();
+    assert!(
+        lines.next().unwrap().trim_start().starts_with("TIME"),
+        "{}",
+        ran.out
+    );
+    let row: Vec<_> = lines
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .skip(1)
+        .take(4)
+        .collect();
     assert_eq!(row, ["crm", "evt_11", "1", "400"]);
     let ran = hookbridge(&bridge, &["attempts", "--subscription", "none"]).await;
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
-    for wrong in ["limit=0", "cursor=x", "status=abc", "since=today", "colour=red"] {
+    for wrong in [
+        "limit=0",
+        "cursor=x",
+        "status=abc",
+        "since=today",
+        "colour=red",
+    ] {
         let (status, text) = bridge.get(&format!("/v1/attempts?{wrong}")).await;
         assert_eq!(status, 400, "{wrong}: {text}");
     }
@@ -112,7 +136,9 @@ async fn a_disk_that_takes_no_journal_fails_no_delivery() {
     let crm = subscription("crm", "orders.*", &receiver.url("/"), "");
     let data = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/dev/full", data.path().join("attempts.redb")).unwrap();
-    let config = bus.config(&crm).replace("{data}", &data.path().display().to_string());
+    let config = bus
+        .config(&crm)
+        .replace("{data}", &data.path().display().to_string());
     let bridge = Bridge::start(&config).await.ready().await;
     bus.publish(&bridge, &bodies(500)).await;
     receiver.wait_for(500, SOON).await;
@@ -152,7 +178,12 @@ async fn no_secret_is_in_the_file() {
     let has = |text: &str| file.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(has("4711"));
     let secret = SECRET.trim_start_matches("whsec_");
-    for word in [secret, "T0K3N-0F-THE-PATH", "K3Y-0F-THE-QUERY", "T0K3N-0F-A-HEADER"] {
+    for word in [
+        secret,
+        "T0K3N-0F-THE-PATH",
+        "K3Y-0F-THE-QUERY",
+        "T0K3N-0F-A-HEADER",
+    ] {
         assert!(!has(word), "{word}");
     }
 }
@@ -185,9 +216,9 @@ async fn the_audit_stream_arrives_on_a_rabbitmq_queue() {
     let shop = Shop::open(&amqp).await;
     let queue = unique("audit");
     let options = QueueDeclareOptions::durable();
-    let declared = shop
-        .channel
-        .queue_declare(queue.as_str().into(), options, FieldTable::default());
+    let declared =
+        shop.channel
+            .queue_declare(queue.as_str().into(), options, FieldTable::default());
     declared.await.expect("a queue");
     let crm = subscription("crm", "orders.*", &receiver.url("/"), "");
     let publish = format!("attempts: {{ publish: {{ broker: here, topic: {queue} }} }}");
@@ -201,7 +232,10 @@ async fn the_audit_stream_arrives_on_a_rabbitmq_queue() {
     })
     .await;
     let record: Value = serde_json::from_slice(&got.data).unwrap();
-    assert_eq!((&record["event"], &record["outcome"]), (&"evt_1".into(), &"204".into()));
+    assert_eq!(
+        (&record["event"], &record["outcome"]),
+        (&"evt_1".into(), &"204".into())
+    );
     let kind = got.properties.kind().as_ref().expect("a type");
     assert_eq!(kind.as_str(), "hookbridge.attempt");
 }

@@ -92,7 +92,8 @@ async fn a_trace_in_each_state() {
     let subscriptions = [
         subscription("ok", "orders.*", &receiver.url("/ok"), ""),
         subscription("again", "orders.*", &flaky.url("/"), ""),
-        subscription("wait", "orders.*", &receiver.url("/wait"), "").replace("[1s, 1s, 1s]", "[1h]"),
+        subscription("wait", "orders.*", &receiver.url("/wait"), "")
+            .replace("[1s, 1s, 1s]", "[1h]"),
         refusing("refuse", &receiver.url("/refuse")),
         subscription("hang", "orders.*", &receiver.url("/hang"), ", timeout: 50s"),
     ]
@@ -122,7 +123,11 @@ async fn a_trace_in_each_state() {
         ", no_retry\n",
         "\n  now: in flight, attempt 1 since ",
     ] {
-        assert!(told.out.contains(words), "{words:?} is missing in\n{}", told.out);
+        assert!(
+            told.out.contains(words),
+            "{words:?} is missing in\n{}",
+            told.out
+        );
     }
     // Of the field only the dead letter tells.
     until_states(&bridge, "data.n=1", &all).await;
@@ -155,7 +160,8 @@ async fn an_event_that_matched_nothing_is_known() {
         (told.code == Some(0)).then_some(told.out)
     });
     let told = told.await;
-    let expected = "event evt_7\n  topic orders.created, source orders\n  no subscription matched it\n";
+    let expected =
+        "event evt_7\n  topic orders.created, source orders\n  no subscription matched it\n";
     assert_eq!(told, expected);
 }
 
@@ -171,10 +177,18 @@ async fn without_a_journal_dead_letters_are_known_all_the_same() {
     assert!(!bridge.data_dir().join("attempts.redb").exists());
     let unknown = hookbridge(&bridge, &["trace", "evt_2"]).await;
     assert_eq!(unknown.code, Some(1));
-    assert!(unknown.err.contains("attempts are not kept"), "{}", unknown.err);
+    assert!(
+        unknown.err.contains("attempts are not kept"),
+        "{}",
+        unknown.err
+    );
     let listed = hookbridge(&bridge, &["attempts"]).await;
     assert_eq!(listed.code, Some(1));
-    assert!(listed.err.contains("`attempts.enabled` is false"), "{}", listed.err);
+    assert!(
+        listed.err.contains("`attempts.enabled` is false"),
+        "{}",
+        listed.err
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

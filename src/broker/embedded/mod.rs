@@ -13,6 +13,7 @@ mod faults;
 mod file;
 mod lane;
 mod letters;
+mod parked;
 mod record;
 mod shared;
 mod tables;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
+use super::parked::{Done, Follow, Order, Waiting};
 use super::{
     Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Taken, Wait,
 };
@@ -451,11 +453,14 @@ impl Broker for Embedded {
         Ok(Box::new(pass))
     }
 
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        let released = self.shared.ask(Work::Release(kind)).await;
-        released
-            .map(Some)
-            .map_err(|declined| self.shared.refused(declined))
+    async fn parked(&self) -> Result<Vec<Waiting>, Refused> {
+        let listed = parked::list(self.shared.clone()).await;
+        listed.map_err(|declined| self.shared.refused(declined))
+    }
+
+    async fn order(&self, order: &Order, follow: &dyn Follow) -> Result<Done, Refused> {
+        let done = parked::carry_out(self, order, follow).await;
+        done.map_err(|declined| self.shared.refused(declined))
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {

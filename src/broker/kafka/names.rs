@@ -19,6 +19,11 @@ pub fn replay(group: &str) -> String {
     format!("{group}.replay")
 }
 
+/// `<group>.due.orders`: what people want to become of parked deliveries.
+pub fn orders(group: &str) -> String {
+    format!("{group}.due.orders")
+}
+
 /// The group that reads tiers.
 pub fn tier_group(group: &str) -> String {
     format!("{group}.retry")

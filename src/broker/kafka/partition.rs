@@ -113,6 +113,12 @@ impl Partition {
         fresh
     }
 
+    /// Notes a record that is handed out before it is received; whether it may be.
+    pub fn take_ahead(&self, offset: i64) -> bool {
+        let mut state = self.state();
+        !state.closed && !state.leaving && state.mark.take_ahead(offset)
+    }
+
     /// The record at `offset` is done with.
     pub fn settle(&self, offset: i64) {
         let mut state = self.state();

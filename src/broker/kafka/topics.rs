@@ -87,7 +87,45 @@ pub async fn ensure(
         .into_iter()
         .partition(|(topic, _)| catalogue.contains_key(topic));
     create(admin, &missing, partitions, max_bytes).await?;
-    check(admin, &there, max_bytes).await
+    check(admin, &there, max_bytes).await?;
+    if let Err(error) = ensure_orders(admin, group).await {
+        warn!(
+            error = format!("{error:#}"),
+            "parked deliveries cannot be brought forward or dropped"
+        );
+    }
+    Ok(())
+}
+
+/// Makes the topic of orders where it is missing.
+pub async fn ensure_orders(admin: &Admin, group: &str) -> anyhow::Result<()> {
+    let topic = names::orders(group);
+    if catalogue(admin).await?.contains_key(&topic) {
+        let found = describe(admin, &[&topic]).await?;
+        let stamped = found.into_iter().flatten().next().and_then(|config| {
+            let kind = config.get("message.timestamp.type")?.value.clone()?;
+            Some(kind == "LogAppendTime")
+        });
+        if stamped == Some(false) {
+            bail!("topic {topic}: message.timestamp.type must be LogAppendTime");
+        }
+        return Ok(());
+    }
+    let kept_ms = super::orders::KEPT.as_millis().to_string();
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(-1))
+        .set("cleanup.policy", "compact,delete")
+        .set("retention.ms", &kept_ms)
+        .set("message.timestamp.type", "LogAppendTime");
+    for made in admin.create_topics(&[new], &options()).await? {
+        match made {
+            Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+            Err((topic, code)) => bail!(
+                "topic {topic}, by which orders about parked deliveries reach all instances, \
+                 could not be created: {code}"
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the topic of the replay lock where it is missing. Nothing is ever written to it.

@@ -10,15 +10,16 @@
 //! `<group>.hold.<seconds>`, `<group>.due.retry`, `<group>.due.hold`, `<group>.dead`.
 
 mod acks;
+mod clock;
 mod connect;
 mod consume;
 mod failures;
 mod greeting;
 mod letters;
 mod message;
+mod parked;
 mod probe;
 mod publish;
-mod release;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -31,12 +32,14 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use self::connect::Connector;
 use self::greeting::Version;
 use self::publish::{Publisher, Target, Unkept};
 use super::envelope::{Dialect, Envelope};
+use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
 use super::{
     Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Wait,
@@ -89,6 +92,7 @@ pub struct RabbitMq {
     connector: Connector,
     publisher: Publisher,
     probe: probe::Probe,
+    clock: clock::Clock,
     health: Mutex<Health>,
     /// Of the server, while a session lasts.
     version: AsyncMutex<Option<Version>>,
@@ -122,6 +126,7 @@ impl RabbitMq {
             connector,
             publisher,
             probe: probe::Probe::new(),
+            clock: clock::Clock::default(),
             health,
             version: AsyncMutex::new(None),
             letters: Arc::default(),
@@ -156,7 +161,8 @@ impl RabbitMq {
             WaitKind::Retry => self.settings.tiers.hop(rest, whole),
             WaitKind::Hold => self.settings.tiers.for_holds().hop(rest, whole),
         };
-        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining);
+        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining)
+            .parked_at(self.clock.at_the_latest());
         self.publish_envelope(&envelope, &self.names.tier(kind, hop.tier))
             .await
     }
@@ -234,6 +240,13 @@ impl Broker for RabbitMq {
         stop: CancellationToken,
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
+        let broker = self.clone();
+        let until = stop.clone();
+        let _clock = AbortOnDropHandle::new(tokio::spawn(async move {
+            if broker.settings.keeps_deliveries {
+                clock::keep(&broker, &until).await;
+            }
+        }));
         let mut backoff = connect::Backoff::default();
         while !stop.is_cancelled() {
             let ended = consume::session(&self, &intakes, &stop, &drain, &mut backoff).await;
@@ -289,8 +302,12 @@ impl Broker for RabbitMq {
         Ok(Box::new(letters::open(self, purpose).await?))
     }
 
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        release::release(self, kind).await.map(Some)
+    async fn parked(&self) -> Result<Vec<Waiting>, Refused> {
+        parked::list(self).await
+    }
+
+    async fn order(&self, order: &Order, follow: &dyn Follow) -> Result<Done, Refused> {
+        parked::carry_out(self, order, follow).await
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {

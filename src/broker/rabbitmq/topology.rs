@@ -267,6 +267,11 @@ impl<'a> Declarer<'a> {
     }
 }
 
+/// Whether the broker said that there is no such queue.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    refusal(error) == Some(AMQPSoftError::NOTFOUND)
+}
+
 fn refusal(error: &anyhow::Error) -> Option<AMQPSoftError> {
     error
         .downcast_ref::<lapin::Error>()

@@ -26,7 +26,9 @@ pub struct Field {
 
 /// What was given is no field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{given}` is no field: {why}; write `data.order.id=42`, `type=order.paid` or `headers.tenant=a`")]
+#[error(
+    "`{given}` is no field: {why}; write `data.order.id=42`, `type=order.paid` or `headers.tenant=a`"
+)]
 pub struct BadField {
     given: String,
     why: String,
@@ -79,7 +81,10 @@ pub fn search(
     loop {
         let page = journal.page(&query, before, PAGE)?;
         looked_at += page.entries.len();
-        let having = page.entries.into_iter().filter(|entry| field.is_of_entry(entry));
+        let having = page
+            .entries
+            .into_iter()
+            .filter(|entry| field.is_of_entry(entry));
         found.extend(having.map(|entry| (entry.at, entry.event)));
         before = page.next;
         if before.is_none() {
@@ -96,7 +101,10 @@ fn event_of(entry: &Entry) -> Option<Event> {
     let What::Attempt(attempt) = &entry.what else {
         return None;
     };
-    let body = attempt.request.as_ref().and_then(|request| request.body.clone());
+    let body = attempt
+        .request
+        .as_ref()
+        .and_then(|request| request.body.clone());
     Some(Event {
         id: EventId::kept(&entry.event)?,
         topic: entry.topic.as_str().into(),

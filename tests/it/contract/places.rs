@@ -36,7 +36,7 @@ fn naming() -> Naming {
 }
 
 fn tiers() -> Tiers {
-    Tiers::new([1, 30]).expect("tiers")
+    Tiers::new([1, 8, 30]).expect("tiers")
 }
 
 pub struct Embedded {
