@@ -168,7 +168,7 @@ impl App {
             }),
             operations,
             traces: Arc::new(Traces {
-                journal: journal.clone(),
+                journal: Some(journal.clone()),
                 keepers: journal::keepers(&config, &brokers),
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
