@@ -8,12 +8,14 @@
 pub mod attempt;
 pub mod delivery;
 pub mod event;
+pub mod finding;
 pub mod outgoing;
 pub mod selection;
 pub mod subscription;
 
-// what every stage counts with
+// what every stage counts with, and whom those that connect believe
 pub mod meters;
+pub mod tls;
 
 // stages
 pub mod broker;

@@ -15,6 +15,8 @@ mod jobs;
 mod ndjson;
 pub mod parked;
 mod problem;
+mod replays;
+mod sources;
 mod subscriptions;
 
 use std::collections::BTreeMap;
@@ -90,6 +92,8 @@ fn router(state: State, on_loopback: bool) -> Router {
         .merge(dead_letters::reading())
         .merge(jobs::reading())
         .merge(parked::reading())
+        .merge(replays::reading())
+        .merge(sources::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
@@ -98,6 +102,7 @@ fn router(state: State, on_loopback: bool) -> Router {
     let replay = jobs::stopping()
         .merge(dead_letters::replaying())
         .merge(parked::ordering())
+        .merge(replays::starting())
         .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))

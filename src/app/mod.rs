@@ -8,9 +8,11 @@ mod journal;
 mod operations;
 mod readiness;
 mod subscriptions;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +24,10 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::broker::Broker;
 use crate::config::{self, Config};
-use crate::deliver::{AddressPolicy, Courier};
+use crate::deliver::Courier;
 use crate::journal::Journal;
 use crate::meters::Meters;
-use crate::operations::Traces;
+use crate::operations::{Traces, topology};
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -34,7 +36,8 @@ use crate::subscription::Subscription;
 pub use brokers::publisher;
 pub use failure::Failure;
 pub use journal::traces;
-pub use operations::operations;
+pub use operations::{on_source, operations};
+pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
@@ -63,6 +66,8 @@ struct App {
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     embedded: BTreeMap<Arc<str>, Arc<crate::broker::embedded::Embedded>>,
+    /// Looks for what earlier configs have left on the brokers.
+    left_over: Pin<Box<dyn Future<Output = ()> + Send>>,
     listener: TcpListener,
 }
 
@@ -102,13 +107,12 @@ impl App {
             plans,
             brokers,
             embedded,
+            upkeep,
         } = brokers::build(config, instance, &meters)?;
         let journal = journal::start(config, &store, &meters, &brokers);
-        let policy = AddressPolicy {
-            allow_http: config.delivery.allow_http,
-            allow_networks: config.delivery.allow_networks.clone(),
-        };
-        let courier = Courier::new(policy);
+        let declared = topology::note(&config.data_dir, &config.group, &upkeep);
+        let declared = declared.map_err(Failure::Storage)?;
+        let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
             courier,
@@ -128,6 +132,7 @@ impl App {
             feedings,
             brokers,
             embedded,
+            left_over: Box::pin(topology::warn_of_orphans(upkeep, declared)),
             listener,
         })
     }
@@ -146,6 +151,7 @@ impl App {
             feedings,
             brokers,
             embedded,
+            left_over,
             listener,
         } = self;
         let shutdown = Shutdown::default();
@@ -166,13 +172,13 @@ impl App {
                 pipeline: pipeline.clone(),
                 operations: operations.clone(),
             }),
-            operations,
             traces: Arc::new(Traces {
                 journal: Some(journal.clone()),
                 keepers: journal::keepers(&config, &brokers),
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
             }),
+            operations,
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };
@@ -183,7 +189,7 @@ impl App {
             async move { pipeline.tidy().await }
         });
         let mut running = JoinSet::new();
-        let mut loops = Vec::new();
+        let mut loops = vec![tokio::spawn(left_over)];
         for feeding in feedings {
             let (broker, intakes, tasks) = feeding.run(&pipeline);
             loops.extend(tasks);

@@ -15,14 +15,17 @@
 
 pub mod embedded;
 pub mod envelope;
+pub mod history;
 mod identify;
 pub mod in_flight;
+mod inspect;
 pub mod kafka;
 pub mod letters;
 pub mod parked;
 pub mod rabbitmq;
 mod receipt;
 pub mod tiers;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +37,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+pub use history::{History, NotPossible, Reach, Span};
 pub use identify::{IdFrom, Naming, Taken};
 pub use in_flight::{Admission, Budget, Intake, Window};
 pub use letters::{Letter, Letters, NotOpened, Purpose};
@@ -169,6 +173,12 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Publishes an event and returns when the broker has confirmed.
     async fn publish(&self, publication: Publication) -> Result<(), Refused>;
+
+    /// What `source` made in `span`, to be read again without disturbing anything.
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible>;
+
+    /// How far back `source` can be read.
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible>;
 
     fn health(&self) -> Health;
 }

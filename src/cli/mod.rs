@@ -9,10 +9,13 @@ mod settings;
 
 mod attempts;
 mod dead;
+mod doctor;
 pub mod listen;
 mod parked;
+mod replay;
 mod run;
 mod send;
+mod topology;
 mod trace;
 mod validate;
 
@@ -41,10 +44,16 @@ enum Command {
     Listen(listen::Args),
     /// Show what waits on the brokers, bring it forward, or drop it.
     Parked(parked::Args),
+    /// Send what a source made in a span of time again, to one subscription.
+    Replay(replay::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Show what became of an event: attempts, and where each delivery is now.
     Trace(trace::Args),
+    /// Look at brokers, endpoints and this machine, and say what is wrong.
+    Doctor(doctor::Args),
+    /// Print what the config needs on the brokers; remove what is left over there.
+    Topology(topology::Args),
     /// Check a config file and print every problem with its place.
     Validate(validate::Args),
 }
@@ -68,8 +77,11 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Parked(args) => run_small(parked::run(args)),
+        Command::Replay(args) => run_small(replay::run(args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Trace(args) => run_small(trace::run(args)),
+        Command::Doctor(args) => run_small(doctor::run(args)),
+        Command::Topology(args) => run_small(topology::run(args)),
         Command::Validate(args) => validate::run(&args),
     }
 }

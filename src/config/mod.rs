@@ -169,6 +169,8 @@ pub struct Broker {
     pub tiers: Tiers,
     /// `retries_on:` another broker, where we may not create things on this one.
     pub retries_on: Option<Arc<str>>,
+    /// `declare: false`: what we need on it is made by others, and only checked; default true.
+    pub declare: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

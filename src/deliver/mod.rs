@@ -7,6 +7,7 @@
 mod answer;
 mod client;
 pub mod guard;
+pub mod inspect;
 pub mod lane;
 pub mod signature;
 

@@ -16,6 +16,7 @@ mod excerpt;
 mod intake;
 mod keeper;
 mod lanes;
+mod receiver;
 mod resolve;
 mod standing;
 mod target;
@@ -45,6 +46,7 @@ use self::target::{Parked, Target};
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
 
+pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
 pub use self::under_way::Running;
 

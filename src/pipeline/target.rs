@@ -29,6 +29,13 @@ pub struct Parked {
     bytes: AtomicU64,
 }
 
+impl Parked {
+    /// Whether it is more than this.
+    pub fn exceeds(&self, count: u64, bytes: u64) -> bool {
+        self.count.load(Ordering::Relaxed) > count || self.bytes.load(Ordering::Relaxed) > bytes
+    }
+}
+
 impl AsRef<Subscription> for Target {
     fn as_ref(&self) -> &Subscription {
         &self.subscription
@@ -75,6 +82,11 @@ impl Target {
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::downgrade(lane);
     }
 
+    /// What waits for it.
+    pub fn parked(&self) -> Arc<Parked> {
+        self.parked.clone()
+    }
+
     /// Counts a parked delivery; `false` when `max_parked` is reached, and then nothing is counted.
     pub fn park(&self, size_bytes: usize) -> bool {
         let limit = self.subscription.spec.max_parked;
@@ -91,7 +103,7 @@ impl Target {
     }
 
     /// How many are parked, as far as this instance knows.
-    pub fn parked(&self) -> u64 {
+    pub fn parked_count(&self) -> u64 {
         self.parked.count.load(Ordering::Relaxed)
     }
 

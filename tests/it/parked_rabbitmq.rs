@@ -108,6 +108,7 @@ async fn ten_thousand_are_moved_in_seconds() {
         tiers: Tiers::new([600]).expect("tiers"),
         sources: Vec::new(),
         keeps_deliveries: true,
+        declare: true,
     });
     let wait = Wait {
         kind: WaitKind::Retry,

@@ -11,6 +11,7 @@ mod clock;
 #[cfg(test)]
 mod faults;
 mod file;
+mod history;
 mod lane;
 mod letters;
 mod parked;
@@ -37,7 +38,8 @@ use tracing::{error, warn};
 use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
 use super::{
-    Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Taken, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Taken, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};
@@ -65,7 +67,7 @@ pub struct Settings {
     /// Publishing is refused beyond this many bytes of records. The file is larger, up to about
     /// twice that. Parked deliveries and dead letters count, but are never refused.
     pub max_bytes: u64,
-    /// How long events stay after they are settled.
+    /// How long events stay, counted from when they were published, after they are settled.
     pub retention: Duration,
     pub sources: Vec<SourceSettings>,
 }
@@ -468,6 +470,14 @@ impl Broker for Embedded {
         published
             .map(drop)
             .map_err(|declined| self.shared.refused(declined))
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {

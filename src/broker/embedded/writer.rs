@@ -25,8 +25,9 @@ pub const GROUP: usize = 1_024;
 /// Answers per transaction.
 const ANSWERS: usize = 8_192;
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-const SWEEP_AT_ONCE: usize = 10_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+/// Events removed in one transaction, so that nobody waits long for it.
+const SWEEP_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
 /// A wall clock that moved by less is not worth a transaction.
 const DRIFT_NOTED_MS: u64 = 500;
 
@@ -290,7 +291,7 @@ impl Writer {
         if self.swept_at.elapsed() < SWEEP_EVERY {
             return Ok(None);
         }
-        let retention_ms = self.shared.retention.as_millis() as u64;
+        let retention_ms = self.shared.retention_ms();
         let before_ms = super::clock::wall_ms().saturating_sub(retention_ms);
         let published = db.begin_read()?.open_table(tables::PUBLISHED)?;
         let oldest = published.first()?.map(|(key, _)| key.value().0);
@@ -553,7 +554,7 @@ impl<'t> Change<'t> {
         if self.shared.retention.is_zero() {
             return Ok(true);
         }
-        let retention_ms = self.shared.retention.as_millis() as u64;
+        let retention_ms = self.shared.retention_ms();
         let record = self.events.get(sequence)?;
         let at_ms = record.and_then(|record| Stored::accepted_ms(record.value()));
         Ok(at_ms.is_none_or(|at| at.saturating_add(retention_ms) <= super::clock::wall_ms()))

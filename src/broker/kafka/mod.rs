@@ -7,17 +7,21 @@
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
 //! over or passes it on to the next tier. `orders` tells every instance what people want to become of
 //! parked deliveries, `ahead` finds those that are far behind in a backlog, `parked` counts them.
-//! `letters` goes through dead letters; `topics` makes
-//! what is ours on the cluster; `watch` says whether the cluster answers.
+//! `letters` goes through dead letters; `topics` makes what is ours on the cluster; `history` reads the
+//! past of a source, with the same `reading` of a record as `source`; `watch` says whether the cluster
+//! answers.
 //!
 //! Nothing here waits inside a callback of the client library, and no offset is committed that
 //! passes an unsettled event.
 
+mod adopt;
 mod ahead;
 mod client;
 mod clock;
 mod due;
 mod headers;
+mod history;
+mod inspect;
 mod letters;
 mod member;
 mod names;
@@ -26,10 +30,12 @@ mod parked;
 mod partition;
 mod probe;
 mod produce;
+mod reading;
 mod source;
 mod start;
 mod status;
 mod topics;
+mod upkeep;
 mod wanted;
 mod watch;
 mod watermark;
@@ -54,7 +60,10 @@ pub use start::Start;
 use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
-use super::{Broker, Health, Intakes, Letters, NotOpened, Publication, Purpose, Refused, Wait};
+use super::{
+    Broker, Health, History, Intakes, Letters, NotOpened, NotPossible, Publication, Purpose, Reach,
+    Refused, Span, Wait,
+};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
@@ -88,6 +97,8 @@ pub struct Settings {
     pub properties: BTreeMap<String, String>,
     pub tiers: Tiers,
     pub sources: Vec<SourceSettings>,
+    /// `false` where we may not make topics: ours are only checked.
+    pub declare: bool,
 }
 
 pub struct Kafka {
@@ -143,15 +154,19 @@ impl Kafka {
     /// The cluster's id, with our topics there and as they should be.
     async fn get_ready(&self) -> anyhow::Result<Arc<str>> {
         let catalogue = topics::catalogue(&self.admin).await?;
-        let sources: BTreeSet<_> = self
-            .wanted
-            .iter()
-            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
-            .filter(|topic| catalogue.contains_key(topic))
-            .collect();
-        let sources: Vec<_> = sources.into_iter().collect();
-        let Settings { group, tiers, .. } = &self.settings;
-        topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
+        let sources = self.source_topics(&catalogue);
+        let Settings {
+            group,
+            tiers,
+            declare,
+            ..
+        } = &self.settings;
+        topics::ensure(&self.admin, group, tiers, &catalogue, &sources, *declare).await?;
+        self.cluster_id().await
+    }
+
+    /// The cluster's id, asked for once.
+    async fn cluster_id(&self) -> anyhow::Result<Arc<str>> {
         if let Some(cluster) = self.cluster.get() {
             return Ok(cluster.clone());
         }
@@ -164,6 +179,17 @@ impl Kafka {
         })
         .await?;
         Ok(self.cluster.get_or_init(|| id.into()).clone())
+    }
+
+    /// The topics of `catalogue` that some source wants.
+    fn source_topics(&self, catalogue: &topics::Catalogue) -> Vec<String> {
+        let sources: BTreeSet<_> = self
+            .wanted
+            .iter()
+            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
+            .filter(|topic| catalogue.contains_key(topic))
+            .collect();
+        sources.into_iter().collect()
     }
 
     /// Something came back by a tier: the loop works.
@@ -437,6 +463,14 @@ impl Broker for Kafka {
             ..Record::default()
         };
         self.producer.send(record).await.map(|_| ())
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {

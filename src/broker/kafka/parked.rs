@@ -102,7 +102,7 @@ pub async fn carry_out(kafka: &Kafka, order: &Order, follow: &dyn Follow) -> Res
         broker: kafka.settings.name.clone(),
         why,
     };
-    topics::ensure_orders(&kafka.admin, &group)
+    topics::ensure_orders(&kafka.admin, &group, kafka.settings.declare)
         .await
         .map_err(|error| refused(format!("{error:#}")))?;
     let kinds: Vec<_> = order.kinds().collect();

@@ -10,17 +10,20 @@
 //! `<group>.hold.<seconds>`, `<group>.due.retry`, `<group>.due.hold`, `<group>.dead`.
 
 mod acks;
+mod adopt;
 mod clock;
 mod connect;
 mod consume;
 mod failures;
 mod greeting;
+mod inspect;
 mod letters;
 mod message;
 mod parked;
 mod probe;
 mod publish;
 mod topology;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +45,8 @@ use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
 use super::{
-    Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
@@ -62,6 +66,8 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
     /// `false` where another broker keeps our retries: nothing of ours is declared here.
     pub keeps_deliveries: bool,
+    /// `false` where we may not declare: our queues are only checked.
+    pub declare: bool,
 }
 
 /// One source: a queue, and how it is bound.
@@ -213,7 +219,7 @@ impl RabbitMq {
         let version = self.version().await?;
         self.publisher
             .repair(async |connection| {
-                topology::declare_own(connection, &self.names, version).await
+                topology::declare_own(connection, &self.names, version, self.settings.declare).await
             })
             .await
     }
@@ -225,6 +231,27 @@ impl RabbitMq {
             Some(version) => Ok(version),
             None => Ok(*known.insert(self.connector.server_version().await?)),
         }
+    }
+}
+
+impl RabbitMq {
+    /// Why there is no history of a queue, and what there is instead.
+    fn forgotten(&self, source: &str) -> NotPossible {
+        let found = self.settings.sources.iter().find(|s| &*s.name == source);
+        let Some(settings) = found else {
+            return NotPossible::UnknownSource {
+                broker: self.settings.name.clone(),
+                name: source.into(),
+            };
+        };
+        let queue = &settings.queue;
+        let why = format!(
+            "source `{source}` is the RabbitMQ queue `{queue}`, and a queue forgets an event as soon as it is acknowledged: \
+             there is nothing to replay. What was given up is among the dead letters \
+             (`hookbridge dead list --subscription NAME`, `hookbridge dead retry`). To replay time, keep the events where \
+             they stay: have the services publish to Kafka, or bind a RabbitMQ stream beside the queue, and send again from there"
+        );
+        NotPossible::Forgotten { why }
     }
 }
 
@@ -320,6 +347,14 @@ impl Broker for RabbitMq {
             .publish(&target, &publication.body, properties)
             .await
             .map_err(|unkept| self.publisher.refused(unkept, &target))
+    }
+
+    async fn history(&self, source: &str, _: Span) -> Result<Box<dyn History>, NotPossible> {
+        Err(self.forgotten(source))
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        Err(self.forgotten(source))
     }
 
     fn health(&self) -> Health {

@@ -268,6 +268,12 @@ pub static BROKER: Section = Section {
             "Delays of the retry and hold tiers, in whole seconds.",
         ),
         key(
+            "declare",
+            Form::Bool,
+            "`true`",
+            "Make what is missing of our queues and topics. `false`: they are made by others (`hookbridge topology` prints them) and only checked.",
+        ),
+        key(
             "retries_on",
             Form::Name,
             "itself",

@@ -10,8 +10,8 @@
 //! `docs/decisions/0001-http-client-and-runtime.md`.
 
 mod connector;
+pub(super) mod inspect;
 mod resolver;
-mod tls;
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};

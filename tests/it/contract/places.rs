@@ -114,6 +114,7 @@ impl Place for RabbitMq {
                 meters: Meters::new().of_source(SOURCE),
             }],
             keeps_deliveries: true,
+            declare: true,
         })
     }
 

@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod brokers;
 pub mod bus;
 pub mod cli;
+pub mod command;
 pub mod letters;
 pub mod receiver;
 

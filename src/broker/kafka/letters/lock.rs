@@ -65,7 +65,7 @@ struct State {
 pub async fn hold(kafka: &Kafka) -> Result<Lock, NotOpened> {
     let failed = |error: anyhow::Error| NotOpened::Refused(kafka.unavailable(&error));
     let topic = names::replay(&kafka.settings.group);
-    topics::ensure_lock(&kafka.admin, &topic)
+    topics::ensure_lock(&kafka.admin, &kafka.settings.group)
         .await
         .map_err(failed)?;
     let until = Instant::now() + PATIENCE;
