@@ -87,12 +87,12 @@ pub fn traces(config: &Config) -> Traces {
     let mut notes = Vec::new();
     let path = config.data_dir.join(FILE);
     let journal = match &config.attempts {
-        None => Journal::off(),
+        None => Some(Journal::off()),
         Some(_) => match Journal::open_existing(&path, Meters::new().journal.clone()) {
-            Ok(journal) => journal,
+            Ok(journal) => Some(journal),
             Err(error) => {
                 notes.push(error.to_string());
-                Journal::off()
+                None
             }
         },
     };

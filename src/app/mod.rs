@@ -173,7 +173,7 @@ impl App {
                 operations: operations.clone(),
             }),
             traces: Arc::new(Traces {
-                journal: journal.clone(),
+                journal: Some(journal.clone()),
                 keepers: journal::keepers(&config, &brokers),
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),

@@ -29,7 +29,8 @@ pub const MOST_FOUND: usize = 20;
 /// Where traces are taken from.
 #[derive(Default)]
 pub struct Traces {
-    pub journal: Journal,
+    /// `None` where it could not be opened, which `notes` say.
+    pub journal: Option<Journal>,
     /// The brokers that keep deliveries.
     pub keepers: BTreeMap<Arc<str>, Keeper>,
     /// `None` where no bridge runs.
@@ -188,7 +189,11 @@ impl Traces {
             })
             .collect();
         let (journal, wanted) = (self.journal.clone(), field.clone());
-        let searched = blocking(move || field::search(&journal, &wanted)).await;
+        let searched = blocking(move || match journal {
+            Some(journal) => field::search(&journal, &wanted),
+            None => Ok((Vec::new(), true)),
+        })
+        .await;
         match searched {
             Ok((entries, all)) => {
                 found.extend(entries);
@@ -219,13 +224,18 @@ impl Traces {
         before: Option<Cursor>,
         limit: usize,
     ) -> Result<Page, Unreadable> {
-        let journal = self.journal.clone();
-        blocking(move || journal.page(&query, before, limit)).await
+        match self.journal.clone() {
+            Some(journal) => blocking(move || journal.page(&query, before, limit)).await,
+            None => Err(Unreadable::Storage(self.notes.join("; "))),
+        }
     }
 
     async fn entries_of(&self, id: &str) -> Result<Vec<Entry>, Unreadable> {
-        let (journal, id) = (self.journal.clone(), id.to_owned());
-        blocking(move || journal.of_event(&id, MOST_ENTRIES)).await
+        let id = id.to_owned();
+        match self.journal.clone() {
+            Some(journal) => blocking(move || journal.of_event(&id, MOST_ENTRIES)).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The dead letters that are wanted, and the brokers on which not all were looked at.
@@ -258,7 +268,10 @@ impl Traces {
 
     async fn unknown(&self, id: &str, notes: Vec<String>) -> Untraced {
         let journal = self.journal.clone();
-        let oldest = blocking(move || journal.oldest()).await;
+        let oldest = match journal {
+            Some(journal) => blocking(move || journal.oldest()).await,
+            None => Err(Unreadable::Broken),
+        };
         let mut reasons = match oldest {
             Ok(Some(oldest)) => vec![format!(
                 "it may be older than the oldest attempt that is kept ({oldest:.0})"

@@ -213,4 +213,6 @@ async fn a_dead_delivery_on_rabbitmq_is_traced_to_its_queue() {
     assert!(told.contains(&place), "{told}");
     let missing = "1 of 1 attempts are not in this journal";
     assert!(told.contains(missing), "{told}");
+    assert!(told.contains("note: there are no attempts yet: "), "{told}");
+    assert!(!told.contains("attempts are not kept"), "{told}");
 }
