@@ -45,7 +45,10 @@ pub async fn group(kafka: &Kafka, group: &str) -> anyhow::Result<Adopted> {
     let members = kafka.groups().await?;
     for name in [group.to_owned(), names::tier_group(group)] {
         if members.get(&name).is_some_and(|count| *count > 0) {
-            bail!("group `{name}` has members: stop the bridge of that group first");
+            bail!(
+                "group `{name}` has members: stop the bridge of that group first (Kafka forgets a \
+                 stopped one after ten seconds)"
+            );
         }
     }
     kafka.get_ready().await?;
