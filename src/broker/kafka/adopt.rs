@@ -77,7 +77,7 @@ pub async fn waiting(
             return Ok(live_letters(&connection, &group)?.len() as u64);
         }
         let places = unsettled(&connection, &group, &topic, partitions)?;
-        Ok(places.iter().map(|(_, left)| left.len()).sum())
+        Ok(places.values().map(Left::len).sum())
     })
     .await
 }
