@@ -80,7 +80,7 @@ pub struct Known {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Orphan {
     pub thing: Thing,
-    /// Messages that would be lost with it, where it can be told.
+    /// Messages that would be lost with it; `None` where it cannot be told, or it holds none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<u64>,
     /// Somebody reads it now.

@@ -158,8 +158,12 @@ pub fn keeps(orphan: &Orphan, force: bool) -> Option<&'static str> {
     if orphan.in_use {
         return Some("somebody reads it now");
     }
-    match orphan.messages {
-        Some(messages) if messages > 0 && !force => Some("it is not empty"),
+    if force {
+        return None;
+    }
+    match (&orphan.thing, orphan.messages) {
+        (_, Some(1..)) => Some("it is not empty"),
+        (Thing::Queue(_) | Thing::Topic(_), None) => Some("it cannot be told whether it is empty"),
         _ => None,
     }
 }
@@ -225,7 +229,8 @@ mod tests {
             in_use,
         };
         assert_eq!(keeps(&orphan(Some(0), false), false), None);
-        assert_eq!(keeps(&orphan(None, false), false), None);
+        let doubt = keeps(&orphan(None, false), false);
+        assert_eq!(doubt, Some("it cannot be told whether it is empty"));
         assert_eq!(
             keeps(&orphan(Some(1), false), false),
             Some("it is not empty")

@@ -55,6 +55,14 @@ impl Certificate {
         (self.not_after.as_second() - now.as_second()).div_euclid(DAY_SECONDS)
     }
 
+    /// How long ago it expired, in words.
+    fn since_its_end(&self, now: Timestamp) -> String {
+        match (now.as_second() - self.not_after.as_second()) / DAY_SECONDS {
+            0 => "today".to_owned(),
+            days => format!("{days} days ago"),
+        }
+    }
+
     /// Whose it is, in few words: its first names, else its subject.
     fn shown(&self) -> String {
         match self.names.as_slice() {
@@ -121,7 +129,7 @@ pub async fn tell_of_disbelief(
     let days = own.days_left(now);
     let (what, advice) = if days < 0 {
         (
-            format!("the certificate expired {} days ago", -days),
+            format!("the certificate expired {}", own.since_its_end(now)),
             "have it renewed".to_owned(),
         )
     } else if own.not_before > now {
@@ -167,7 +175,7 @@ pub async fn tell_of_own(found: &Findings, path: &Path, now: Timestamp) {
             let days = own.days_left(now);
             let what = format!("our client certificate has {days} days left");
             if days < 0 {
-                let what = format!("our client certificate expired {} days ago", -days);
+                let what = format!("our client certificate expired {}", own.since_its_end(now));
                 found.problem(what, "have it renewed").await;
             } else if days < FEW_DAYS {
                 found.warning(what, "have it renewed").await;

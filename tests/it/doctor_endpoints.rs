@@ -84,7 +84,17 @@ async fn certificates_are_looked_at() {
     let said = doctor("allow_networks: [127.0.0.0/8]", &endpoints.concat(), &[]).await;
     let dates = regex::Regex::new(r"\(\d{4}-[^)]*Z\)").unwrap();
     let text = said.text(&[]);
-    insta::assert_snapshot!(dates.replace_all(&text, "(WHEN)"), @"");
+    insta::assert_snapshot!(dates.replace_all(&text, "(WHEN)"), @r#"
+    warning     endpoint a-soon: https://localhost:PORT: the certificate expires in 5 days (WHEN)
+                -> have it renewed: deliveries fail from then on
+    problem     endpoint b-stranger: https://localhost:PORT: the certificate is signed by itself
+                -> name its authority in `tls.ca`, or have the server send the whole chain
+    problem     endpoint c-over: https://localhost:PORT: the certificate expired 3 days ago
+                -> have it renewed
+    problem     endpoint d-other: https://localhost:PORT: the certificate is for other.test
+                -> use a name that the certificate has, or have one made for this host
+    0 ok, 1 warnings, 3 problems, 0 unreachable
+    "#);
     assert_eq!(said.code, 1);
     assert!(!said.stdout.contains("hidden"));
 }
@@ -107,7 +117,18 @@ async fn a_ping_is_signed_and_its_answer_is_told() {
     let said = doctor(delivery, &endpoints, &["--ping"]).await;
     let took = regex::Regex::new(r"after \d+ ms").unwrap();
     let text = said.text(&[]);
-    insta::assert_snapshot!(took.replace_all(&text, "after MS ms"), @"");
+    insta::assert_snapshot!(took.replace_all(&text, "after MS ms"), @r#"
+    warning     endpoint a-good: http://127.0.0.1:PORT: plain http
+                -> body and signature can be read and changed on the way: use https
+    ok          endpoint a-good: http://127.0.0.1:PORT: TCP works
+    ok          endpoint a-good: http://127.0.0.1:PORT: ping answered 204 after MS ms
+    warning     endpoint b-moved: http://127.0.0.1:PORT: plain http
+                -> body and signature can be read and changed on the way: use https
+    ok          endpoint b-moved: http://127.0.0.1:PORT: TCP works
+    problem     endpoint b-moved: http://127.0.0.1:PORT: ping answered 404 after MS ms
+                -> check the path of the URL, and the method
+    3 ok, 2 warnings, 1 problems, 0 unreachable
+    "#);
     assert_eq!(said.code, 1);
     let requests = receiver.requests();
     assert_eq!(requests.len(), 2);

@@ -61,7 +61,25 @@ async fn dangerous_settings_of_topics_are_found() {
     create(&format!("{group}.dead"), &[("cleanup.policy", "delete")]).await;
     let said = doctor(&config(&group, &topic)).run();
     let text = said.text(&[(&group, "GROUP"), (&topic, "TOPIC")]);
-    insta::assert_snapshot!(counted(&text), @"");
+    insta::assert_snapshot!(counted(&text), @r#"
+    ok          broker lake: 127.0.0.1:PORT: TCP works
+    ok          broker lake: logged in; 1 brokers, N topics are seen
+    problem     broker lake: topic GROUP.dead: cleanup.policy is delete, must be compact or letters get lost
+                -> what is parked there is lost: set it right with kafka-configs, the bridge does not start before
+    problem     broker lake: topic GROUP.retry.1: retention.ms is 3600000, must be -1 or at least 1209601000
+                -> what is parked there is lost: set it right with kafka-configs, the bridge does not start before
+    problem     broker lake: topic GROUP.retry.5: message.timestamp.type must be LogAppendTime
+                -> what is parked there is lost: set it right with kafka-configs, the bridge does not start before
+    ok          broker lake: 2 topics of ours are not there yet: they are made at the start
+    ok          broker lake: consumer group GROUP: 0 members now
+    ok          broker lake: consumer group GROUP.retry: 0 members now
+    warning     broker lake: source orders: topic TOPIC is compacted
+                -> of events with the same key only the last is sure to be delivered
+    warning     broker lake: source orders: topic TOPIC keeps events for 3600 s only
+                -> what is not taken by then is lost: an outage, or a paused intake, lasts longer
+    ok          broker lake: source orders: topic TOPIC, 1 partitions: not read yet, begins as `start:` says
+    6 ok, 2 warnings, 3 problems, 0 unreachable
+    "#);
     assert_eq!(said.code, 1);
 }
 
@@ -74,7 +92,15 @@ async fn a_missing_topic_is_a_problem_and_a_new_one_is_not() {
     produce(&topic, ["{}".to_owned()]).await;
     let said = doctor(&config(&group, &topic)).run();
     let text = said.text(&[(&group, "GROUP"), (&topic, "TOPIC")]);
-    insta::assert_snapshot!(counted(&text), @"");
+    insta::assert_snapshot!(counted(&text), @r#"
+    ok          broker lake: 127.0.0.1:PORT: TCP works
+    ok          broker lake: logged in; 1 brokers, N topics are seen
+    ok          broker lake: 5 topics of ours are not there yet: they are made at the start
+    ok          broker lake: consumer group GROUP: 0 members now
+    ok          broker lake: consumer group GROUP.retry: 0 members now
+    ok          broker lake: source orders: topic TOPIC, 2 partitions: not read yet, begins as `start:` says
+    6 ok, 0 warnings, 0 problems, 0 unreachable
+    "#);
     assert_eq!(said.code, 0);
 }
 
@@ -90,7 +116,12 @@ brokers: {{ lake: {{ kafka: {{ bootstrap: ['{}'], tls: {{ ca: '{}' }}, sasl: {{ 
     );
     let said = doctor(&config).run();
     let days = regex::Regex::new(r"\d+ days left").unwrap();
-    insta::assert_snapshot!(days.replace(&said.text(&[]), "N days left"), @"");
+    insta::assert_snapshot!(days.replace(&said.text(&[]), "N days left"), @r#"
+    ok          broker lake: 127.0.0.1:PORT: TLS works; certificate for localhost and 1 more, chain of 2, N days left
+    problem     broker lake: the cluster does not let us in: SASL authentication error: Authentication failed during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512
+                -> check mechanism, user and password of `sasl`
+    1 ok, 0 warnings, 1 problems, 0 unreachable
+    "#);
     assert_eq!(said.code, 1);
     assert!(!said.stdout.contains("not-this-one"));
 }

@@ -124,7 +124,16 @@ sources:
   theirs: { broker: shop, queue: theirs, declare: false }
 ";
     let said = Command::new(config, &["topology"]).run();
-    insta::assert_snapshot!(said.stdout, @"");
+    insta::assert_snapshot!(said.stdout, @r#"
+    broker shop
+      queue g.due.retry: x-queue-type="quorum"
+      queue g.due.hold: x-queue-type="quorum"
+      queue g.dead: x-queue-type="quorum"
+      queue g.retry.5: x-dead-letter-exchange="" x-dead-letter-routing-key="g.due.retry" x-dead-letter-strategy="at-least-once" x-message-ttl=5000 x-overflow="reject-publish" x-queue-type="quorum"
+      queue g.hold.5: x-dead-letter-exchange="" x-dead-letter-routing-key="g.due.hold" x-dead-letter-strategy="at-least-once" x-message-ttl=5000 x-overflow="reject-publish" x-queue-type="quorum"
+      queue g.orders: x-queue-type="quorum"
+      binding events -> g.orders: `orders.#`
+    "#);
     assert!(said.stderr.contains("printed for RabbitMQ 3.x"));
     assert!(said.stderr.contains("queue `theirs` belongs to others"));
     assert!(!said.stdout.contains("hush") && !said.stderr.contains("hush"));

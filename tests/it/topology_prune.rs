@@ -70,7 +70,15 @@ sources:
     assert_eq!(unasked.code, 64, "{unasked:?}");
     let said = prune(&bridge, &["--yes"]).await;
     let text = said.text(&[(&shop.exchange, "EXCHANGE")]);
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @r#"
+    remove  broker shop: queue g.hold.2, 0 messages
+    keep    broker shop: queue g.more, 1 messages: it is not empty
+    remove  broker shop: queue g.retry.2, 0 messages
+    remove  broker shop: binding of queue g.orders to exchange EXCHANGE with key `orders.#`
+    removed broker shop: queue g.hold.2
+    removed broker shop: queue g.retry.2
+    removed broker shop: binding of queue g.orders to exchange EXCHANGE with key `orders.#`
+    "#);
     assert_eq!(said.code, 1);
     // The binding is gone: what had come by it does not come any more.
     shop.publish("orders.changed", b"{}", Default::default())
@@ -99,7 +107,12 @@ async fn kafka_tiers_that_nobody_needs_are_removed() {
     };
     let bridge = changed(&config("[1s, 2s]"), &config("[1s]")).await;
     let said = prune(&bridge, &["--yes"]).await;
-    insta::assert_snapshot!(said.text(&[(&bus.group, "GROUP")]), @"");
+    insta::assert_snapshot!(said.text(&[(&bus.group, "GROUP")]), @r#"
+    remove  broker here: topic GROUP.hold.2, 0 messages
+    remove  broker here: topic GROUP.retry.2, 0 messages
+    removed broker here: topic GROUP.hold.2
+    removed broker here: topic GROUP.retry.2
+    "#);
     assert_eq!(said.code, 0);
     let left = tokio::task::spawn_blocking(|| {
         let admin = kafka_support::admin();

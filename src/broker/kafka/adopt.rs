@@ -45,7 +45,10 @@ pub async fn group(kafka: &Kafka, group: &str) -> anyhow::Result<Adopted> {
     let members = kafka.groups().await?;
     for name in [group.to_owned(), names::tier_group(group)] {
         if members.get(&name).is_some_and(|count| *count > 0) {
-            bail!("group `{name}` has members: stop the bridge of that group first");
+            bail!(
+                "group `{name}` has members: stop the bridge of that group first (Kafka forgets a \
+                 stopped one after ten seconds)"
+            );
         }
     }
     kafka.get_ready().await?;
@@ -74,7 +77,7 @@ pub async fn waiting(
             return Ok(live_letters(&connection, &group)?.len() as u64);
         }
         let places = unsettled(&connection, &group, &topic, partitions)?;
-        Ok(places.iter().map(|(_, left)| left.len()).sum())
+        Ok(places.values().map(Left::len).sum())
     })
     .await
 }

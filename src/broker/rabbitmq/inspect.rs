@@ -109,12 +109,8 @@ async fn login(found: &Findings, error: &anyhow::Error) {
         }
         _ => "see the log of the broker",
     };
-    found.problem(first_cause(error), advice).await;
-}
-
-/// What we said went wrong, without the client library's own words where ours say it all.
-fn first_cause(error: &anyhow::Error) -> String {
-    error.to_string()
+    // Our own words: the client library's say no more.
+    found.problem(error, advice).await;
 }
 
 async fn own_queues(
@@ -191,8 +187,10 @@ async fn own_queues(
 
 /// What follows from arguments of a queue of ours that are not ours.
 fn harm(differences: &[String]) -> &'static str {
-    let has = |name: &str| differences.iter().any(|one| one.contains(name));
-    if has("x-expires") {
+    let has = |name: &str| differences.iter().any(|one| one.starts_with(name));
+    if has("no x-message-ttl") || has("no x-dead-letter") {
+        "what is parked on it never comes back: delete it when it is empty, and it is made anew"
+    } else if has("x-expires") {
         "it is deleted with everything parked on it when nobody uses it for so long: delete it when \
          it is empty, and it is made anew"
     } else if has("x-message-ttl") {
@@ -399,8 +397,7 @@ async fn dangers(
             .await;
         return;
     }
-    if is("x-expires", "0") || text("x-expires").is_some() {
-        let ms = text("x-expires").unwrap_or_default();
+    if let Some(ms) = text("x-expires") {
         found
             .problem(
                 format!("source {name}: queue {queue} expires (x-expires = {ms} ms)"),

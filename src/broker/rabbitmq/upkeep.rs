@@ -16,6 +16,7 @@ use super::greeting::Version;
 use super::topology::{self, Argument, Declarer, Names, Queue, binding_table};
 use super::{RabbitMq, adopt, inspect};
 use crate::broker::upkeep::{Adopted, Known, Need, Orphan, Plan, Thing, Upkeep};
+use crate::delivery::WaitKind;
 use crate::finding::Findings;
 
 /// What is assumed of a server that does not answer.
@@ -161,6 +162,19 @@ impl Upkeep for RabbitMq {
                 _ => {}
             }
         }
+        for group in &known.groups {
+            let names = Names::new(group, &self.settings.tiers);
+            for kind in [WaitKind::Retry, WaitKind::Hold] {
+                let due = names.due(kind);
+                let due_is_there = declarer.is_there(due).await?;
+                tiers_before_due(
+                    &mut orphans,
+                    &format!("{group}.{}.", kind.as_str()),
+                    due,
+                    due_is_there,
+                );
+            }
+        }
         adopt::hang_up(&connection).await;
         Ok(orphans)
     }
@@ -199,5 +213,55 @@ impl Upkeep for RabbitMq {
         adopt::group(self, group, known)
             .await
             .with_context(|| format!("group `{group}`"))
+    }
+}
+
+/// Puts a due queue behind the tiers that lead to it and makes it as full as they are, so that it
+/// outlives them: a tier without its due queue keeps its messages and says that it has none.
+fn tiers_before_due(orphans: &mut Vec<Orphan>, tiers: &str, due: &str, due_is_there: bool) {
+    let mut on_tiers = 0;
+    for orphan in orphans.iter_mut() {
+        if matches!(&orphan.thing, Thing::Queue(name) if name.starts_with(tiers)) {
+            on_tiers += orphan.messages.unwrap_or(0);
+            if !due_is_there {
+                orphan.messages = None;
+            }
+        }
+    }
+    let at = orphans
+        .iter()
+        .position(|orphan| matches!(&orphan.thing, Thing::Queue(name) if name == due));
+    if let Some(at) = at {
+        let mut last = orphans.remove(at);
+        last.messages = last.messages.map(|messages| messages + on_tiers);
+        orphans.push(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orphan(name: &str, messages: u64) -> Orphan {
+        Orphan {
+            thing: Thing::Queue(name.to_owned()),
+            messages: Some(messages),
+            in_use: false,
+        }
+    }
+
+    #[test]
+    fn a_due_queue_outlives_the_tiers_that_lead_to_it() {
+        let mut orphans = vec![orphan("g.due.retry", 1), orphan("g.retry.5", 2)];
+        tiers_before_due(&mut orphans, "g.retry.", "g.due.retry", true);
+        assert_eq!(orphans, [orphan("g.retry.5", 2), orphan("g.due.retry", 3)]);
+    }
+
+    #[test]
+    fn without_its_due_queue_a_tier_is_not_believed_to_be_empty() {
+        let mut orphans = vec![orphan("g.retry.5", 0), orphan("g.hold.5", 0)];
+        tiers_before_due(&mut orphans, "g.retry.", "g.due.retry", false);
+        assert_eq!(orphans[0].messages, None);
+        assert_eq!(orphans[1].messages, Some(0));
     }
 }
