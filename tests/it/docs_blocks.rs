@@ -150,7 +150,7 @@ fn every_command_shown_is_understood() {
         }
     }
     assert!(commands.len() >= 10, "{} commands", commands.len());
-    let all = ["listen", "run", "send", "validate"].map(str::to_owned);
+    let all = ["listen", "parked", "run", "send", "validate"].map(str::to_owned);
     assert_eq!(subcommands, BTreeSet::from(all));
 }
 
@@ -230,16 +230,12 @@ fn every_path_of_the_api_is_in_operations() {
     for (at, _) in code.match_indices(".route(") {
         let rest = &code[at..];
         let path = rest.split('"').nth(1).unwrap();
-        let method = if rest
-            .split('"')
-            .nth(2)
-            .unwrap()
-            .trim_start_matches([',', ' ', '\n'])
-            .starts_with("get")
-        {
-            "GET"
-        } else {
-            "POST"
+        let verb = rest.split('"').nth(2).unwrap();
+        let verb = verb.trim_start_matches([',', ' ', '\n']);
+        let method = match verb.split('(').next() {
+            Some("get") => "GET",
+            Some("delete") => "DELETE",
+            _ => "POST",
         };
         served.insert(format!("{method} {path}"));
     }
@@ -254,7 +250,10 @@ fn every_path_of_the_api_is_in_operations() {
         .collect();
     let documented: BTreeSet<_> = documented
         .into_iter()
-        .filter(|cell| cell.starts_with("GET ") || cell.starts_with("POST "))
+        .filter(|cell| {
+            let method = cell.split(' ').next().unwrap();
+            ["GET", "POST", "DELETE"].contains(&method)
+        })
         .collect();
     assert_eq!(documented, served);
 }
@@ -273,14 +272,14 @@ fn every_problem_that_publishing_may_have_is_documented() {
     for name in &documented {
         assert!(code.contains(&format!("\"{name}\"")), "no problem {name}");
     }
-    // The others concern subscriptions and paths.
+    // The others concern subscriptions, jobs and paths.
     for (at, _) in code.match_indices("StatusCode::") {
         let Some(name) = code[at..].split('"').nth(1) else {
             continue;
         };
         let between = &code[at..at + code[at..].find('"').unwrap()];
         let is_problem = between.trim_end().ends_with(',') && between.matches('\n').count() <= 1;
-        if is_problem && !["conflict", "wrong-method"].contains(&name) {
+        if is_problem && !["conflict", "too-many-jobs", "wrong-method"].contains(&name) {
             assert!(
                 documented.contains(name),
                 "`{name}` is not in docs/embedded.md"
