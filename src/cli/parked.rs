@@ -458,9 +458,9 @@ mod tests {
         };
         let now = "2026-01-01T00:10:00Z".parse().unwrap();
         insta::assert_snapshot!(shown(&listing, now), @r"
-        BROKER   KIND    TIER   SUBSCRIPTION   COUNT   OLDEST    NEXT DUE
-        lake     retry   12h    crm              10+   10m ago   in 11h
-        shop     retry   12h    ?                 10   ?         ?
+        BROKER  KIND   TIER  SUBSCRIPTION  COUNT  OLDEST   NEXT DUE
+        lake    retry  12h   crm             10+  10m ago  in 11h
+        shop    retry  12h   ?                10  ?        ?
 
         parked by the running bridge and not seen again (RabbitMQ does not tell whose):
           crm: 7

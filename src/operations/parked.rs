@@ -284,7 +284,16 @@ pub async fn release_holds(operations: &Operations, name: &Arc<str>, uid: Uid) {
         )
     };
     for (broker_name, broker) in &operations.brokers {
-        let ordered = timeout(HOLDS_WITHIN, broker.order(&order, &Unwatched::default())).await;
+        let watch = Unwatched::default();
+        let mut ordering = broker.order(&order, &watch);
+        let ordered = match timeout(HOLDS_WITHIN, &mut ordering).await {
+            // What is being moved just then is moved to its end.
+            Err(_) => {
+                watch.cancelled().cancel();
+                timeout(HOLDS_WITHIN, ordering).await
+            }
+            in_time => in_time,
+        };
         let why = match ordered {
             Ok(Ok(done)) => {
                 info!(subscription = %name, broker = %broker_name, count = done.count, "what was held is due now");

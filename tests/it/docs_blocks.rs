@@ -233,16 +233,12 @@ fn every_path_of_the_api_is_in_operations() {
     for (at, _) in code.match_indices(".route(") {
         let rest = &code[at..];
         let path = rest.split('"').nth(1).unwrap();
-        let method = if rest
-            .split('"')
-            .nth(2)
-            .unwrap()
-            .trim_start_matches([',', ' ', '\n'])
-            .starts_with("get")
-        {
-            "GET"
-        } else {
-            "POST"
+        let verb = rest.split('"').nth(2).unwrap();
+        let verb = verb.trim_start_matches([',', ' ', '\n']);
+        let method = match verb.split('(').next() {
+            Some("get") => "GET",
+            Some("delete") => "DELETE",
+            _ => "POST",
         };
         served.insert(format!("{method} {path}"));
     }
@@ -257,7 +253,10 @@ fn every_path_of_the_api_is_in_operations() {
         .collect();
     let documented: BTreeSet<_> = documented
         .into_iter()
-        .filter(|cell| cell.starts_with("GET ") || cell.starts_with("POST "))
+        .filter(|cell| {
+            let method = cell.split(' ').next().unwrap();
+            ["GET", "POST", "DELETE"].contains(&method)
+        })
         .collect();
     assert_eq!(documented, served);
 }
@@ -276,14 +275,15 @@ fn every_problem_that_publishing_may_have_is_documented() {
     for name in &documented {
         assert!(code.contains(&format!("\"{name}\"")), "no problem {name}");
     }
-    // The others concern subscriptions and paths.
+    // The others concern subscriptions, jobs and paths.
     for (at, _) in code.match_indices("StatusCode::") {
         let Some(name) = code[at..].split('"').nth(1) else {
             continue;
         };
         let between = &code[at..at + code[at..].find('"').unwrap()];
         let is_problem = between.trim_end().ends_with(',') && between.matches('\n').count() <= 1;
-        if is_problem && !["attempts-not-kept", "conflict", "wrong-method"].contains(&name) {
+        let elsewhere = ["attempts-not-kept", "conflict", "too-many-jobs", "wrong-method"];
+        if is_problem \&\& !elsewhere.contains(&name) {
             assert!(
                 documented.contains(name),
                 "`{name}` is not in docs/embedded.md"

@@ -12,6 +12,7 @@ use hookbridge::broker::{Broker as _, Received, Settlement, Wait};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, EventId, Headers, Origin, Place};
 use hookbridge::subscription::Uid;
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use tokio::time::timeout;
 
 use crate::kafka_support::*;
@@ -55,6 +56,16 @@ fn long(group: &str, topic: &str) -> Settings {
         tiers: Tiers::new([1, 600]).expect("tiers"),
         ..settings(group, vec![source])
     }
+}
+
+/// A tier as the bridge makes it, with so many partitions.
+async fn create_tier(topic: &str, partitions: i32) {
+    let tier = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
+        .set("cleanup.policy", "delete")
+        .set("retention.ms", "-1")
+        .set("message.timestamp.type", "LogAppendTime");
+    let made = admin().create_topics(&[tier], &AdminOptions::new()).await;
+    made.expect("kafka is there").remove(0).expect("made");
 }
 
 async fn park(kafka: &Arc<Kafka>, name: &str, count: usize) {
@@ -104,31 +115,42 @@ async fn all_due(rig: &mut Rig) -> Vec<Delivery> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_reaches_both_instances_and_one_that_starts_later() {
     let (topic, group) = (unique("orders"), unique("g"));
-    create_topic(&topic, 4).await;
+    create_topic(&topic, 1).await;
+    // Wider than all else of the group together, so that both instances get some of it.
+    create_tier(&format!("{group}.retry.600"), 8).await;
     let mut one = start(long(&group, &topic), 200);
     one.ready().await;
     let mut two = start(long(&group, &topic), 200);
     two.ready().await;
-    park(&one.kafka, "crm", 100).await;
-    park(&one.kafka, "erp", 50).await;
-    assert_eq!(waiting(&one.kafka).await, 150);
-    // Both have partitions, by the time that the group has settled.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    // Somebody who runs no bridge gives it.
+    // Somebody who runs no bridge gives the orders.
     let outside = Kafka::new(long(&group, &topic)).expect("settings");
-    let began = Instant::now();
-    assert_eq!(order(&outside, Deed::Now, "crm").await, 100);
-    let (first, second) = tokio::join!(all_due(&mut one), all_due(&mut two));
-    println!(
-        "{} and {} due in {:?}",
-        first.len(),
-        second.len(),
-        began.elapsed()
-    );
-    assert_eq!(first.len() + second.len(), 100);
-    assert!(!first.is_empty() && !second.is_empty(), "one took all");
-    let all = first.iter().chain(&second);
-    assert!(all.clone().all(|due| &*due.subscription == "crm"));
+    park(&outside, "erp", 50).await;
+    assert_eq!(waiting(&outside).await, 50);
+    // Both take part as soon as the group has given both some of the partitions.
+    let (mut of_one, mut of_two) = (0, 0);
+    for round in 0..15 {
+        for _ in 0..20 {
+            park(&outside, "crm", 1).await;
+        }
+        let began = Instant::now();
+        assert_eq!(order(&outside, Deed::Now, "crm").await, 20, "{round}");
+        let (first, second) = tokio::join!(all_due(&mut one), all_due(&mut two));
+        println!(
+            "{} and {} due in {:?}",
+            first.len(),
+            second.len(),
+            began.elapsed()
+        );
+        assert_eq!(first.len() + second.len(), 20);
+        let mut all = first.iter().chain(&second);
+        assert!(all.all(|due| &*due.subscription == "crm"));
+        of_one += first.len();
+        of_two += second.len();
+        if of_one > 0 && of_two > 0 {
+            break;
+        }
+    }
+    assert!(of_one > 0 && of_two > 0, "one took all");
     eventually("the others are left", PATIENCE, async || {
         (waiting(&outside).await == 50).then_some(())
     })

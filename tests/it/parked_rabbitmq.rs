@@ -31,7 +31,10 @@ async fn killed_in_the_middle_loses_nothing() {
         .config(&subscription("crm", "orders.*", &receiver.url("/"), ""))
         .replace("[1s, 2s, 5s]", "[1s, 600s]")
         .replace("schedule: [1s, 1s, 1s]", "schedule: [600s]")
-        .replace("secret:", "breaker: off, secret:");
+        .replace(
+            "secret:",
+            "breaker: { failures: 10000, cool_down: 1s }, secret:",
+        );
     let mut bridge = Bridge::start(&config).await.ready().await;
     let bodies: Vec<_> = (0..COUNT).map(|n| format!("{{\"number\":{n}}}")).collect();
     bus.publish(&bridge, &bodies).await;

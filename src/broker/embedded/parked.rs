@@ -23,12 +23,12 @@ use crate::subscription::Uid;
 /// Entries of the index that are read, and changed, at once.
 const PAGE: usize = 1_024;
 
-/// Somebody's deliveries of one kind.
-type Group = (WaitKind, Option<(Arc<str>, Uid)>);
+/// Whose a delivery is, where its record can be read.
+type Owner = Option<(Arc<str>, Uid)>;
 
 /// By kind and subscription.
 pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
-    let mut groups: BTreeMap<(u8, Option<(Arc<str>, Uid)>), Waiting> = BTreeMap::new();
+    let mut groups: BTreeMap<(u8, Owner), Waiting> = BTreeMap::new();
     for kind in [WaitKind::Retry, WaitKind::Hold] {
         let mut from = (0, 0);
         loop {
@@ -36,10 +36,10 @@ pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
             let read = page.len();
             for entry in page {
                 from = (entry.place.due_ms, entry.place.sequence + 1);
-                let group: Group = (kind, entry.owner.clone());
+                let owner = entry.owner.clone();
                 let row = groups
                     .entry((kind_number(kind), entry.owner))
-                    .or_insert_with(|| empty_row(group));
+                    .or_insert_with(|| empty_row(kind, owner));
                 row.count += 1;
                 let since = entry.place.due_ms.saturating_sub(entry.delay_ms);
                 row.oldest = earlier(row.oldest, at(since));
@@ -53,7 +53,7 @@ pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
     Ok(groups.into_values().collect())
 }
 
-fn empty_row((kind, subscription): Group) -> Waiting {
+fn empty_row(kind: WaitKind, subscription: Owner) -> Waiting {
     Waiting {
         kind,
         tier_seconds: None,
@@ -146,8 +146,8 @@ async fn change(
 struct Entry {
     place: Place,
     delay_ms: u64,
-    /// Asked for, and readable.
-    owner: Option<(Arc<str>, Uid)>,
+    /// Only where it was asked for.
+    owner: Owner,
 }
 
 /// The entries of `kind` from (due in ms, sequence) on.
@@ -188,7 +188,7 @@ async fn page(
     .await
 }
 
-fn owner(record: &[u8]) -> Option<(Arc<str>, Uid)> {
+fn owner(record: &[u8]) -> Owner {
     let written = record::read_delivery(Bytes::copy_from_slice(record)).ok()?;
     let (name, uid) = envelope::owner(&written.headers)?;
     Some((name.into(), uid))

@@ -26,12 +26,20 @@ pub struct Found {
     pub deed: Deed,
 }
 
+/// A partition that holds more than is in memory.
+pub struct Behind {
+    pub place: (Arc<str>, i32),
+    /// The first record that is not in memory.
+    pub offset: i64,
+    /// What was parked up to then is looked at.
+    pub given_ms: i64,
+}
+
 /// One walk under way. Dropped, it ends.
 pub struct LookAhead(mpsc::Receiver<Found>);
 
 impl LookAhead {
-    /// Looks through partitions from an offset on, up to what was stamped at a time.
-    pub fn begin(kafka: &Arc<Kafka>, from: Vec<((Arc<str>, i32), i64, i64)>) -> Self {
+    pub fn begin(kafka: &Arc<Kafka>, from: Vec<Behind>) -> Self {
         let (found, taken) = mpsc::channel(FOUND);
         let kafka = kafka.clone();
         info!(broker = %kafka.settings.name, partitions = from.len(), "looking further ahead on the tiers for what an order is about");
@@ -56,15 +64,16 @@ pub async fn next_found(look_ahead: &mut Option<LookAhead>) -> Option<Found> {
     }
 }
 
-fn look(
-    kafka: &Kafka,
-    from: &[((Arc<str>, i32), i64, i64)],
-    found: &mpsc::Sender<Found>,
-) -> anyhow::Result<()> {
+fn look(kafka: &Kafka, from: &[Behind], found: &mpsc::Sender<Found>) -> anyhow::Result<()> {
     let group = &kafka.settings.group;
     let mut stretch = Stretch::new();
     let mut last_ms = 0;
-    for ((topic, partition), offset, given_ms) in from {
+    for Behind {
+        place: (topic, partition),
+        offset,
+        given_ms,
+    } in from
+    {
         let (_, high) =
             kafka
                 .admin

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::ahead::{Found, LookAhead, next_found};
+use super::ahead::{Behind, Found, LookAhead, next_found};
 use super::client::Reset;
 use super::member::{Begin, Member};
 use super::orders::Orders;
@@ -327,7 +327,11 @@ impl Due {
             let last_ms = lane.waiting.back().map_or(i64::MAX, |last| last.stamp_ms);
             if lane.paused && lane.looked_for_ms < given_ms && last_ms <= given_ms {
                 lane.looked_for_ms = given_ms;
-                from.push((place.clone(), lane.partition.next(), given_ms));
+                from.push(Behind {
+                    place: place.clone(),
+                    offset: lane.partition.next(),
+                    given_ms,
+                });
             }
         }
         if !from.is_empty() {

@@ -258,8 +258,10 @@ impl Kafka {
         let stop = stop.child_token();
         let mut parts = JoinSet::new();
         parts.spawn(watch::run(self.clone(), stop.clone()));
-        let (this, stop_orders) = (self.clone(), stop.clone());
+        let (this, stop_orders) = (self.clone(), stop.child_token());
         parts.spawn(async move {
+            // The thread ends also when nobody waits for it any more.
+            let _ends = stop_orders.clone().drop_guard();
             client::blocking(move || {
                 let group = &this.settings.group;
                 orders::follow(&this.orders, &this.connection, group, &stop_orders);
