@@ -20,6 +20,8 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// 0 at first, one more for each replay of its dead letter.
     pub generation: u32,
+    /// The dead letter that this was made of, with another body and so another event id.
+    pub replay_of: Option<DeliveryId>,
     pub progress: Progress,
 }
 
@@ -33,6 +35,7 @@ impl Delivery {
             uid,
             id,
             generation: 0,
+            replay_of: None,
             progress: Progress::new(now),
         }
     }

@@ -6,6 +6,7 @@
 //! `Origin` headers there: a web page must not reach it through the user's browser.
 
 mod access;
+mod dead_letters;
 mod door;
 mod events;
 mod health;
@@ -84,6 +85,7 @@ fn router(state: State, on_loopback: bool) -> Router {
     let read = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
+        .merge(dead_letters::reading())
         .merge(jobs::reading())
         .merge(replays::reading())
         .merge(sources::reading())
@@ -93,6 +95,7 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route("/v1/topics//events", post(events::no_topic))
         .route_layer(needs(Scope::Publish));
     let replay = jobs::stopping()
+        .merge(dead_letters::replaying())
         .merge(replays::starting())
         .route_layer(needs(Scope::Replay));
     let change = Router::new()
@@ -105,6 +108,7 @@ fn router(state: State, on_loopback: bool) -> Router {
             "/v1/subscriptions/{name}/enable",
             post(subscriptions::enable),
         )
+        .merge(dead_letters::removing())
         .route_layer(needs(Scope::Admin));
     let router = open
         .merge(read)

@@ -91,24 +91,27 @@ pub fn alone(config: &Config, broker: &Arc<str>) -> Result<Arc<dyn Broker>, Fail
 
 /// A broker for publishing alone (`hookbridge send`): nothing is taken from it or declared on it.
 pub fn publisher(config: &Config, broker: &str) -> anyhow::Result<Arc<dyn Broker>> {
-    let settings = config
-        .brokers
-        .get(broker)
-        .with_context(|| format!("no broker `{broker}` in the config"))?;
-    let name: Arc<str> = broker.into();
+    if !config.brokers.contains_key(broker) {
+        anyhow::bail!("no broker `{broker}` in the config");
+    }
+    without_sources(config, &broker.into()).map_err(Failure::into_error)
+}
+
+/// A broker of the config from which nothing is taken.
+pub fn without_sources(config: &Config, name: &Arc<str>) -> Result<Arc<dyn Broker>, Failure> {
+    let settings = &config.brokers[name];
     let alone = Config {
         sources: BTreeMap::new(),
         ..config.clone()
     };
     build_one(
         &alone,
-        &name,
+        name,
         settings,
         None,
         &Meters::new(),
         &mut BTreeMap::new(),
     )
-    .map_err(Failure::into_error)
 }
 
 /// The sources, as they are shown and replayed.

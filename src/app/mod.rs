@@ -2,9 +2,9 @@
 //!
 //! The only place where settings of the config become settings of the stages ([`brokers`]).
 
-pub mod alone;
 mod brokers;
 mod failure;
+mod operations;
 mod readiness;
 mod subscriptions;
 
@@ -23,7 +23,6 @@ use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::deliver::{AddressPolicy, Courier};
 use crate::meters::Meters;
-use crate::operations::Operations;
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -31,6 +30,7 @@ use crate::subscription::Subscription;
 
 pub use brokers::publisher;
 pub use failure::Failure;
+pub use operations::{on_source, operations};
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
@@ -153,11 +153,7 @@ impl App {
                 .cloned(),
             embedded,
             subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
-            operations: Operations::over(
-                brokers.clone(),
-                brokers::sources(&config),
-                Arc::new(subscriptions::OfPipeline(pipeline.clone())),
-            ),
+            operations: operations::of_pipeline(&config, brokers.clone(), pipeline.clone()),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };

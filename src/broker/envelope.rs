@@ -26,6 +26,8 @@ pub const GENERATION: &str = "hookbridge-generation";
 pub const SUBSCRIPTION: &str = "hookbridge-subscription";
 /// Marks a message of the start-up check, which is never a delivery.
 pub const PROBE: &str = "hookbridge-probe";
+/// The delivery id of the dead letter that this was made of.
+const REPLAY_OF: &str = "hookbridge-replay-of";
 const UID: &str = "hookbridge-subscription-uid";
 const TOPIC: &str = "hookbridge-topic";
 const TYPE: &str = "hookbridge-type";
@@ -182,6 +184,7 @@ impl Envelope {
             uid,
             id,
             generation,
+            replay_of,
             progress,
         } = &self.delivery;
         let mut headers = Headers(Vec::with_capacity(24 + event.headers.0.len()));
@@ -217,6 +220,7 @@ impl Envelope {
             }
         }
         let optional = [
+            (REPLAY_OF, replay_of.as_ref().map(|id| id.to_string())),
             (PUBLISHED_AT, event.published_at.map(|t| t.to_string())),
             (
                 CONTENT_TYPE,
@@ -329,6 +333,7 @@ impl Envelope {
             uid: Uid::from_stored(ours.text(UID)?),
             id: DeliveryId::from_envelope(ours.text(DELIVERY_ID)?),
             generation: ours.parsed(GENERATION)?,
+            replay_of: ours.optional(REPLAY_OF).map(DeliveryId::from_envelope),
             progress,
         };
         Ok(Self {

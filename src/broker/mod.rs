@@ -19,6 +19,7 @@ pub mod history;
 mod identify;
 pub mod in_flight;
 pub mod kafka;
+pub mod letters;
 pub mod rabbitmq;
 mod receipt;
 pub mod tiers;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use history::{History, NotPossible, Reach, Span};
 pub use identify::{IdFrom, Naming, Taken};
 pub use in_flight::{Admission, Budget, Intake, Window};
+pub use letters::{Letter, Letters, NotOpened, Purpose};
 pub use receipt::{Answer, Receipt, Settlement, Token};
 
 use crate::delivery::{Delivery, Reason, WaitKind};
@@ -70,6 +72,14 @@ pub struct Wait {
     pub delay: Duration,
 }
 
+impl Wait {
+    /// The shortest way back that there is.
+    pub const AT_ONCE: Self = Self {
+        kind: WaitKind::Retry,
+        delay: Duration::ZERO,
+    };
+}
+
 /// The broker did not confirm. The delivery is still ours: hold it, pause intake, try again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refused {
@@ -94,23 +104,6 @@ pub enum Health {
     Starting { why: String },
     /// Not working; tried again with backoff.
     Down { why: String },
-}
-
-/// A dead letter as it lies on the broker.
-#[derive(Debug, Clone)]
-pub struct Letter {
-    pub delivery: Delivery,
-    pub reason: Reason,
-    pub dead_at: Timestamp,
-    /// `false` for a reference dead letter: only the origin's coordinates, the body was refused.
-    pub has_body: bool,
-}
-
-/// A dead letter taken for replay or removal. Settling its receipt removes it; dropping returns it.
-#[derive(Debug)]
-pub struct Claim {
-    pub letter: Letter,
-    pub receipt: Receipt,
 }
 
 /// An event to publish, for `hookbridge send` and the embedded broker's API.
@@ -150,11 +143,19 @@ pub trait Broker: Send + Sync + 'static {
     /// Keeps `delivery` among the dead letters and returns when the broker has confirmed.
     async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused>;
 
-    /// Up to `limit` dead letters, oldest first, undisturbed however often they are listed.
-    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused>;
+    /// Opens the dead letters, as far as they reach now.
+    async fn open_letters(&self, purpose: Purpose) -> Result<Box<dyn Letters>, NotOpened>;
 
-    /// Takes the dead letter of this delivery id and generation; `None` when it is not there (any more).
-    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused>;
+    /// Gives a dead letter a new life: parks it to be due at once ([`Letter::revived`]). `Ok` when
+    /// the broker has confirmed; the letter itself is still there.
+    async fn revive(&self, letter: &Letter) -> Result<(), Refused> {
+        let revived = letter.revived(Timestamp::now());
+        let delivery = revived.map_err(|why| Refused::Rejected {
+            broker: self.name().clone(),
+            why: why.into(),
+        })?;
+        self.park(&delivery, Wait::AT_ONCE).await
+    }
 
     /// Makes everything parked on the tiers of `kind` due now. Returns how many, where it can be told.
     async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused>;

@@ -14,6 +14,8 @@ use crate::config::Config;
 const TOKEN: &str = "HOOKBRIDGE_TOKEN";
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(35);
+/// An answer that takes long shows signs of life.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The bridge that listens on the config's `admin.listen`.
 pub struct Admin {
@@ -35,6 +37,7 @@ impl Admin {
         let client = Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
             .build()
             .context("no HTTP client")?;
         let mut address = config.admin.listen;
@@ -80,12 +83,37 @@ impl Admin {
         path: &str,
         query: &[(&str, String)],
     ) -> anyhow::Result<T> {
+        let request = self.client.get(self.url(path, query)?).timeout(ANSWER);
+        self.read(self.with_token(request)).await
+    }
+
+    /// For what may take as long as it shows signs of life.
+    pub async fn get_slowly<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<T> {
+        let request = self.client.get(self.url(path, query)?);
+        self.read(self.with_token(request)).await
+    }
+
+    /// The lines of an answer as they come.
+    pub async fn lines(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Lines> {
+        let request = self.client.get(self.url(path, query)?);
+        let answer = send(self.with_token(request)).await?;
+        Ok(Lines {
+            answer,
+            read: Vec::new(),
+            searched: 0,
+        })
+    }
+
+    fn url(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<url::Url> {
         let mut url = url::Url::parse(&format!("{}{path}", self.base))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let request = self.with_token(self.client.get(url).timeout(ANSWER));
-        self.read(request).await
+        Ok(url)
     }
 
     pub async fn post<T: DeserializeOwned>(
@@ -113,17 +141,61 @@ impl Admin {
     }
 
     async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
-        let answer = request
-            .send()
+        let answer = send(request).await?;
+        let body = answer
+            .bytes()
             .await
-            .map_err(|error| anyhow::Error::from(error.without_url()))
-            .context(Exit::unavailable("the admin API does not answer"))?;
-        if !answer.status().is_success() {
-            return Err(refusal(answer).await);
-        }
-        let body = answer.bytes().await.map_err(reqwest::Error::without_url)?;
+            .map_err(|error| broken_off(error.without_url()))?;
         serde_json::from_slice(&body).context("the admin API's answer cannot be read")
     }
+}
+
+/// An answer of many lines, each complete.
+pub struct Lines {
+    answer: Response,
+    read: Vec<u8>,
+    /// So far there is no line break.
+    searched: usize,
+}
+
+impl Lines {
+    /// The next line that is not empty; `None` at the end. An answer that was broken off is an error.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(at) = self.read[self.searched..].iter().position(|b| *b == b'\n') {
+                let rest = self.read.split_off(self.searched + at + 1);
+                let line = std::mem::replace(&mut self.read, rest);
+                self.searched = 0;
+                if !line.trim_ascii().is_empty() {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            self.searched = self.read.len();
+            let more = self.answer.chunk().await;
+            match more.map_err(|error| broken_off(error.without_url()))? {
+                Some(more) => self.read.extend_from_slice(&more),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+async fn send(request: RequestBuilder) -> anyhow::Result<Response> {
+    let answer = request
+        .send()
+        .await
+        .map_err(|error| anyhow::Error::from(error.without_url()))
+        .context(Exit::unavailable("the admin API does not answer"))?;
+    match answer.status().is_success() {
+        true => Ok(answer),
+        false => Err(refusal(answer).await),
+    }
+}
+
+fn broken_off(error: reqwest::Error) -> anyhow::Error {
+    let why = "the admin API broke off its answer: the bridge's log says why";
+    anyhow::Error::from(error).context(Exit::unavailable(why))
 }
 
 async fn refusal(answer: Response) -> anyhow::Error {

@@ -30,6 +30,12 @@ impl Exit {
         Self::new(74, message)
     }
 
+    /// What the app says is wrong, with its code.
+    pub fn failure(failure: crate::app::Failure) -> Self {
+        let code = u8::try_from(failure.code()).unwrap_or(1);
+        Self::new(code, format!("{:#}", failure.into_error()))
+    }
+
     /// The config cannot be used; its problems have been printed.
     pub fn config() -> Self {
         Self::new(78, "")

@@ -1,9 +1,13 @@
-//! The command line: one file per command, and what they share (`admin`, `exit`, `settings`).
+//! The command line: one file per command, and what they share (`admin`,
+//! `desk`, `exit`, `progress`, `settings`).
 
 mod admin;
+mod desk;
 mod exit;
+mod progress;
 mod settings;
 
+mod dead;
 pub mod listen;
 mod replay;
 mod run;
@@ -25,6 +29,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 enum Command {
+    /// List, show, retry, drop and export dead letters.
+    Dead(dead::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
     Run(run::Args),
     /// Receive webhooks, check their signatures and print them.
@@ -51,6 +57,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Dead(args) => run_small(dead::run(args)),
         Command::Run(args) => run::run(args),
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Replay(args) => run_small(replay::run(args)),

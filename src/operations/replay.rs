@@ -27,8 +27,8 @@ use crate::route::Routes;
 use crate::selection::{Facts, Selection};
 use crate::subscription::{LazyJson, Rate, Subscription, Uid};
 
-/// What the job is called.
-pub const OPERATION: &str = "replay";
+/// What the jobs are called: one that sends, and one that only counts.
+pub const OPERATIONS: [&str; 2] = ["replay", "replay_dry_run"];
 /// Without a rate: so many a second, or fewer where the endpoint takes fewer.
 pub const DEFAULT_RATE: Rate = Rate {
     count: 50,
@@ -85,10 +85,10 @@ fn known(there: &[String]) -> String {
 /// Checks everything and starts the job.
 pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc<Job>, NotStarted> {
     check(request.span, Timestamp::now())?;
-    let Some(source) = operations.sources.get(&*request.source) else {
+    let Some(source) = operations.past.sources.get(&*request.source) else {
         return Err(NotStarted::UnknownSource {
             name: request.source.clone(),
-            there: operations.sources.keys().map(|n| n.to_string()).collect(),
+            there: operations.past.sources.keys().map(|n| n.to_string()).collect(),
         });
     };
     let receiver = Arc::new(receiver(operations, &request)?);
@@ -101,7 +101,8 @@ pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc
         .await?;
     let keeper = broker(&source.keeper)?;
     let pace = rate_of(&request, &receiver.subscription);
-    let job = operations.jobs.start(OPERATION, |job| {
+    let operation = OPERATIONS[usize::from(request.dry_run)];
+    let job = operations.jobs.start(operation, |job| {
         job.expects(past.total());
         for note in past.notes() {
             job.note(note);
@@ -150,7 +151,7 @@ fn check(span: Span, now: Timestamp) -> Result<(), NotStarted> {
 /// The subscription, if it is one that anything would be delivered to now.
 fn receiver(operations: &Operations, request: &Request) -> Result<Receiver, NotStarted> {
     let name = &request.subscription;
-    let Some(receiver) = operations.receivers.receiver(name) else {
+    let Some(receiver) = operations.past.receivers.receiver(name) else {
         return Err(NotStarted::UnknownSubscription(name.clone()));
     };
     let why = match receiver.state {
@@ -250,6 +251,7 @@ impl Replay {
             }
             self.job.matched();
             if self.request.dry_run {
+                self.job.did();
                 self.passed(reached);
                 continue;
             }

@@ -41,7 +41,7 @@ pub struct Listed {
 
 /// All sources, by name.
 pub async fn list(operations: &Operations) -> Vec<Listed> {
-    let looks = operations.sources.iter().map(|(name, source)| async move {
+    let looks = operations.past.sources.iter().map(|(name, source)| async move {
         let mut listed = Listed {
             name: name.to_string(),
             broker: source.broker.to_string(),

@@ -11,19 +11,38 @@ use tracing::{error, warn};
 use super::Pipeline;
 use super::lanes::EndpointLane;
 use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
-use crate::subscription::Uid;
+use crate::subscription::{Endpoint, Spec, Uid};
 use crate::verdict::EndpointNews;
 
 /// What an operator is told of a subscription.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct SubscriptionStatus {
     pub name: Arc<str>,
     pub uid: Uid,
     pub endpoint: Arc<str>,
     /// Scheme, host and port; paths of webhooks are often credentials.
     pub url: String,
+    pub method: http::Method,
     pub topics: Vec<String>,
+    /// Its earlier names.
+    pub was: Vec<Arc<str>>,
     pub state: State,
+}
+
+impl SubscriptionStatus {
+    /// Of a subscription to `endpoint` that is in `state`.
+    pub fn of(uid: Uid, spec: &Spec, endpoint: &Endpoint, state: State) -> Self {
+        Self {
+            name: spec.name.clone(),
+            uid,
+            endpoint: endpoint.name.clone(),
+            url: endpoint.shown(),
+            method: endpoint.method.clone(),
+            topics: spec.topics.clone(),
+            was: spec.was.clone(),
+            state,
+        }
+    }
 }
 
 /// The state of a subscription.
@@ -48,14 +67,8 @@ impl Pipeline {
             .map(|target| {
                 let spec = &target.subscription.spec;
                 let endpoint = &target.subscription.endpoint;
-                SubscriptionStatus {
-                    name: spec.name.clone(),
-                    uid: target.subscription.uid.clone(),
-                    endpoint: endpoint.name.clone(),
-                    url: endpoint.shown(),
-                    topics: spec.topics.clone(),
-                    state: self.state_of(target),
-                }
+                let (uid, state) = (target.subscription.uid.clone(), self.state_of(target));
+                SubscriptionStatus::of(uid, spec, endpoint, state)
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookbridge::broker::embedded::{Embedded, Settings};
-use hookbridge::broker::{Broker as _, Letter};
+use hookbridge::broker::Letter;
 use hookbridge::delivery::Reason;
 
 use crate::path::subscription;
@@ -53,7 +53,7 @@ async fn letters(bridge: &mut Bridge) -> Vec<Letter> {
         sources: Vec::new(),
     })
     .expect("opens");
-    broker.letters(100).await.expect("listed")
+    crate::support::letters::listed(&*broker).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use crate::contract::rig::{Rig, SOON, SOURCE};
 use crate::rabbitmq_support::*;
 use crate::support::brokers::Own;
+use crate::support::letters::listed;
 use crate::support::{eventually, unique};
 
 fn delivery(event: &Arc<Event>) -> Delivery {
@@ -91,7 +92,7 @@ async fn a_deleted_queue_of_dead_letters_is_declared_again_by_the_next_letter() 
         .await
         .expect("dead-lettered");
     eventually("the letter is listed", SOON, async || {
-        (rig.broker.letters(10).await.expect("listed").len() == 1).then_some(())
+        (listed(&*rig.broker).await.len() == 1).then_some(())
     })
     .await;
     rig.stop().await;
@@ -236,39 +237,6 @@ async fn three_instances_that_start_at_once_all_see_their_own_marker() {
     for rig in rigs {
         rig.stop().await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_two_who_claim_a_letter_one_gets_it() {
-    let (rig, delivery, _) = parked().await;
-    rig.broker
-        .dead_letter(&delivery, Reason::Gone)
-        .await
-        .expect("dead-lettered");
-    eventually("the letter is listed", SOON, async || {
-        (rig.broker.letters(10).await.expect("listed").len() == 1).then_some(())
-    })
-    .await;
-    let id = delivery.id.as_str();
-    let (one, two) = tokio::join!(rig.broker.claim(id, 0), rig.broker.claim(id, 0));
-    let claims: Vec<_> = [one, two]
-        .into_iter()
-        .filter_map(|claim| claim.expect("asked"))
-        .collect();
-    assert_eq!(claims.len(), 1);
-    for claim in claims {
-        claim.receipt.settle(Settlement::Ack);
-    }
-    eventually("the letter is gone", SOON, async || {
-        rig.broker
-            .letters(10)
-            .await
-            .expect("listed")
-            .is_empty()
-            .then_some(())
-    })
-    .await;
-    rig.stop().await;
 }
 
 /// Acknowledgements go on, parks are refused and not queued up, and the alarm's end is noticed.

@@ -149,7 +149,7 @@ async fn kafka_replays_an_hour_to_one_subscription() {
     let dry = replay(&path, &[&range[..], &["--dry-run", "--json"]].concat()).await;
     assert_eq!(dry.code, Some(0), "{dry:?}");
     let report: Value = serde_json::from_str(&dry.out).expect("one JSON document");
-    assert_eq!(report["operation"], "replay");
+    assert_eq!(report["operation"], "replay_dry_run");
     assert_eq!(
         (
             &report["total"],
@@ -157,7 +157,7 @@ async fn kafka_replays_an_hour_to_one_subscription() {
             &report["matched"],
             &report["done"]
         ),
-        (&json!(30), &json!(30), &json!(15), &json!(0))
+        (&json!(30), &json!(30), &json!(15), &json!(15))
     );
 
     let said = replay(&path, &[&range[..], &["--rate", "1000/s"]].concat()).await;

@@ -1,146 +1,139 @@
-//! Dead letters: listed without being disturbed, claimed by one at a time.
+//! Dead letters: gone through in chunks, each in a reading transaction of its own.
 //!
-//! A claim lives in memory only: a crash returns it. Settled, the letter is out of every list at
-//! once and out of the file with the next transaction; dropped, it can be claimed again.
+//! The pass ends at the letter that was the last when it began. Removing goes through the writer
+//! and is answered after the sync; the replay lock is a lock of the process, since no other process
+//! can have the file open.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 
-use super::writer::LetterKey;
-use super::{Declined, LETTERS, Shared, record, tables};
+use super::writer::{LetterKey, Work};
+use super::{Declined, Shared, record, tables};
 use crate::broker::envelope::{Envelope, Stay};
-use crate::broker::{Claim, Letter, Receipt, Token};
+use crate::broker::letters::{PATIENCE, nothing_to_remove};
+use crate::broker::{Letter, Letters, NotOpened, Purpose, Refused};
 use crate::delivery::{Delivery, DeliveryId, Reason};
 use crate::event::{Event, EventId, Headers, Origin, Place};
 use crate::subscription::Uid;
 
-/// The letters that somebody has taken.
-#[derive(Default)]
-pub struct Claims {
-    last: u64,
-    held: HashMap<u64, Held>,
-}
+/// Letters in memory at once, unless they are large.
+const CHUNK: usize = 64;
+/// Bytes of records after which a chunk takes no more.
+const CHUNK_BYTES: usize = 4 << 20;
 
-struct Held {
-    key: LetterKey,
-    /// Settled; the transaction that removes it is on its way.
-    settled: bool,
-}
-
-impl Claims {
-    /// The claim's number, or `None` when the letter is claimed already.
-    fn hold(&mut self, key: LetterKey) -> Option<u64> {
-        if self.held.values().any(|held| held.key == key) {
-            return None;
-        }
-        self.last += 1;
-        let settled = false;
-        self.held.insert(self.last, Held { key, settled });
-        Some(self.last)
-    }
-
-    /// Settled: what to remove.
-    pub fn remove(&mut self, claim: u64) -> Option<LetterKey> {
-        let held = self.held.get_mut(&claim)?;
-        held.settled = true;
-        Some(held.key.clone())
-    }
-
-    /// Returned, or removed for good.
-    pub fn forget(&mut self, claim: u64) {
-        self.held.remove(&claim);
-    }
-
-    fn is_settled(&self, key: &LetterKey) -> bool {
-        self.held
-            .values()
-            .any(|held| held.settled && held.key == *key)
-    }
-}
-
-/// The oldest letters.
-pub async fn list(shared: Arc<Shared>, limit: usize) -> Result<Vec<Letter>, Declined> {
-    reading(shared, move |shared, db| {
-        let dead = db.begin_read()?.open_table(tables::DEAD)?;
-        let mut letters = Vec::new();
-        for row in dead.iter()? {
-            if letters.len() >= limit {
-                break;
-            }
-            let (key, record) = row?;
-            let (dead_at_ms, delivery, generation) = key.value();
-            let key = LetterKey {
-                dead_at_ms,
-                delivery: delivery.to_owned(),
-                generation,
-            };
-            if !shared.claims().is_settled(&key) {
-                let record = Bytes::copy_from_slice(record.value());
-                letters.push(letter(&shared.name, &key, record));
-            }
-        }
-        Ok(letters)
-    })
-    .await
-}
-
-/// Takes one letter; `None` when it is not there, or somebody else has it.
-pub async fn claim(
+/// One pass over the dead letters.
+pub struct Pass {
     shared: Arc<Shared>,
-    delivery: String,
-    generation: u32,
-) -> Result<Option<Claim>, Declined> {
-    let answers = shared.clone();
-    let found = reading(shared, move |shared, db| {
-        // Claimed before it is read: a letter that is being removed is either still claimed by
-        // somebody or no longer in a transaction begun after that.
-        let at = db.begin_read()?.open_table(tables::DEAD_AT)?;
-        let Some(dead_at_ms) = at
-            .get((delivery.as_str(), generation))?
-            .map(|at| at.value())
-        else {
-            return Ok(None);
-        };
-        let key = LetterKey {
-            dead_at_ms,
-            delivery,
-            generation,
-        };
-        let Some(claim) = shared.claims().hold(key.clone()) else {
-            return Ok(None);
-        };
-        let record = db.begin_read().map_err(redb::Error::from).and_then(|txn| {
-            let dead = txn.open_table(tables::DEAD)?;
-            let record = dead.get((dead_at_ms, key.delivery.as_str(), generation))?;
-            Ok(record.map(|record| Bytes::copy_from_slice(record.value())))
-        });
-        match record {
-            Ok(Some(record)) => Ok(Some((claim, letter(&shared.name, &key, record)))),
-            Ok(None) => {
-                shared.claims().forget(claim);
-                Ok(None)
-            }
-            Err(error) => {
-                shared.claims().forget(claim);
-                Err(error)
-            }
+    total: u64,
+    /// The last one when the pass began; `None`: there are none.
+    end: Option<LetterKey>,
+    /// The one that was read last.
+    read: Option<LetterKey>,
+    chunk: VecDeque<(LetterKey, Letter)>,
+    in_hand: Option<LetterKey>,
+    /// Held while letters are changed.
+    lock: Option<OwnedMutexGuard<()>>,
+}
+
+/// Opens the letters, as far as they reach now.
+pub async fn open(shared: Arc<Shared>, purpose: Purpose) -> Result<Pass, NotOpened> {
+    let lock = match purpose {
+        Purpose::List => None,
+        Purpose::Change => {
+            let lock = timeout(PATIENCE, shared.replay.clone().lock_owned()).await;
+            let busy = |_| NotOpened::Busy("another request to this bridge is at it".into());
+            Some(lock.map_err(busy)?)
         }
+    };
+    let found = reading(shared.clone(), |_, db| {
+        let dead = db.begin_read()?.open_table(tables::DEAD)?;
+        let end = dead.last()?.map(|(key, _)| LetterKey::from(key.value()));
+        Ok((dead.len()?, end))
+    });
+    let (total, end) = found.await.map_err(|declined| shared.refused(declined))?;
+    Ok(Pass {
+        shared,
+        total,
+        end,
+        read: None,
+        chunk: VecDeque::new(),
+        in_hand: None,
+        lock,
     })
-    .await?;
-    Ok(found.map(|(claim, letter)| {
-        let token = Token {
-            epoch: 0,
-            lane: LETTERS,
-            position: claim,
+}
+
+impl Pass {
+    async fn read_on(&mut self) -> Result<(), Declined> {
+        let Some(end) = self.end.clone() else {
+            return Ok(());
         };
-        let receipt = Receipt::unbounded(answers, token);
-        Claim { letter, receipt }
-    }))
+        let read = self.read.clone();
+        let chunk = reading(self.shared.clone(), move |shared, db| {
+            let dead = db.begin_read()?.open_table(tables::DEAD)?;
+            let from = match &read {
+                Some(read) => Bound::Excluded(read.as_tuple()),
+                None => Bound::Unbounded,
+            };
+            let mut chunk = VecDeque::new();
+            let mut bytes = 0;
+            for row in dead.range((from, Bound::Included(end.as_tuple())))? {
+                let (key, record) = row?;
+                let key = LetterKey::from(key.value());
+                let record = Bytes::copy_from_slice(record.value());
+                bytes += record.len();
+                let letter = letter(&shared.name, &key, record);
+                chunk.push_back((key, letter));
+                if chunk.len() >= CHUNK || bytes >= CHUNK_BYTES {
+                    break;
+                }
+            }
+            Ok(chunk)
+        });
+        self.chunk = chunk.await?;
+        if let Some((last, _)) = self.chunk.back() {
+            self.read = Some(last.clone());
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Letters for Pass {
+    fn total(&self) -> Option<u64> {
+        Some(self.total)
+    }
+
+    async fn next(&mut self) -> Result<Option<Letter>, Refused> {
+        self.in_hand = None;
+        if self.chunk.is_empty() {
+            let read = self.read_on().await;
+            read.map_err(|declined| self.shared.refused(declined))?;
+        }
+        Ok(self.chunk.pop_front().map(|(key, letter)| {
+            self.in_hand = Some(key);
+            letter
+        }))
+    }
+
+    async fn remove(&mut self) -> Result<(), Refused> {
+        let key = match (&self.lock, self.in_hand.take()) {
+            (Some(_), Some(key)) => key,
+            _ => return Err(nothing_to_remove(&self.shared.name)),
+        };
+        let removed = self.shared.ask(Work::Forget(key)).await;
+        removed
+            .map(drop)
+            .map_err(|declined| self.shared.refused(declined))
+    }
 }
 
 /// Reads the file beside everything else that goes on.
@@ -158,7 +151,7 @@ pub async fn reading<T: Send + 'static>(
             Declined::Unavailable(error.to_string())
         })
     });
-    let read = tokio::time::timeout(super::Embedded::DEADLINE, reading).await;
+    let read = tokio::time::timeout(super::DEADLINE, reading).await;
     match read {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Err(Declined::Unavailable("reading panicked".into())),
@@ -218,36 +211,4 @@ pub fn unreadable(broker: &Arc<str>, sequence: u64, record: Bytes) -> Delivery {
     };
     let nobody = Uid::from_stored("");
     Delivery::first(Arc::new(event), "".into(), nobody, Timestamp::now())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key() -> LetterKey {
-        LetterKey {
-            dead_at_ms: 1,
-            delivery: "d".into(),
-            generation: 0,
-        }
-    }
-
-    #[test]
-    fn a_letter_is_claimed_by_one_at_a_time() {
-        let mut claims = Claims::default();
-        let first = claims.hold(key()).unwrap();
-        assert_eq!(claims.hold(key()), None);
-        claims.forget(first);
-        assert!(claims.hold(key()).is_some());
-    }
-
-    #[test]
-    fn a_settled_letter_stays_claimed_until_it_is_gone_from_the_file() {
-        let mut claims = Claims::default();
-        let claim = claims.hold(key()).unwrap();
-        assert!(!claims.is_settled(&key()));
-        assert_eq!(claims.remove(claim), Some(key()));
-        assert!(claims.is_settled(&key()));
-        assert_eq!(claims.hold(key()), None);
-    }
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +36,8 @@ use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
 use super::{
-    Broker, Claim, Health, History, Intakes, Letter, Naming, NotPossible, Publication, Reach,
-    Refused, Span, Taken, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication, Purpose,
+    Reach, Refused, Span, Taken, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};
@@ -48,8 +48,11 @@ use file::File;
 pub use file::OpenError;
 use lane::Lane;
 use record::Stored;
-use shared::{LETTERS, Shared, kind_number};
+use shared::{Shared, kind_number};
 use writer::{Accepted, LetterKey, Op, Removal, Work, Writer};
+
+/// Every wait on the writer ends after this.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What one embedded broker needs to know.
 pub struct Settings {
@@ -112,8 +115,6 @@ pub enum Declined {
 }
 
 impl Embedded {
-    /// Every wait on the writer ends after this.
-    const DEADLINE: Duration = Duration::from_secs(10);
     /// Publications on their way to the writer, in KiB.
     const ON_THEIR_WAY_KIB: usize = 64 << 10;
     /// Longest topic, in bytes.
@@ -167,7 +168,7 @@ impl Embedded {
             health: Mutex::new(Health::Ready),
             suspect: AtomicBool::new(false),
             answers: Mutex::default(),
-            claims: Mutex::default(),
+            replay: Arc::default(),
             outstanding: AtomicUsize::new(0),
             all_answered: Notify::new(),
             woken: AtomicBool::new(false),
@@ -219,12 +220,12 @@ impl Embedded {
             return Ok(published);
         }
         let kib = size_bytes.div_ceil(1024).min(Self::ON_THEIR_WAY_KIB) as u32;
-        let room = timeout(Self::DEADLINE, self.on_their_way.acquire_many(kib)).await;
+        let room = timeout(DEADLINE, self.on_their_way.acquire_many(kib)).await;
         let _room = match room {
             Ok(Ok(room)) => room,
             _ => return Err(Declined::Unavailable("too much is being published".into())),
         };
-        self.ask(Work::Publish(accepted)).await?;
+        self.shared.ask(Work::Publish(accepted)).await?;
         Ok(published)
     }
 
@@ -307,31 +308,6 @@ impl Embedded {
         }
     }
 
-    /// Gives `work` to the writer and waits until it is synced.
-    async fn ask(&self, work: Work) -> Result<u64, Declined> {
-        let (reply, answer) = oneshot::channel();
-        let ops = self.ops.as_ref().expect("open until it is dropped");
-        let asked = timeout(Self::DEADLINE, async {
-            ops.send(Op::Do(work, reply)).await.ok()?;
-            answer.await.ok()
-        });
-        match asked.await {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => Err(Declined::Unavailable("the writer has ended".into())),
-            Err(_) => Err(Declined::Unavailable("the disk does not answer".into())),
-        }
-    }
-
-    fn refused(&self, declined: Declined) -> Refused {
-        let broker = self.shared.name.clone();
-        let why = declined.to_string();
-        match declined {
-            Declined::BadTopic(_) | Declined::Full { .. } => Refused::Rejected { broker, why },
-            Declined::TooLarge { size_bytes } => Refused::TooLarge { broker, size_bytes },
-            Declined::DiskFull | Declined::Unavailable(_) => Refused::Unavailable { broker, why },
-        }
-    }
-
     async fn bury(
         &self,
         delivery: &Delivery,
@@ -346,13 +322,14 @@ impl Embedded {
             generation: delivery.generation,
         };
         let record = record::write_delivery(&written);
-        self.ask(Work::Dead {
-            key,
-            record,
-            instead_of,
-        })
-        .await
-        .map(drop)
+        self.shared
+            .ask(Work::Dead {
+                key,
+                record,
+                instead_of,
+            })
+            .await
+            .map(drop)
     }
 
     /// Wakes the writer now and then, which notices time passing and mends a failed file.
@@ -381,7 +358,7 @@ impl Drop for Embedded {
         self.ops = None;
         let closed = self.closed.get_mut();
         let closed = closed.unwrap_or_else(PoisonError::into_inner);
-        let _ = closed.recv_timeout(Self::DEADLINE);
+        let _ = closed.recv_timeout(DEADLINE);
     }
 }
 
@@ -442,7 +419,7 @@ impl Broker for Embedded {
             ended.map_err(|error| anyhow::anyhow!(error).context("taking events ended"))?;
         }
         drain.run_until_cancelled(self.answered()).await;
-        let flushed = self.ask(Work::Flush).await;
+        let flushed = self.shared.ask(Work::Flush).await;
         awake.cancel();
         let _ = keeper.await;
         if let Err(why) = flushed {
@@ -460,37 +437,34 @@ impl Broker for Embedded {
             delay_ms: wait.delay.as_nanos().div_ceil(1_000_000) as u64,
             record: record::write_delivery(&envelope.write(Dialect::Opaque, usize::MAX)),
         };
-        let parked = self.ask(work).await;
-        parked.map(drop).map_err(|declined| self.refused(declined))
+        let parked = self.shared.ask(work).await;
+        parked
+            .map(drop)
+            .map_err(|declined| self.shared.refused(declined))
     }
 
     async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused> {
         let buried = self.bury(delivery, reason, None).await;
-        buried.map_err(|declined| self.refused(declined))
+        buried.map_err(|declined| self.shared.refused(declined))
     }
 
-    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused> {
-        let listed = letters::list(self.shared.clone(), limit).await;
-        listed.map_err(|declined| self.refused(declined))
-    }
-
-    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused> {
-        let claimed = letters::claim(self.shared.clone(), delivery.to_owned(), generation).await;
-        claimed.map_err(|declined| self.refused(declined))
+    async fn open_letters(&self, purpose: Purpose) -> Result<Box<dyn Letters>, NotOpened> {
+        let pass = letters::open(self.shared.clone(), purpose).await?;
+        Ok(Box::new(pass))
     }
 
     async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        let released = self.ask(Work::Release(kind)).await;
+        let released = self.shared.ask(Work::Release(kind)).await;
         released
             .map(Some)
-            .map_err(|declined| self.refused(declined))
+            .map_err(|declined| self.shared.refused(declined))
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {
         let published = self.publish_all(vec![publication]).await;
         published
             .map(drop)
-            .map_err(|declined| self.refused(declined))
+            .map_err(|declined| self.shared.refused(declined))
     }
 
     async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {

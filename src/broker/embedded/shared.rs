@@ -4,17 +4,18 @@
 //! the file, whoever meets it, is noted here and mended by the writer.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::clock::Clock;
 use super::file::File;
 use super::lane::{self, Lane};
-use super::letters::Claims;
-use super::writer::{self, Op, Removal};
-use crate::broker::{Answer, Health, Settlement, Token};
+use super::writer::{self, Op, Removal, Work};
+use super::{DEADLINE, Declined};
+use crate::broker::{Answer, Health, Refused, Settlement, Token};
 use crate::delivery::WaitKind;
 
 /// What the writer, the takers and the receipts share.
@@ -31,7 +32,8 @@ pub struct Shared {
     /// The file failed and is to be opened again before it is used.
     pub suspect: AtomicBool,
     pub answers: Mutex<Vec<Removal>>,
-    pub claims: Mutex<Claims>,
+    /// The replay lock.
+    pub replay: Arc<AsyncMutex<()>>,
     /// Receipts of sources and waits that are not answered yet.
     pub outstanding: AtomicUsize,
     pub all_answered: Notify,
@@ -43,8 +45,6 @@ pub struct Shared {
 
 pub const RETRIES: usize = 0;
 pub const HOLDS: usize = 1;
-/// The lane number of claimed letters, which are in no lane.
-pub const LETTERS: u32 = u32::MAX;
 
 pub fn kind_number(kind: WaitKind) -> u8 {
     match kind {
@@ -131,7 +131,6 @@ impl Shared {
                 self.lanes[*lane].forget(*sequence);
             }
             Removal::Parked { lane, sequence, .. } => self.lanes[*lane].forget(*sequence),
-            Removal::Letter { claim, .. } => self.claims().forget(*claim),
         }
     }
 
@@ -148,8 +147,29 @@ impl Shared {
         }
     }
 
-    pub fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Gives `work` to the writer and waits until it is synced.
+    pub async fn ask(&self, work: Work) -> Result<u64, Declined> {
+        let (reply, answer) = oneshot::channel();
+        let asked = timeout(DEADLINE, async {
+            let ops = self.wake.get()?.upgrade()?;
+            ops.send(Op::Do(work, reply)).await.ok()?;
+            answer.await.ok()
+        });
+        match asked.await {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => Err(Declined::Unavailable("the writer has ended".into())),
+            Err(_) => Err(Declined::Unavailable("the disk does not answer".into())),
+        }
+    }
+
+    pub fn refused(&self, declined: Declined) -> Refused {
+        let broker = self.name.clone();
+        let why = declined.to_string();
+        match declined {
+            Declined::BadTopic(_) | Declined::Full { .. } => Refused::Rejected { broker, why },
+            Declined::TooLarge { size_bytes } => Refused::TooLarge { broker, size_bytes },
+            Declined::DiskFull | Declined::Unavailable(_) => Refused::Unavailable { broker, why },
+        }
     }
 
     pub fn note_answer(&self, removal: Removal) {
@@ -162,18 +182,6 @@ impl Shared {
 
 impl Answer for Shared {
     fn answer(&self, token: Token, settlement: Settlement) {
-        if token.lane == LETTERS {
-            match settlement {
-                Settlement::Ack => {
-                    if let Some(key) = self.claims().remove(token.position) {
-                        let claim = token.position;
-                        self.note_answer(Removal::Letter { claim, key });
-                    }
-                }
-                Settlement::Redeliver => self.claims().forget(token.position),
-            }
-            return;
-        }
         let (number, sequence) = (token.lane as usize, token.position);
         let lane = &self.lanes[number];
         match settlement {

@@ -46,6 +46,8 @@ pub enum Work {
         /// What the letter is made of, removed in the same transaction.
         instead_of: Option<Removal>,
     },
+    /// A letter is done with.
+    Forget(LetterKey),
     Release(WaitKind),
     /// Nothing but the answers given so far.
     Flush,
@@ -66,6 +68,22 @@ pub struct LetterKey {
     pub generation: u32,
 }
 
+impl LetterKey {
+    pub fn as_tuple(&self) -> (u64, &str, u32) {
+        (self.dead_at_ms, &self.delivery, self.generation)
+    }
+}
+
+impl From<(u64, &str, u32)> for LetterKey {
+    fn from((dead_at_ms, delivery, generation): (u64, &str, u32)) -> Self {
+        Self {
+            dead_at_ms,
+            delivery: delivery.to_owned(),
+            generation,
+        }
+    }
+}
+
 /// Something that is done with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
@@ -78,10 +96,6 @@ pub enum Removal {
         kind: WaitKind,
         due_ms: u64,
         sequence: u64,
-    },
-    Letter {
-        claim: u64,
-        key: LetterKey,
     },
 }
 
@@ -286,7 +300,7 @@ impl Writer {
         let mut deeper = vec![0; shared.lanes.len()];
         for (work, outcome) in works.iter().zip(outcomes) {
             match (work, outcome) {
-                (_, Err(_)) | (Work::Flush, _) => {}
+                (_, Err(_)) | (Work::Flush | Work::Forget(_), _) => {}
                 (Work::Publish(events), Ok(_)) => {
                     for &lane in events.iter().flat_map(|event| &event.lanes) {
                         deeper[lane] += 1;
@@ -375,6 +389,7 @@ impl<'t> Change<'t> {
                 }
                 self.bury(key, record)?;
             }
+            Work::Forget(key) => self.forget(key)?,
             Work::Release(kind) => return self.release(*kind).map(Ok),
             Work::Flush => {}
         }
@@ -464,16 +479,18 @@ impl<'t> Change<'t> {
                 let freed = old.map_or(0, |old| old.value().len() as u64);
                 self.counts.bytes = self.counts.bytes.saturating_sub(freed);
             }
-            Removal::Letter { key, .. } => {
-                let name = (key.delivery.as_str(), key.generation);
-                let old = self.dead.remove((key.dead_at_ms, name.0, name.1))?;
-                let freed = old.map_or(0, |old| old.value().len() as u64);
-                self.counts.bytes = self.counts.bytes.saturating_sub(freed);
-                let at = self.dead_at.get(name)?.map(|at| at.value());
-                if at == Some(key.dead_at_ms) {
-                    self.dead_at.remove(name)?;
-                }
-            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, key: &LetterKey) -> Result<(), redb::Error> {
+        let old = self.dead.remove(key.as_tuple())?;
+        let freed = old.map_or(0, |old| old.value().len() as u64);
+        self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+        let name = (key.delivery.as_str(), key.generation);
+        let at = self.dead_at.get(name)?.map(|at| at.value());
+        if at == Some(key.dead_at_ms) {
+            self.dead_at.remove(name)?;
         }
         Ok(())
     }

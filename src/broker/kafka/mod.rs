@@ -5,7 +5,7 @@
 //! pipeline, and `partition` hears the answer; `watermark` says which offset that allows to
 //! commit, and `member` commits it. The way of a parked delivery: `park` produces it to the tier
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
-//! over or passes it on to the next tier. `letters` lists and claims dead letters; `topics` makes
+//! over or passes it on to the next tier. `letters` goes through dead letters; `topics` makes
 //! what is ours on the cluster; `history` reads the past of a source, with the same `reading` of a
 //! record as `source`; `watch` says whether the cluster answers.
 //!
@@ -52,15 +52,14 @@ pub use start::Start;
 use super::envelope::{Dialect, Envelope};
 use super::tiers::Tiers;
 use super::{
-    Broker, Claim, Health, History, Intakes, Letter, NotPossible, Publication, Reach, Refused,
-    Span, Wait,
+    Broker, Health, History, Intakes, Letters, NotOpened, NotPossible, Publication, Purpose, Reach,
+    Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
 use client::Quiet;
 use clock::Clock;
-use letters::Letters;
 use produce::{Producer, Record};
 use status::Status;
 use wanted::Wanted;
@@ -102,7 +101,6 @@ pub struct Kafka {
     producer: Arc<Producer>,
     clock: Arc<Clock>,
     status: Status,
-    letters: Letters,
     released: Mutex<Released>,
     /// Counts what came back by a tier.
     came_back: channel::Sender<u64>,
@@ -130,13 +128,6 @@ impl Kafka {
             connection.clone(),
             clock.clone(),
         )?);
-        let letters = Letters {
-            broker: settings.name.clone(),
-            group: settings.group.clone(),
-            connection: connection.clone(),
-            producer: producer.clone(),
-            taken: Arc::default(),
-        };
         Ok(Arc::new(Self {
             status: Status::new(settings.name.clone()),
             connection,
@@ -144,7 +135,6 @@ impl Kafka {
             admin: Arc::new(admin),
             producer,
             clock,
-            letters,
             released: Mutex::default(),
             came_back: channel::channel(0).0,
             cluster: OnceLock::new(),
@@ -405,14 +395,8 @@ impl Broker for Kafka {
         }
     }
 
-    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused> {
-        let listed = self.letters.list(limit).await;
-        listed.map_err(|error| self.unavailable(&error))
-    }
-
-    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused> {
-        let claimed = self.letters.claim(delivery, generation).await;
-        claimed.map_err(|error| self.unavailable(&error))
+    async fn open_letters(&self, purpose: Purpose) -> Result<Box<dyn Letters>, NotOpened> {
+        Ok(Box::new(letters::open(self, purpose).await?))
     }
 
     async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {

@@ -14,6 +14,11 @@ pub fn dead(group: &str) -> String {
     format!("{group}.dead")
 }
 
+/// `<group>.replay`: topic and consumer group of the lock on changing dead letters.
+pub fn replay(group: &str) -> String {
+    format!("{group}.replay")
+}
+
 /// The group that reads tiers.
 pub fn tier_group(group: &str) -> String {
     format!("{group}.retry")
@@ -53,7 +58,7 @@ pub fn is_reserved(group: &str, topic: &str) -> bool {
         .strip_prefix(group)
         .and_then(|rest| rest.strip_prefix('.'))
         .is_some_and(|rest| {
-            rest == "dead"
+            matches!(rest, "dead" | "replay")
                 || ["retry.", "hold.", "due."]
                     .iter()
                     .any(|kind| rest.starts_with(kind))
@@ -90,7 +95,7 @@ mod tests {
 
     #[test]
     fn our_topics_are_reserved_and_others_are_not() {
-        for ours in ["g.dead", "g.retry.5", "g.hold.1", "g.due.retry"] {
+        for ours in ["g.dead", "g.replay", "g.retry.5", "g.hold.1", "g.due.retry"] {
             assert!(is_reserved("g", ours), "{ours}");
         }
         for other in ["g", "g.orders", "gg.dead", "orders", "g.deadline"] {

@@ -90,6 +90,24 @@ pub async fn ensure(
     check(admin, &there, max_bytes).await
 }
 
+/// Makes the topic of the replay lock where it is missing. Nothing is ever written to it.
+pub async fn ensure_lock(admin: &Admin, topic: &str) -> anyhow::Result<()> {
+    if catalogue(admin).await?.contains_key(topic) {
+        return Ok(());
+    }
+    let lock = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
+    for made in admin.create_topics([&lock], &options()).await? {
+        match made {
+            Ok(topic) => info!(topic, "created the topic of the replay lock"),
+            Err((_, Code::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                bail!("topic {topic} (one partition, nothing in it) could not be created: {code}")
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn create(
     admin: &Admin,
     missing: &[(String, Option<Duration>)],

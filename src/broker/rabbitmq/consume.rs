@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use super::acks::Acks;
 use super::connect::{Backoff, answer};
+use super::letters::PUT_AWAY_AT;
 use super::{RabbitMq, SourceSettings, failures, message, probe, topology};
 use crate::broker::envelope::{self, Envelope, Stay};
 use crate::broker::{Health, Intake, Intakes, Token};
@@ -525,6 +526,8 @@ impl Taker<'_> {
                     "hookbridge-reason",
                     HeaderValue::text(Reason::EnvelopeUnreadable.as_str()),
                 );
+                let now = jiff::Timestamp::now().to_string();
+                kept.push(PUT_AWAY_AT, HeaderValue::text(now));
                 let properties = lapin::BasicProperties::default()
                     .with_delivery_mode(2)
                     .with_headers(message::table_from(&kept));

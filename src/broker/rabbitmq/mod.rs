@@ -18,6 +18,7 @@ mod letters;
 mod message;
 mod probe;
 mod publish;
+mod release;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -38,8 +39,8 @@ use self::publish::{Publisher, Target, Unkept};
 use super::envelope::{Dialect, Envelope};
 use super::tiers::Tiers;
 use super::{
-    Broker, Claim, Health, History, Intakes, Letter, Naming, NotPossible, Publication, Reach,
-    Refused, Span, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication, Purpose,
+    Reach, Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
@@ -92,8 +93,8 @@ pub struct RabbitMq {
     health: Mutex<Health>,
     /// Of the server, while a session lasts.
     version: AsyncMutex<Option<Version>>,
-    /// One reader of the dead letters at a time: a letter under another reader's eyes is not there.
-    letters: AsyncMutex<()>,
+    /// One listing of the dead letters at a time: a letter under another reader's eyes is not there.
+    letters: Arc<AsyncMutex<()>>,
     /// Consumers' tags must be unique on a connection, and tell instances apart to an operator.
     instance: String,
     /// A session ended because a message could not be decoded: sources have connections of their own.
@@ -124,7 +125,7 @@ impl RabbitMq {
             probe: probe::Probe::new(),
             health,
             version: AsyncMutex::new(None),
-            letters: AsyncMutex::new(()),
+            letters: Arc::default(),
             instance: uuid::Uuid::now_v7().simple().to_string(),
             isolate: AtomicBool::new(false),
         })
@@ -285,6 +286,11 @@ impl Broker for RabbitMq {
     }
 
     async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused> {
+        if wait == Wait::AT_ONCE {
+            let envelope = Envelope::parked(delivery, wait.kind, wait.delay, wait.delay);
+            let due = self.names.due(wait.kind);
+            return self.publish_envelope(&envelope, due).await;
+        }
         self.park_for(delivery, wait.kind, wait.delay, wait.delay)
             .await
     }
@@ -301,20 +307,12 @@ impl Broker for RabbitMq {
         }
     }
 
-    async fn letters(&self, limit: usize) -> Result<Vec<Letter>, Refused> {
-        letters::list(self, limit)
-            .await
-            .map_err(|e| self.unavailable(format!("{e:#}")))
-    }
-
-    async fn claim(&self, delivery: &str, generation: u32) -> Result<Option<Claim>, Refused> {
-        letters::claim(self, delivery, generation)
-            .await
-            .map_err(|e| self.unavailable(format!("{e:#}")))
+    async fn open_letters(&self, purpose: Purpose) -> Result<Box<dyn Letters>, NotOpened> {
+        Ok(Box::new(letters::open(self, purpose).await?))
     }
 
     async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        letters::release(self, kind).await.map(Some)
+        release::release(self, kind).await.map(Some)
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {

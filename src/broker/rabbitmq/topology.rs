@@ -24,6 +24,8 @@ pub struct Names {
     pub due_retry: String,
     pub due_hold: String,
     pub dead: String,
+    /// Exclusive, of whoever changes dead letters.
+    pub replay: String,
 }
 
 impl Names {
@@ -35,6 +37,7 @@ impl Names {
             due_retry: format!("{group}.due.retry"),
             due_hold: format!("{group}.due.hold"),
             dead: format!("{group}.dead"),
+            replay: format!("{group}.replay"),
         }
     }
 

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookbridge::broker::{Publication, Settlement, Wait};
-use hookbridge::delivery::{Delivery, Reason, WaitKind};
+use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, HeaderValue, Headers};
 use hookbridge::subscription::Uid;
 use jiff::Timestamp;
 
 use super::places::Place;
-use super::rig::{Rig, SOON};
-use crate::support::eventually;
+use super::rig::Rig;
 
-fn delivery(event: &Arc<Event>) -> Delivery {
+pub fn delivery(event: &Arc<Event>) -> Delivery {
     let mut delivery = Delivery::first(
         event.clone(),
         "crm".into(),
@@ -35,7 +34,7 @@ fn wait(kind: WaitKind, seconds: u64) -> Wait {
 }
 
 /// Publishes one event, takes it and settles it: an event to park.
-async fn one_event(rig: &mut Rig, publication: Publication) -> Arc<Event> {
+pub async fn one_event(rig: &mut Rig, publication: Publication) -> Arc<Event> {
     rig.broker.publish(publication).await.expect("published");
     let (event, receipt) = rig.event().await;
     receipt.settle(Settlement::Ack);
@@ -216,103 +215,6 @@ pub async fn a_parked_delivery_survives_its_instance(place: impl Place) {
     receipt.settle(Settlement::Ack);
     assert_eq!(back, parked);
     next.stop().await;
-}
-
-pub async fn a_dead_letter_is_listed_fifty_times_undisturbed(place: impl Place) {
-    let mut rig = Rig::run(place.instance()).await;
-    let dead = delivery(&one_event(&mut rig, place.publication("body")).await);
-    rig.broker
-        .dead_letter(&dead, Reason::NoRetry)
-        .await
-        .expect("dead-lettered");
-    for time in 0..50 {
-        let letters = eventually("the letter is listed", SOON, async || {
-            let letters = rig.broker.letters(10).await.expect("listed");
-            (!letters.is_empty()).then_some(letters)
-        })
-        .await;
-        assert_eq!(letters.len(), 1, "at listing {time}");
-        assert_eq!(letters[0].delivery, dead);
-        assert_eq!(letters[0].reason, Reason::NoRetry);
-    }
-    rig.stop().await;
-}
-
-pub async fn a_claimed_letter_is_gone_when_settled(place: impl Place) {
-    let mut rig = Rig::run(place.instance()).await;
-    let (one, two) = two_letters(&mut rig, &place).await;
-    let claim = rig
-        .broker
-        .claim(one.id.as_str(), 0)
-        .await
-        .expect("claimed")
-        .expect("there");
-    assert_eq!(claim.letter.delivery, one);
-    claim.receipt.settle(Settlement::Ack);
-    eventually("only the other letter is left", SOON, async || {
-        let letters = rig.broker.letters(10).await.expect("listed");
-        (letters.len() == 1 && letters[0].delivery == two).then_some(())
-    })
-    .await;
-    assert!(
-        rig.broker
-            .claim(one.id.as_str(), 0)
-            .await
-            .expect("asked")
-            .is_none()
-    );
-    rig.stop().await;
-}
-
-pub async fn a_claimed_letter_is_back_when_dropped(place: impl Place) {
-    let mut rig = Rig::run(place.instance()).await;
-    let (one, _) = two_letters(&mut rig, &place).await;
-    let claim = rig
-        .broker
-        .claim(one.id.as_str(), 0)
-        .await
-        .expect("claimed")
-        .expect("there");
-    assert!(
-        rig.broker
-            .claim(one.id.as_str(), 0)
-            .await
-            .expect("asked")
-            .is_none(),
-        "claimed twice"
-    );
-    drop(claim);
-    eventually("the letter can be claimed again", SOON, async || {
-        rig.broker.claim(one.id.as_str(), 0).await.expect("claimed")
-    })
-    .await;
-    rig.stop().await;
-}
-
-async fn two_letters(rig: &mut Rig, place: &impl Place) -> (Delivery, Delivery) {
-    let mut letters = Vec::new();
-    for id in ["evt_a", "evt_b"] {
-        let event = one_event(
-            rig,
-            Publication {
-                id: Some(id.into()),
-                ..place.publication(id)
-            },
-        )
-        .await;
-        let dead = delivery(&event);
-        rig.broker
-            .dead_letter(&dead, Reason::Gone)
-            .await
-            .expect("dead-lettered");
-        letters.push(dead);
-    }
-    eventually("both letters are listed", SOON, async || {
-        (rig.broker.letters(10).await.expect("listed").len() == 2).then_some(())
-    })
-    .await;
-    let two = letters.pop().expect("two");
-    (letters.pop().expect("one"), two)
 }
 
 pub async fn a_tier_is_released(place: impl Place) {

@@ -9,7 +9,7 @@ use hookbridge::meters::Meters;
 use hookbridge::subscription::{Secret, TlsFiles};
 use tempfile::TempDir;
 
-use super::rig::SOURCE;
+use super::rig::{Rig, SOURCE};
 use crate::kafka_support;
 use crate::support::{brokers, unique};
 
@@ -17,6 +17,11 @@ use crate::support::{brokers, unique};
 pub trait Place {
     /// Another instance of the group. The one before must be stopped where only one may be open.
     fn instance(&self) -> Arc<dyn Broker>;
+
+    /// A second one beside the one that runs, where that can be.
+    fn beside(&self, _running: &Rig) -> Arc<dyn Broker> {
+        self.instance()
+    }
 
     /// A message that the source takes.
     fn publication(&self, body: impl Into<Bytes>) -> Publication;
@@ -62,6 +67,11 @@ impl Place for Embedded {
             }],
         })
         .expect("opens")
+    }
+
+    /// The file is open in one process alone.
+    fn beside(&self, running: &Rig) -> Arc<dyn Broker> {
+        running.broker.clone()
     }
 
     fn publication(&self, body: impl Into<Bytes>) -> Publication {

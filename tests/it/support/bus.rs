@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookbridge::broker::{Broker as _, embedded};
+use hookbridge::broker::embedded;
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions};
 use lapin::types::AMQPValue;
@@ -286,7 +286,7 @@ async fn embedded_letters(bridge: &Bridge, group: &str) -> Vec<Letter> {
         sources: Vec::new(),
     })
     .expect("the file opens");
-    let letters = broker.letters(usize::MAX).await.expect("listed");
+    let letters = super::letters::listed(&*broker).await;
     letters
         .into_iter()
         .map(|letter| Letter {

@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod brokers;
 pub mod bus;
+pub mod letters;
 pub mod receiver;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,242 @@
+//! Changing dead letters: sending them again, and removing them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tracing::info;
+
+use super::look::find_letter;
+use super::{Choice, NotDone, Rounds};
+use crate::broker::{Broker, Letter, Purpose, Refused, Wait};
+use crate::operations::{Job, Operations, Pace, receiver_of};
+use crate::pipeline::{State, SubscriptionStatus};
+use crate::selection::Selection;
+use crate::subscription::Rate;
+
+/// How long a job goes by what it knows of the subscriptions.
+const KNOWN_FOR: Duration = Duration::from_millis(500);
+
+/// What is to be sent again, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Retry {
+    pub choice: Choice,
+    pub rate: Option<Rate>,
+    /// Only counts what would be sent and what would be left.
+    pub dry_run: bool,
+}
+
+/// Sends the selected letters again, each to the one subscription that missed it, under the same
+/// `webhook-id`. What cannot be sent is left where it is, and counted by reason.
+pub async fn retry(operations: &Arc<Operations>, ask: Retry) -> Result<Arc<Job>, NotDone> {
+    let Retry {
+        choice,
+        rate,
+        dry_run,
+    } = ask;
+    let (purpose, operation) = match dry_run {
+        true => (Purpose::List, "dead_retry_dry_run"),
+        false => (Purpose::Change, "dead_retry"),
+    };
+    let rounds = Rounds::open(operations, &choice, purpose).await?;
+    let work = Work::new(operations, rounds, rate.filter(|_| !dry_run));
+    let job = operations.jobs.start(operation, |job| async move {
+        work.each(&job, async |work, letter, broker| {
+            if let Some(why) = unfit(letter, work.known()) {
+                return Ok(Some(why));
+            }
+            if dry_run {
+                return Ok(None);
+            }
+            match broker.revive(letter).await {
+                // A letter too large for the way back stays, and stops none of the others.
+                Err(Refused::TooLarge { .. }) => {
+                    return Ok(Some("it is larger than the broker takes".into()));
+                }
+                revived => revived?,
+            }
+            work.rounds.remove().await?;
+            Ok(None)
+        })
+        .await
+    })?;
+    info!(
+        job = job.id,
+        filter = choice.selection.text(),
+        dry_run,
+        "dead letters are sent again"
+    );
+    Ok(job)
+}
+
+/// Removes the selected letters for good.
+pub async fn purge(
+    operations: &Arc<Operations>,
+    choice: &Choice,
+    dry_run: bool,
+) -> Result<Arc<Job>, NotDone> {
+    let (purpose, operation) = match dry_run {
+        true => (Purpose::List, "dead_drop_dry_run"),
+        false => (Purpose::Change, "dead_drop"),
+    };
+    let rounds = Rounds::open(operations, choice, purpose).await?;
+    let work = Work::new(operations, rounds, None);
+    let job = operations.jobs.start(operation, |job| async move {
+        work.each(&job, async |work, _, _| {
+            if !dry_run {
+                work.rounds.remove().await?;
+            }
+            Ok(None)
+        })
+        .await
+    })?;
+    info!(
+        job = job.id,
+        filter = choice.selection.text(),
+        dry_run,
+        "dead letters are removed"
+    );
+    Ok(job)
+}
+
+/// Sends one letter again. With another `body` it becomes a new event, under a new id, that says
+/// which letter it was made of. `id` is as for [`super::find`].
+pub async fn retry_one(
+    operations: &Arc<Operations>,
+    broker: Option<Arc<str>>,
+    id: &str,
+    body: Option<Bytes>,
+) -> Result<Arc<Job>, NotDone> {
+    let (wanted, at) = find_letter(operations, broker, id).await?;
+    let known = operations.subscriptions();
+    let unfit = match &body {
+        None => unfit(&wanted, &known),
+        Some(body) => match wanted.edited(body.clone(), Timestamp::now()) {
+            Err(why) => Some(why.to_owned()),
+            Ok(_) => unfit_receiver(&wanted, &known),
+        },
+    };
+    if let Some(why) = unfit {
+        return Err(NotDone::Unfit(why));
+    }
+    let choice = Choice {
+        selection: Selection::all(),
+        broker: Some(at),
+    };
+    let mut rounds = Rounds::open(operations, &choice, Purpose::Change).await?;
+    let (id, generation) = (wanted.delivery.id, wanted.delivery.generation);
+    let started = operations.jobs.start("dead_retry", |job| async move {
+        while let Some((letter, _, broker)) = rounds.next().await? {
+            if job.cancelled().is_cancelled() {
+                return Ok(());
+            }
+            if letter.delivery.id != id || letter.delivery.generation != generation {
+                continue;
+            }
+            job.saw();
+            match body {
+                None => broker.revive(&letter).await?,
+                Some(body) => {
+                    let edited = letter.edited(body, Timestamp::now());
+                    let edited = edited.map_err(|why| anyhow::anyhow!(why))?;
+                    broker.park(&edited, Wait::AT_ONCE).await?;
+                }
+            }
+            rounds.remove().await?;
+            job.did();
+            return Ok(());
+        }
+        Err(NotDone::NotFound(id.to_string()).into())
+    })?;
+    started.expects(1);
+    Ok(started)
+}
+
+/// One way through all letters, a selected one at a time.
+struct Work {
+    operations: Arc<Operations>,
+    rounds: Rounds,
+    pace: Pace,
+    known: Vec<SubscriptionStatus>,
+    known_at: Instant,
+}
+
+impl Work {
+    fn new(operations: &Arc<Operations>, rounds: Rounds, rate: Option<Rate>) -> Self {
+        Self {
+            rounds,
+            pace: Pace::new(rate),
+            known: operations.subscriptions(),
+            known_at: Instant::now(),
+            operations: operations.clone(),
+        }
+    }
+
+    /// The subscriptions, not older than [`KNOWN_FOR`]: there may be many, and more letters.
+    fn known(&mut self) -> &[SubscriptionStatus] {
+        if self.known_at.elapsed() >= KNOWN_FOR {
+            self.known = self.operations.subscriptions();
+            self.known_at = Instant::now();
+        }
+        &self.known
+    }
+
+    /// Does `act` with every selected letter until the job is cancelled. `act` says why it has left
+    /// one as it was.
+    async fn each(
+        mut self,
+        job: &Job,
+        mut act: impl AsyncFnMut(
+            &mut Self,
+            &Letter,
+            &Arc<dyn Broker>,
+        ) -> Result<Option<String>, Refused>,
+    ) -> anyhow::Result<()> {
+        if let Some(total) = self.rounds.total() {
+            job.expects(total);
+        }
+        while !job.cancelled().is_cancelled() {
+            let Some((letter, is_selected, broker)) = self.rounds.next().await? else {
+                break;
+            };
+            if is_selected {
+                if !self.pace.turn(job).await {
+                    break;
+                }
+                match act(&mut self, &letter, &broker).await? {
+                    Some(why) => job.skipped(&why),
+                    None => job.did(),
+                }
+            }
+            job.saw();
+        }
+        Ok(())
+    }
+}
+
+/// Why this letter is not sent again as it is.
+fn unfit(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
+    match letter.cannot_be_revived() {
+        Some(why) => Some(why.to_owned()),
+        None => unfit_receiver(letter, known),
+    }
+}
+
+fn unfit_receiver(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
+    let name = &letter.delivery.subscription;
+    if name.is_empty() {
+        // An event that matched nothing is routed anew.
+        return None;
+    }
+    let Some(receiver) = receiver_of(&letter.delivery, known) else {
+        return Some(format!("subscription `{name}` is gone"));
+    };
+    match receiver.state {
+        State::Active | State::Paused => None,
+        State::Disabled => Some(format!(
+            "subscription `{name}` is disabled by its receiver: enable it first"
+        )),
+        State::Off => Some(format!("subscription `{name}` is not enabled")),
+    }
+}
