@@ -256,7 +256,7 @@ fn quoted(text: &str) -> String {
 
 fn table<const N: usize>(headers: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(headers);
+    table.load_style(presets::NOTHING).set_header(headers);
     if std::io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }

@@ -40,27 +40,11 @@ pub async fn retry(operations: &Arc<Operations>, ask: Retry) -> Result<Arc<Job>,
         false => (Purpose::Change, "dead_retry"),
     };
     let rounds = Rounds::open(operations, &choice, purpose).await?;
-    let work = Work::new(operations, rounds, rate.filter(|_| !dry_run));
-    let job = operations.jobs.start(operation, |job| async move {
-        work.each(&job, async |work, letter, broker| {
-            if let Some(why) = unfit(letter, work.known()) {
-                return Ok(Some(why));
-            }
-            if dry_run {
-                return Ok(None);
-            }
-            match broker.revive(letter).await {
-                // A letter too large for the way back stays, and stops none of the others.
-                Err(Refused::TooLarge { .. }) => {
-                    return Ok(Some("it is larger than the broker takes".into()));
-                }
-                revived => revived?,
-            }
-            work.rounds.remove().await?;
-            Ok(None)
-        })
-        .await
-    })?;
+    let rate = rate.filter(|_| !dry_run);
+    let work = Work::new(operations, rounds, Deed::Send, rate, dry_run);
+    let job = operations
+        .jobs
+        .start(operation, |job| async move { work.run(&job).await })?;
     info!(
         job = job.id,
         filter = choice.selection.text(),
@@ -81,16 +65,10 @@ pub async fn purge(
         false => (Purpose::Change, "dead_drop"),
     };
     let rounds = Rounds::open(operations, choice, purpose).await?;
-    let work = Work::new(operations, rounds, None);
-    let job = operations.jobs.start(operation, |job| async move {
-        work.each(&job, async |work, _, _| {
-            if !dry_run {
-                work.rounds.remove().await?;
-            }
-            Ok(None)
-        })
-        .await
-    })?;
+    let work = Work::new(operations, rounds, Deed::Remove, None, dry_run);
+    let job = operations
+        .jobs
+        .start(operation, |job| async move { work.run(&job).await })?;
     info!(
         job = job.id,
         filter = choice.selection.text(),
@@ -153,19 +131,36 @@ pub async fn retry_one(
     Ok(started)
 }
 
+/// What is done with a letter.
+#[derive(Debug, Clone, Copy)]
+enum Deed {
+    Send,
+    Remove,
+}
+
 /// One way through all letters, a selected one at a time.
 struct Work {
     operations: Arc<Operations>,
     rounds: Rounds,
+    deed: Deed,
     pace: Pace,
+    dry_run: bool,
     known: Vec<SubscriptionStatus>,
     known_at: Instant,
 }
 
 impl Work {
-    fn new(operations: &Arc<Operations>, rounds: Rounds, rate: Option<Rate>) -> Self {
+    fn new(
+        operations: &Arc<Operations>,
+        rounds: Rounds,
+        deed: Deed,
+        rate: Option<Rate>,
+        dry_run: bool,
+    ) -> Self {
         Self {
             rounds,
+            deed,
+            dry_run,
             pace: Pace::new(rate),
             known: operations.subscriptions(),
             known_at: Instant::now(),
@@ -182,17 +177,8 @@ impl Work {
         &self.known
     }
 
-    /// Does `act` with every selected letter until the job is cancelled. `act` says why it has left
-    /// one as it was.
-    async fn each(
-        mut self,
-        job: &Job,
-        mut act: impl AsyncFnMut(
-            &mut Self,
-            &Letter,
-            &Arc<dyn Broker>,
-        ) -> Result<Option<String>, Refused>,
-    ) -> anyhow::Result<()> {
+    /// Does it with every selected letter, until the job is cancelled.
+    async fn run(mut self, job: &Job) -> anyhow::Result<()> {
         if let Some(total) = self.rounds.total() {
             job.expects(total);
         }
@@ -204,7 +190,11 @@ impl Work {
                 if !self.pace.turn(job).await {
                     break;
                 }
-                match act(&mut self, &letter, &broker).await? {
+                let left = match self.deed {
+                    Deed::Send => self.send(&letter, &broker).await?,
+                    Deed::Remove => self.remove().await?,
+                };
+                match left {
                     Some(why) => job.skipped(&why),
                     None => job.did(),
                 }
@@ -212,6 +202,33 @@ impl Work {
             job.saw();
         }
         Ok(())
+    }
+
+    /// Why the letter was left, if it was.
+    async fn send(
+        &mut self,
+        letter: &Letter,
+        broker: &Arc<dyn Broker>,
+    ) -> Result<Option<String>, Refused> {
+        if let Some(why) = unfit(letter, self.known()) {
+            return Ok(Some(why));
+        }
+        if self.dry_run {
+            return Ok(None);
+        }
+        match broker.revive(letter).await {
+            // A letter too large for the way back stays, and stops none of the others.
+            Err(Refused::TooLarge { .. }) => Ok(Some("it is larger than the broker takes".into())),
+            Err(refused) => Err(refused),
+            Ok(()) => self.remove().await,
+        }
+    }
+
+    async fn remove(&mut self) -> Result<Option<String>, Refused> {
+        if !self.dry_run {
+            self.rounds.remove().await?;
+        }
+        Ok(None)
     }
 }
 

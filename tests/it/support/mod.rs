@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod brokers;
 pub mod bus;
+pub mod cli;
 pub mod letters;
 pub mod receiver;
 
