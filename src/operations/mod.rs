@@ -68,7 +68,12 @@ pub type Known = dyn Fn() -> Vec<SubscriptionStatus> + Send + Sync;
 impl Operations {
     /// Over these brokers, each of which keeps its own deliveries; no subscription is known.
     pub fn new(brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>) -> Arc<Self> {
-        Self::knowing(brokers, BTreeSet::new(), Arc::new(Vec::new), Past::default())
+        Self::knowing(
+            brokers,
+            BTreeSet::new(),
+            Arc::new(Vec::new),
+            Past::default(),
+        )
     }
 
     pub fn knowing(

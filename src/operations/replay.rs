@@ -88,7 +88,12 @@ pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc
     let Some(source) = operations.past.sources.get(&*request.source) else {
         return Err(NotStarted::UnknownSource {
             name: request.source.clone(),
-            there: operations.past.sources.keys().map(|n| n.to_string()).collect(),
+            there: operations
+                .past
+                .sources
+                .keys()
+                .map(|n| n.to_string())
+                .collect(),
         });
     };
     let receiver = Arc::new(receiver(operations, &request)?);

@@ -41,33 +41,37 @@ pub struct Listed {
 
 /// All sources, by name.
 pub async fn list(operations: &Operations) -> Vec<Listed> {
-    let looks = operations.past.sources.iter().map(|(name, source)| async move {
-        let mut listed = Listed {
-            name: name.to_string(),
-            broker: source.broker.to_string(),
-            kind: source.kind.to_owned(),
-            replay: false,
-            why: None,
-            oldest: None,
-        };
-        let Some(broker) = operations.brokers.get(&source.broker) else {
-            return listed;
-        };
-        match tokio::time::timeout(LOOK, broker.reach(name)).await {
-            Ok(Ok(reach)) => {
-                listed.replay = true;
-                listed.oldest = reach.oldest;
+    let looks = operations
+        .past
+        .sources
+        .iter()
+        .map(|(name, source)| async move {
+            let mut listed = Listed {
+                name: name.to_string(),
+                broker: source.broker.to_string(),
+                kind: source.kind.to_owned(),
+                replay: false,
+                why: None,
+                oldest: None,
+            };
+            let Some(broker) = operations.brokers.get(&source.broker) else {
+                return listed;
+            };
+            match tokio::time::timeout(LOOK, broker.reach(name)).await {
+                Ok(Ok(reach)) => {
+                    listed.replay = true;
+                    listed.oldest = reach.oldest;
+                }
+                Ok(Err(why)) => {
+                    listed.replay = matches!(why, NotPossible::Unavailable(_));
+                    listed.why = Some(why.to_string());
+                }
+                Err(_) => {
+                    listed.replay = true;
+                    listed.why = Some("the broker does not say how far back it goes".to_owned());
+                }
             }
-            Ok(Err(why)) => {
-                listed.replay = matches!(why, NotPossible::Unavailable(_));
-                listed.why = Some(why.to_string());
-            }
-            Err(_) => {
-                listed.replay = true;
-                listed.why = Some("the broker does not say how far back it goes".to_owned());
-            }
-        }
-        listed
-    });
+            listed
+        });
     futures_util::future::join_all(looks).await
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,6 +13,7 @@ use crate::path::subscription;
 use crate::replay_history::{committed, produce_minutes};
 use crate::support::bridge::Bridge;
 use crate::support::bus::Bus;
+use crate::support::cli::{self, Ran};
 use crate::support::eventually;
 use crate::support::receiver::{Receiver, Request};
 use crate::support::unique;
@@ -21,27 +21,9 @@ use crate::support::unique;
 const SOON: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What a command has said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 /// Runs `hookbridge replay` with these arguments and the config at `config`.
-async fn replay(config: &Path, arguments: &[&str]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hookbridge"));
-    command.arg("replay").arg("--config").arg(config);
-    command.args(arguments).stdin(Stdio::null());
-    let ran = tokio::task::spawn_blocking(move || command.output());
-    let output = ran.await.expect("no panic").expect("it runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said {
-        code: output.status.code(),
-        out: text(&output.stdout),
-        err: text(&output.stderr),
-    }
+async fn replay(config: &Path, arguments: &[&str]) -> Ran {
+    cli::run(config, &[&["replay"], arguments].concat()).await
 }
 
 fn ids(requests: &[Request]) -> BTreeSet<String> {

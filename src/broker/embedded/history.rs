@@ -436,7 +436,12 @@ mod tests {
         let began = std::time::Instant::now();
         let (_, waiting) = fixture.taken("waiting").await;
         fixture.settled(20).await;
-        fixture.broker.shared.ask(super::super::Work::Flush).await.unwrap();
+        fixture
+            .broker
+            .shared
+            .ask(super::super::Work::Flush)
+            .await
+            .unwrap();
         let (count, bytes) = fixture.kept();
         if began.elapsed() < retention {
             assert_eq!(count, 21);

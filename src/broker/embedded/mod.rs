@@ -36,8 +36,8 @@ use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
 use super::{
-    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication, Purpose,
-    Reach, Refused, Span, Taken, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Taken, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};

@@ -39,8 +39,8 @@ use self::publish::{Publisher, Target, Unkept};
 use super::envelope::{Dialect, Envelope};
 use super::tiers::Tiers;
 use super::{
-    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication, Purpose,
-    Reach, Refused, Span, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
