@@ -357,16 +357,42 @@ async fn embedded_replays_a_part_to_one_subscription() {
         json!({ "sources": [{ "name": "orders", "broker": "here", "kind": "embedded", "replay": true, "oldest": null }] })
     );
 
+    // Ctrl-C ends it between two events, and it says where to go on.
+    let mut slow = cli::command(
+        &path,
+        &[&["replay"], &range[..], &["--rate", "1/s"]].concat(),
+    );
+    let slow = slow.spawn().unwrap();
+    crm.wait_for(21, SOON).await;
+    let pid = slow.id().to_string();
+    let asked = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(asked.unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || slow.wait_with_output());
+    let ended = ended.await.unwrap().unwrap();
+    let out = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{out}");
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[1], "cancelled");
+    assert!(
+        lines[2].contains(" is done: go on with --since 20"),
+        "{out}"
+    );
+    crm.quiet_for(QUIET, SOON).await;
+    let before = crm.count();
+    assert!(before < 25, "{before}");
+
     // The file is opened by the command when no bridge has it.
     bridge.terminate();
     assert_eq!(bridge.exit_code(SOON).await, Some(0));
     let said = replay(&path, &range).await;
     assert_eq!(said.code, Some(0), "{said:?}");
-    assert_eq!(crm.count(), 20);
+    assert_eq!(crm.count(), before);
     bridge.start_again().await;
-    crm.wait_for(25, SOON).await;
+    crm.wait_for(before + 5, SOON).await;
     crm.quiet_for(QUIET, SOON).await;
-    assert_eq!((crm.count(), stock.count()), (25, 30));
+    assert_eq!((crm.count(), stock.count()), (before + 5, 30));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -491,5 +517,5 @@ subscriptions:
     ];
     let said = replay(&path, &hour).await;
     assert_eq!((said.code, &*said.out), (Some(1), ""), "{said:?}");
-    insta::assert_snapshot!(said.err, @"error: source `orders` is the RabbitMQ queue `g.orders`, and a queue forgets an event as soon as it is acknowledged: there is nothing to replay. What was given up is among the dead letters (`hookbridge dead list --subscription NAME`, `hookbridge dead retry`). To replay time, keep the events where they stay: have the services publish to Kafka, or bind a RabbitMQ stream beside the queue, and send again from there");
+    insta::assert_snapshot!(said.err, @"error: source `orders` is the RabbitMQ queue `g.orders`, and a queue forgets an event as soon as it is acknowledged: there is nothing to replay. What was given up is among the dead letters (`hookbridge dead list`, `hookbridge dead retry`). To replay time, keep the events where they stay: have the services publish to Kafka, or bind a RabbitMQ stream beside the queue, and send again from there");
 }
