@@ -45,7 +45,7 @@ struct Wanted {
 
 async fn list(Extract(state): Extract<State>) -> Response {
     let mut all = state.operations.jobs.list();
-    all.retain(|job| job.operation == replay::OPERATION);
+    all.retain(|job| replay::OPERATIONS.contains(&&*job.operation));
     Json(json!({ "replays": all })).into_response()
 }
 
@@ -54,25 +54,25 @@ async fn start(
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(wanted) = wanted.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let request = request(wanted).map_err(Problem::bad_request)?;
+    let now = Timestamp::now();
+    let filter = Selection::parse(wanted.filter.as_deref().unwrap_or_default(), now);
+    let request = request(wanted, filter?, now).map_err(Problem::bad_request)?;
     let job = replay::start(&state.operations, request).await?;
     Ok(jobs::accepted(&job))
 }
 
-fn request(wanted: Wanted) -> Result<Request, String> {
+fn request(wanted: Wanted, filter: Selection, now: Timestamp) -> Result<Request, String> {
     let Wanted {
         source,
         subscription,
         since,
         until,
         rate,
-        filter,
+        filter: _,
         dry_run,
     } = wanted;
-    let now = Timestamp::now();
     let named =
         |name: &str, text: &str| when::parse(text, now).map_err(|why| format!("`{name}`: {why}"));
-    let filter = filter.as_deref().unwrap_or_default();
     Ok(Request {
         source,
         subscription,
@@ -81,7 +81,7 @@ fn request(wanted: Wanted) -> Result<Request, String> {
             until: until.map_or(Ok(now), |until| named("until", &until))?,
         },
         rate: rate.map(|rate| rate.parse()).transpose()?,
-        filter: Selection::parse(filter, now).map_err(|mistake| mistake.to_string())?,
+        filter,
         dry_run,
     })
 }

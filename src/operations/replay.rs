@@ -27,8 +27,8 @@ use crate::route::Routes;
 use crate::selection::{Facts, Selection};
 use crate::subscription::{LazyJson, Rate, Subscription, Uid};
 
-/// What the job is called.
-pub const OPERATION: &str = "replay";
+/// What the jobs are called: one that sends, and one that only counts.
+pub const OPERATIONS: [&str; 2] = ["replay", "replay_dry_run"];
 /// Without a rate: so many a second, or fewer where the endpoint takes fewer.
 pub const DEFAULT_RATE: Rate = Rate {
     count: 50,
@@ -101,7 +101,8 @@ pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc
         .await?;
     let keeper = broker(&source.keeper)?;
     let pace = rate_of(&request, &receiver.subscription);
-    let job = operations.jobs.start(OPERATION, |job| {
+    let operation = OPERATIONS[usize::from(request.dry_run)];
+    let job = operations.jobs.start(operation, |job| {
         job.expects(past.total());
         for note in past.notes() {
             job.note(note);
@@ -250,6 +251,7 @@ impl Replay {
             }
             self.job.matched();
             if self.request.dry_run {
+                self.job.did();
                 self.passed(reached);
                 continue;
             }

@@ -282,8 +282,13 @@ fn every_problem_that_publishing_may_have_is_documented() {
         };
         let between = &code[at..at + code[at..].find('"').unwrap()];
         let is_problem = between.trim_end().ends_with(',') && between.matches('\n').count() <= 1;
-        let elsewhere = ["attempts-not-kept", "conflict", "too-many-jobs", "wrong-method"];
-        if is_problem \&\& !elsewhere.contains(&name) {
+        let elsewhere = [
+            "attempts-not-kept",
+            "conflict",
+            "too-many-jobs",
+            "wrong-method",
+        ];
+        if is_problem && !elsewhere.contains(&name) {
             assert!(
                 documented.contains(name),
                 "`{name}` is not in docs/embedded.md"

@@ -248,7 +248,7 @@ impl RabbitMq {
         let why = format!(
             "source `{source}` is the RabbitMQ queue `{queue}`, and a queue forgets an event as soon as it is acknowledged: \
              there is nothing to replay. What was given up is among the dead letters \
-             (`hookbridge dead list --subscription NAME`, `hookbridge dead retry`). To replay time, keep the events where \
+             (`hookbridge dead list`, `hookbridge dead retry`). To replay time, keep the events where \
              they stay: have the services publish to Kafka, or bind a RabbitMQ stream beside the queue, and send again from there"
         );
         NotPossible::Forgotten { why }

@@ -367,7 +367,7 @@ pub static EMBEDDED: Section = Section {
             "retention",
             Form::Duration,
             "`0s`",
-            "How long settled events are kept.",
+            "How long settled events are kept, counted from publishing. Replays reach as far back.",
         ),
         key(
             "max_bytes",
