@@ -188,7 +188,7 @@ fn prefix(field: Field<'_>) -> Option<Box<str>> {
         return Some(text.into());
     }
     field.note(
-        format!("a prefix has {LONGEST_PREFIX} characters at most, all of them visible ASCII"),
+        format!("a prefix has {LONGEST_PREFIX} characters at most, all of them visible ASCII, and no space before it"),
         None,
     );
     None

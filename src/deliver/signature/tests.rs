@@ -121,6 +121,46 @@ fn github_as_its_documentation_has_it() {
     assert_eq!(delivery.parse::<uuid::Uuid>().unwrap().get_version_num(), 5);
 }
 
+/// The example of the npm package `x-hub-signature`.
+#[test]
+fn intercom_as_the_library_that_verifies_it_has_it() {
+    let mut request = request("https://h/", "text/plain", b"body-to-sign");
+    let secret = "my_little_secret";
+    sign_at(&preset("intercom"), &[secret], AT * 1000, &mut request);
+    assert_eq!(
+        request.headers["x-hub-signature"],
+        "sha1=3dca279e731c97c38e3019a075dee9ebbd0a99f0"
+    );
+}
+
+#[test]
+fn headers_say_what_the_event_is() {
+    for (name, expected) in [
+        (
+            "shopify",
+            "x-shopify-topic: orders.created, x-shopify-shop-domain: shop, \
+             x-shopify-api-version: 2025-10, x-shopify-webhook-id: msg_p5jXN8AQM9LWM0D4loKWxJek",
+        ),
+        (
+            "woocommerce",
+            "x-wc-webhook-source: shop, x-wc-webhook-topic: orders.created, \
+             x-wc-webhook-resource: orders, x-wc-webhook-event: created, x-wc-webhook-id: 1, \
+             x-wc-webhook-delivery-id: msg_p5jXN8AQM9LWM0D4loKWxJek",
+        ),
+        (
+            "jira",
+            "x-atlassian-webhook-identifier: msg_p5jXN8AQM9LWM0D4loKWxJek",
+        ),
+    ] {
+        let mut request = request("https://h/", "application/json", b"{}");
+        sign_at(&preset(name), &[TEXT], AT * 1000, &mut request);
+        for header in expected.split(", ") {
+            let (header, value) = header.split_once(": ").unwrap();
+            assert_eq!(request.headers[header], value, "{name}");
+        }
+    }
+}
+
 fn hmac(hash: Hash, encoding: Encoding, signed: &str) -> HmacScheme {
     HmacScheme {
         header: HeaderName::from_static("x-sig"),
