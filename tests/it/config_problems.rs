@@ -313,6 +313,7 @@ fn signatures() {
   l: { url: https://h, signature: stripe, secret: 0123456789abcdef, headers: { Stripe-Signature: x, x-hub-signature: x } }
   m: { url: https://h, signature: gitlab, secret: 0123456789abc def }
   n: { url: https://h, signature: { zaper: {} } }
+  o: { url: https://h, signature: { hmac: { header: webhook-id, timestamp: milliseconds } }, secret: 0123456789abcdef }
 ";
     insta::assert_snapshot!(said(&with(config)), @r#"
 7:3 `secret` is missing: signature `stripe` needs one (make one with `openssl rand -hex 32`, or say `signature: none`)
@@ -327,7 +328,7 @@ fn signatures() {
 14:53 a prefix has 100 characters at most, all of them visible ASCII, and no space before it
 14:65 `md5` is not a value of `hash` (known here: `sha1`, `sha256`, `sha512`)
 14:78 a signature that does not cover `{body}` proves nothing about it (such as `{timestamp}.{body}`)
-15:53 the header `host` is not free (it belongs to HTTP or to hookbridge)
+15:53 the header `host` is not free (it belongs to HTTP, to the body or to hookbridge)
 15:77 `a b` cannot be the name of a header
 16:80 the secret is not hex (make one with `openssl rand -hex 32`)
 17:52 this is not an absolute `https:` URL (write it as the receiver has it)
@@ -335,6 +336,8 @@ fn signatures() {
 18:80 the header `stripe-signature` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 19:51 the token can be sent in a header only when it is visible ASCII (make one with `openssl rand -hex 32`)
 20:37 unknown key `zaper` in `signature` (did you mean `zapier`?)
+21:37 `webhook-timestamp` counts seconds (give milliseconds a `timestamp_header` of their own)
+21:37 signature, id and timestamp need a header each
 "#);
 }
 
