@@ -121,18 +121,6 @@ fn github_as_its_documentation_has_it() {
     assert_eq!(delivery.parse::<uuid::Uuid>().unwrap().get_version_num(), 5);
 }
 
-/// The example of the npm package `x-hub-signature`.
-#[test]
-fn intercom_as_the_library_that_verifies_it_has_it() {
-    let mut request = request("https://h/", "text/plain", b"body-to-sign");
-    let secret = "my_little_secret";
-    sign_at(&preset("intercom"), &[secret], AT * 1000, &mut request);
-    assert_eq!(
-        request.headers["x-hub-signature"],
-        "sha1=3dca279e731c97c38e3019a075dee9ebbd0a99f0"
-    );
-}
-
 #[test]
 fn headers_say_what_the_event_is() {
     for (name, expected) in [
