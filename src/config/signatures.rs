@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use http::HeaderName;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use url::Url;
 
 use super::field::Field;
@@ -18,6 +19,8 @@ use crate::subscription::{
 /// More secrets at once than any rotation needs.
 const MOST_SECRETS: usize = 5;
 const LONGEST_PREFIX: usize = 100;
+/// What they say would be lost.
+static OF_THE_BODY: [HeaderName; 2] = [CONTENT_TYPE, CONTENT_ENCODING];
 
 /// Reads what signs the requests of the endpoint `map`. `written` is its URL as the config has it,
 /// and `sent` as it is sent.
@@ -30,10 +33,11 @@ pub fn read(map: &Map<'_>, written: Option<&str>, sent: Option<&Url>) -> (Scheme
         },
         None => Scheme::default(),
     };
-    if let (Some(signed), Some(written), Some(sent)) = (scheme.signed_url_mut(), written, sent) {
-        if !signed.is_written() && written != sent.as_str() {
-            *signed = SignedUrl::written(written);
-        }
+    if let (Some(signed), Some(written), Some(sent)) = (scheme.signed_url_mut(), written, sent)
+        && !signed.is_written()
+        && written != sent.as_str()
+    {
+        *signed = SignedUrl::written(written);
     }
     let secrets = secrets(map, &scheme);
     (scheme, secrets)
@@ -147,15 +151,32 @@ fn hmac(map: Map<'_>) -> Option<Scheme> {
         .and_then(|field| field.one_of(&TimeUnit::NAMES))
         .and_then(TimeUnit::from_name);
     let url = map.take("url").and_then(signed_url).unwrap_or_default();
+    let header = header?;
+    let id_header = id_header.unwrap_or(signature::ID);
+    let timestamp_header = timestamp_header.unwrap_or(signature::TIMESTAMP);
+    if header == id_header || header == timestamp_header || id_header == timestamp_header {
+        map.note(
+            map.span,
+            "signature, id and timestamp need a header each",
+            None,
+        );
+    }
+    if unit == Some(TimeUnit::Milliseconds) && timestamp_header == signature::TIMESTAMP {
+        map.note(
+            map.span,
+            format!("`{timestamp_header}` counts seconds"),
+            "give milliseconds a `timestamp_header` of their own".to_owned(),
+        );
+    }
     Some(Scheme::Hmac(Box::new(HmacScheme {
-        header: header?,
+        header,
         prefix: prefix.unwrap_or_default(),
         hash: hash.unwrap_or(Hash::Sha256),
         encoding: encoding.unwrap_or(Encoding::Hex),
         key: key.unwrap_or(KeyForm::Text),
         signed: signed?,
-        id_header: id_header.unwrap_or(signature::ID),
-        timestamp_header: timestamp_header.unwrap_or(signature::TIMESTAMP),
+        id_header,
+        timestamp_header,
         unit: unit.unwrap_or(TimeUnit::Seconds),
         url,
     })))
@@ -169,10 +190,10 @@ fn header(field: Field<'_>) -> Option<HeaderName> {
             format!("{} cannot be the name of a header", field.shown()),
             None,
         ),
-        Some(name) if super::endpoints::is_reserved(&name) => {
+        Some(name) if super::endpoints::is_reserved(&name) || OF_THE_BODY.contains(&name) => {
             field.note(
                 format!("the header `{name}` is not free"),
-                "it belongs to HTTP or to hookbridge".to_owned(),
+                "it belongs to HTTP, to the body or to hookbridge".to_owned(),
             );
             return None;
         }
@@ -188,7 +209,7 @@ fn prefix(field: Field<'_>) -> Option<Box<str>> {
         return Some(text.into());
     }
     field.note(
-        format!("a prefix has {LONGEST_PREFIX} characters at most, all of them visible ASCII"),
+        format!("a prefix has {LONGEST_PREFIX} characters at most, all of them visible ASCII, and no space before it"),
         None,
     );
     None

@@ -297,6 +297,51 @@ fn endpoints() {
 }
 
 #[test]
+fn signatures() {
+    let config = "endpoints:
+  a: { url: https://h, signature: stripe }
+  b: { url: https://h, signature: stripe, secret: short }
+  c: { url: https://h, signature: { shopify: { topc: x } }, secret: 0123456789abcdef }
+  d: { url: https://h, signature: { github: { event: \"{kind}\", delivery: \"{uuid\" } }, secret: 0123456789abcdef }
+  e: { url: https://h, signature: { slack: {}, stripe: {} }, secret: 0123456789abcdef }
+  f: { url: https://h, signature: { slack: [] }, secret: 0123456789abcdef }
+  g: { url: https://h, signature: hmac, secret: 0123456789abcdef }
+  h: { url: https://h, signature: { hmac: { prefix: \" x\", hash: md5, signed: \"{id}\" } }, secret: 0123456789abcdef }
+  i: { url: https://h, signature: { hmac: { header: host, timestamp_header: \"a b\" } }, secret: 0123456789abcdef }
+  j: { url: https://h, signature: { hmac: { header: x-s, key: hex } }, secret: 0123456789abcdeg }
+  k: { url: https://h, signature: { twilio: { url: h } }, secret: \"0123456789abcdef \" }
+  l: { url: https://h, signature: stripe, secret: 0123456789abcdef, headers: { Stripe-Signature: x, x-hub-signature: x } }
+  m: { url: https://h, signature: gitlab, secret: 0123456789abc def }
+  n: { url: https://h, signature: { zaper: {} } }
+  o: { url: https://h, signature: { hmac: { header: webhook-id, timestamp: milliseconds } }, secret: 0123456789abcdef }
+";
+    insta::assert_snapshot!(said(&with(config)), @r#"
+7:3 `secret` is missing: signature `stripe` needs one (make one with `openssl rand -hex 32`, or say `signature: none`)
+8:51 the key is 5 bytes long, not 16 to 256 (make one with `openssl rand -hex 32`)
+9:48 unknown key `topc` in `shopify` (did you mean `topic`?)
+10:54 `{kind}` is no word here (known here: `id`, `uuid`, `topic`, `topic.first`, `topic.last`, `type`, `source`)
+10:74 a brace is not closed; a brace that is meant is written twice
+11:24 `signature` has exactly one key, the name of a signature (such as `{ github: { event: "{topic}" } }`)
+12:44 `slack` is a map, not a list (write `{}`)
+13:35 signature `hmac` does not know its header (write `{ hmac: { header: x-signature } }`)
+14:37 `header` is missing
+14:53 a prefix has 100 characters at most, all of them visible ASCII, and no space before it
+14:65 `md5` is not a value of `hash` (known here: `sha1`, `sha256`, `sha512`)
+14:78 a signature that does not cover `{body}` proves nothing about it (such as `{timestamp}.{body}`)
+15:53 the header `host` is not free (it belongs to HTTP, to the body or to hookbridge)
+15:77 `a b` cannot be the name of a header
+16:80 the secret is not hex (make one with `openssl rand -hex 32`)
+17:52 this is not an absolute `https:` URL (write it as the receiver has it)
+17:67 the secret has a control character in it, or white space around it (make one with `openssl rand -hex 32`)
+18:80 the header `stripe-signature` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
+19:51 the token can be sent in a header only when it is visible ASCII (make one with `openssl rand -hex 32`)
+20:37 unknown key `zaper` in `signature` (did you mean `zapier`?)
+21:37 `webhook-timestamp` counts seconds (give milliseconds a `timestamp_header` of their own)
+21:37 signature, id and timestamp need a header each
+"#);
+}
+
+#[test]
 fn subscriptions() {
     let shared = "endpoints: { wh: { url: https://h/, signature: none } }\nsources: { orders: { broker: rabbit, queue: q } }\nsubscriptions:\n";
     insta::assert_snapshot!(said(&with(&format!("{shared}  a: {{ topics: [x], endpoint: wh, concurrency: 2, rate: 5/s }}\n  b: {{ topics: [], endpoint: hw, sources: [order] }}\n  wh: {{ topics: [x], endpoint: {{ url: https://h/, signature: none, rate: 1/s }}, rate: 2/s }}\n  c: {{ endpoint: wh, was: [a, old] }}\n  d: {{ topics: [x], endpoint: wh, was: [old] }}\n"))), @r#"

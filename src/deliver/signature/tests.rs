@@ -121,6 +121,34 @@ fn github_as_its_documentation_has_it() {
     assert_eq!(delivery.parse::<uuid::Uuid>().unwrap().get_version_num(), 5);
 }
 
+#[test]
+fn headers_say_what_the_event_is() {
+    for (name, expected) in [
+        (
+            "shopify",
+            "x-shopify-topic: orders.created, x-shopify-shop-domain: shop, \
+             x-shopify-api-version: 2025-10, x-shopify-webhook-id: msg_p5jXN8AQM9LWM0D4loKWxJek",
+        ),
+        (
+            "woocommerce",
+            "x-wc-webhook-source: shop, x-wc-webhook-topic: orders.created, \
+             x-wc-webhook-resource: orders, x-wc-webhook-event: created, x-wc-webhook-id: 1, \
+             x-wc-webhook-delivery-id: msg_p5jXN8AQM9LWM0D4loKWxJek",
+        ),
+        (
+            "jira",
+            "x-atlassian-webhook-identifier: msg_p5jXN8AQM9LWM0D4loKWxJek",
+        ),
+    ] {
+        let mut request = request("https://h/", "application/json", b"{}");
+        sign_at(&preset(name), &[TEXT], AT * 1000, &mut request);
+        for header in expected.split(", ") {
+            let (header, value) = header.split_once(": ").unwrap();
+            assert_eq!(request.headers[header], value, "{name}");
+        }
+    }
+}
+
 fn hmac(hash: Hash, encoding: Encoding, signed: &str) -> HmacScheme {
     HmacScheme {
         header: HeaderName::from_static("x-sig"),
