@@ -69,12 +69,12 @@ A bridge with a broker inside (process P), a receiver on 127.0.0.1:PORT, both go
   T s  7. billing has taken it under the same webhook-id; no dead letter is left
   T s  8. every request was verified with its endpoint's secret, and none came twice
 
- event       subscription  attempts  answers      outcome                               verified
- order-1001  crm           3         503 503 204  delivered after retries               3 of 3
- order-1001  warehouse     1         204          delivered                             1 of 1
- order-1002  billing       3         503 503 204  dead-lettered, sent again, delivered  3 of 3
- order-1002  warehouse     1         204          delivered                             1 of 1
- order-1003  warehouse     1         204          delivered                             1 of 1
+EVENT       SUBSCRIPTION  ATTEMPTS  ANSWERS      OUTCOME                               VERIFIED
+order-1001  crm           3         503 503 204  delivered after retries               3 of 3
+order-1001  warehouse     1         204          delivered                             1 of 1
+order-1002  billing       3         503 503 204  dead-lettered, sent again, delivered  3 of 3
+order-1002  warehouse     1         204          delivered                             1 of 1
+order-1003  warehouse     1         204          delivered                             1 of 1
 
 9 requests, all as they should be.
 "#);

@@ -39,7 +39,7 @@ fn masked(text: &str) -> String {
             r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?Z?",
             "TIME",
         ),
-        (r"\b[0-9a-f]{16}", "ID"),
+        (r"dlv_[A-Za-z0-9_-]+", "ID"),
     ];
     varying.iter().fold(text.to_owned(), |text, (from, to)| {
         let from = regex::Regex::new(from).expect("a pattern");

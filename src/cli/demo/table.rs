@@ -5,18 +5,18 @@ use comfy_table::{Table, presets};
 use super::checks::of;
 use super::receiver::Heard;
 
-/// A line for each event and endpoint in the order in which they were first heard. `replayed` are
-/// the letters that were sent again, by endpoint and event.
+/// A line for each event and endpoint. `replayed` are the letters that were sent again, by endpoint
+/// and event.
 pub fn of_what_happened(heard: &[Heard], replayed: &[(String, String)]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
-        "event",
-        "subscription",
-        "attempts",
-        "answers",
-        "outcome",
-        "verified",
+        "EVENT",
+        "SUBSCRIPTION",
+        "ATTEMPTS",
+        "ANSWERS",
+        "OUTCOME",
+        "VERIFIED",
     ]);
     for (event, endpoint) in pairs(heard) {
         let all: Vec<_> = of(heard, endpoint, event).collect();
@@ -44,7 +44,12 @@ pub fn of_what_happened(heard: &[Heard], replayed: &[(String, String)]) -> Strin
             format!("{verified} of {}", all.len()),
         ]);
     }
-    table.trim_fmt() + "\n"
+    // Without the space that the first column begins with.
+    let text = table.trim_fmt();
+    let lines = text
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Event and endpoint, sorted: requests of several lanes overtake each other.
@@ -80,7 +85,7 @@ mod tests {
         ];
         let replayed = [("billing".to_owned(), "order-2".to_owned())];
         insta::assert_snapshot!(of_what_happened(&all, &replayed), @r#"
-event    subscription  attempts  answers  outcome                               verified
+EVENT    SUBSCRIPTION  ATTEMPTS  ANSWERS  OUTCOME                               VERIFIED
 order-1  crm           2         503 204  delivered after retries               2 of 2
 order-1  warehouse     1         204      delivered                             1 of 1
 order-2  billing       2         503 204  dead-lettered, sent again, delivered  2 of 2
