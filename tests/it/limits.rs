@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookbridge::broker::embedded::{Embedded, Settings};
 use hookbridge::broker::Letter;
+use hookbridge::broker::embedded::{Embedded, Settings};
 use hookbridge::delivery::Reason;
 
 use crate::path::subscription;

@@ -2,8 +2,8 @@
 //!
 //! Letters are taken without being acknowledged, in chunks by a consumer each, so that memory holds
 //! a chunk of bodies and of all that was passed only the tags. What was not removed is given back
-//! one by one, in order: a quorum queue hands returned messages out again in the order in which
-//! they were returned. Reading never counts against a letter, since our queue of dead letters has no delivery limit.
+//! in order ([`give_back`]). Reading never counts against a letter, since our queue of dead letters
+//! has no delivery limit.
 //!
 //! The pass ends after as many letters as lay in the queue when it began, so it never meets what died
 //! meanwhile. Letters under the eyes of another reader are not there for that moment; a pass that
@@ -11,6 +11,7 @@
 //!
 //! The replay lock is an exclusive queue, gone with its connection.
 
+mod give_back;
 mod read;
 
 use std::sync::Arc;
@@ -20,13 +21,11 @@ use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
@@ -35,6 +34,7 @@ use super::{RabbitMq, failures};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
 use crate::broker::{Letter, Letters, NotOpened, Purpose, Refused};
 
+use give_back::{Held, give_back};
 pub use read::PUT_AWAY_AT;
 
 /// Letters in the first chunk; later ones hold about [`CHUNK_BYTES`].
@@ -66,17 +66,8 @@ pub struct Pass {
     next_chunk: u16,
     bytes_seen: usize,
     held: Option<Held>,
+    /// The tag of the letter that was returned last.
     in_hand: Option<u64>,
-}
-
-/// What is given back at the end.
-struct Held {
-    connection: Connection,
-    channel: Channel,
-    /// Tags of what was passed and not removed, in order.
-    passed: Vec<u64>,
-    /// Of this instance, one listing at a time: they would hide letters from each other.
-    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// Opens the letters, as far as they reach now.
@@ -116,10 +107,11 @@ pub async fn open(broker: &RabbitMq, purpose: Purpose) -> Result<Pass, NotOpened
         next_chunk: FIRST_CHUNK,
         bytes_seen: 0,
         held: Some(Held {
+            queue: broker.names.dead.clone(),
             connection,
             channel,
             passed: Vec::new(),
-            _turn: turn,
+            turn,
         }),
         in_hand: None,
     })
@@ -241,8 +233,8 @@ impl Pass {
         Ok(())
     }
 
-    /// One more has come. A chunk that is complete is cancelled, or a removal would draw another
-    /// letter into it, out of turn.
+    /// One more has come. A chunk that is complete is cancelled, or a removal would draw a letter
+    /// into it beside those of the next one.
     async fn count(&mut self, bytes: usize) -> anyhow::Result<()> {
         self.left -= 1;
         self.bytes_seen += bytes + 1_024;
@@ -284,11 +276,19 @@ impl Pass {
     }
 
     /// Removes a marker that outlived its check: the broker expires messages at the head only.
-    async fn clear_away(&self, tag: u64) -> anyhow::Result<()> {
+    async fn clear_away(&mut self, tag: u64) -> anyhow::Result<()> {
         let held = self.held.as_ref().context("the pass is over")?;
         let cleared = held.channel.basic_ack(tag, BasicAckOptions::default());
         answer("a marker cannot be removed", cleared).await?;
+        self.draws_another();
         Ok(())
+    }
+
+    /// For each message acknowledged the broker hands the present consumer another one.
+    fn draws_another(&mut self) {
+        if let Some((_, missing)) = &mut self.chunk {
+            *missing += 1;
+        }
     }
 
     async fn take_away(&mut self, tag: u64) -> anyhow::Result<()> {
@@ -296,9 +296,10 @@ impl Pass {
         debug_assert_eq!(held.passed.last(), Some(&tag));
         let acked = held.channel.basic_ack(tag, BasicAckOptions::default());
         answer("a dead letter cannot be removed", acked).await?;
-        // An acknowledgement has no answer of its own; one that comes after it has.
+        // An acknowledgement has no answer of its own, but the broker takes requests in turn.
         look(&held.channel, &self.queue).await?;
         held.passed.pop();
+        self.draws_another();
         Ok(())
     }
 }
@@ -319,9 +320,9 @@ impl Letters for Pass {
             .await
             .map_err(|error| self.unavailable(&error))?;
         if found.is_none()
-            && let Some(held) = self.held.take()
+            && let Some(giving_back) = self.close()
         {
-            held.give_back().await;
+            giving_back.await;
         }
         Ok(found)
     }
@@ -336,46 +337,21 @@ impl Letters for Pass {
     }
 }
 
-impl Drop for Pass {
-    fn drop(&mut self) {
-        if let Some(held) = self.held.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(held.give_back());
-        }
+impl Pass {
+    /// Gives back what is held, which ends the pass.
+    fn close(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        let held = self.held.take()?;
+        let chunk = self.chunk.take();
+        Some(give_back(held, chunk.map(|(consumer, _)| consumer)))
     }
 }
 
-impl Held {
-    /// In order, one by one: several at once come back in any order. What the last consumer holds
-    /// beyond that follows when its channel closes.
-    async fn give_back(self) {
-        let options = BasicNackOptions {
-            requeue: true,
-            multiple: false,
-        };
-        let given_back = async {
-            for &tag in &self.passed {
-                let back = self.channel.basic_nack(tag, options);
-                answer("a dead letter cannot be given back", back).await?;
-            }
-            answer(
-                "the channel cannot be closed",
-                self.channel.close(200, "done".into()),
-            )
-            .await?;
-            answer(
-                "the connection cannot be closed",
-                self.connection.close(200, "done".into()),
-            )
-            .await
-        };
-        if let Err(error) = given_back.await {
-            // They go back by themselves with the connection, in any order.
-            debug!(
-                error = format!("{error:#}"),
-                "dead letters were not given back one by one"
-            );
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(giving_back) = self.close()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(giving_back);
         }
     }
 }
