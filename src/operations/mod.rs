@@ -5,6 +5,7 @@
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
 pub mod job;
+pub mod retention;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

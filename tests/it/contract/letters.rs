@@ -7,6 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hookbridge::broker::{Broker, NotOpened, Publication, Purpose, Refused, Settlement, Wait};
 use hookbridge::delivery::{Delivery, DeliveryId, Progress, Reason, WaitKind};
+use hookbridge::meters::Meters;
+use hookbridge::operations::retention;
 use jiff::Timestamp;
 
 use super::cases::{delivery, one_event};
@@ -235,5 +237,27 @@ pub async fn ten_thousand_letters_are_gone_through_in_seconds(place: impl Place)
     let after = ids(&*rig.broker).await;
     println!("and again in {:?}", began.elapsed());
     assert!(before == after, "the order is another one after a listing");
+    rig.stop().await;
+}
+
+pub async fn a_sweep_removes_what_is_older_than_its_retention(place: impl Place) {
+    let mut rig = Rig::run(place.instance()).await;
+    dead(&mut rig, &place, 5).await;
+    let letters = listed(&*rig.broker).await;
+    let expired = Meters::new().expired("shop");
+    let hour = Duration::from_secs(3_600);
+    // As if it were an hour later: the first three are just over it, the others just not.
+    let now = letters[3].dead_at.checked_add(hour).expect("a time");
+    let died_before = letters.iter().filter(|l| l.dead_at < letters[3].dead_at);
+    let old = died_before.count() as u64;
+    let swept = retention::sweep(&*rig.broker, hour, now, &expired).await;
+    assert_eq!(swept.expect("swept"), old);
+    assert_eq!(expired.get(), old);
+    assert!(old > 0);
+    let left = ids(&*rig.broker).await;
+    assert_eq!(left.len() as u64, 5 - old);
+    assert!(left.ends_with(&["dlv_00003".into(), "dlv_00004".into()]));
+    let swept = retention::sweep(&*rig.broker, hour, now, &expired).await;
+    assert_eq!(swept.expect("swept"), 0);
     rig.stop().await;
 }
