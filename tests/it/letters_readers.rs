@@ -91,6 +91,7 @@ async fn one_who_changes_waits_for_what_a_listing_holds() {
         let mut pass = other.open_letters(Purpose::Change).await.expect("opened");
         let letters = rest(&mut *pass).await;
         assert_eq!(letters.len(), 100, "after {looked_at} were looked at");
+        assert_eq!(pass.total(), Some(100), "after {looked_at} were looked at");
         assert!(ids(&letters).is_sorted(), "{:?}", ids(&letters));
         let_go.await.expect("dropped");
     }
