@@ -66,6 +66,7 @@ pub struct Config {
     pub instance: Instance,
     pub data_dir: PathBuf,
     pub admin: Admin,
+    pub dead_letters: DeadLetters,
     pub delivery: DeliverySettings,
     pub limits: Limits,
     /// `None`: attempts are not kept.
@@ -111,6 +112,12 @@ pub enum Scope {
     Publish,
     Replay,
     Admin,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeadLetters {
+    /// How long they are kept; `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

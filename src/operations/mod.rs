@@ -11,6 +11,7 @@ pub mod job;
 mod letters;
 pub mod parked;
 pub mod replay;
+pub mod retention;
 pub mod sources;
 pub mod topology;
 pub mod trace;
