@@ -93,6 +93,7 @@ pub struct Meters {
     breaker: Family<BySubscription, Gauge>,
     rate_limited: Family<BySubscription, Counter>,
     refused: Family<ByBroker, Counter>,
+    expired: Family<ByBroker, Counter>,
     reloads: Family<ByResult, Counter>,
     pub store_bytes: Gauge,
     pub store_flush: Histogram,
@@ -293,6 +294,11 @@ impl Meters {
                 "Parks and dead letters not confirmed",
                 Family::default()
             ),
+            expired: register!(
+                "dead_letters_expired",
+                "Dead letters removed because of their retention",
+                Family::default()
+            ),
             reloads: register!(
                 "config_reloads",
                 "Reloads of the config, by result",
@@ -366,6 +372,16 @@ impl Meters {
     pub fn refusals(&self, broker: &str) -> Counter {
         handle(
             &self.refused,
+            &ByBroker {
+                broker: broker.to_owned(),
+            },
+        )
+    }
+
+    /// Dead letters that were removed from `broker` because they were older than their retention.
+    pub fn expired(&self, broker: &str) -> Counter {
+        handle(
+            &self.expired,
             &ByBroker {
                 broker: broker.to_owned(),
             },

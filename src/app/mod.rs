@@ -23,6 +23,7 @@ use crate::broker::Broker;
 use crate::config::{self, Config};
 use crate::deliver::{AddressPolicy, Courier};
 use crate::meters::Meters;
+use crate::operations::retention;
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -163,6 +164,12 @@ impl App {
             let pipeline = pipeline.clone();
             async move { pipeline.tidy().await }
         });
+        if let Some(retention) = config.dead_letters.retention {
+            for broker in keeping_letters(&config, &brokers) {
+                let (expired, stop) = (meters.expired(broker.name()), shutdown.stop.clone());
+                tokio::spawn(retention::keep(broker, retention, expired, stop));
+            }
+        }
         let mut running = JoinSet::new();
         let mut loops = Vec::new();
         for feeding in feedings {
@@ -232,6 +239,19 @@ impl App {
     }
 }
 
+/// The brokers on which dead letters of ours lie.
+fn keeping_letters(
+    config: &Config,
+    brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
+) -> Vec<Arc<dyn Broker>> {
+    let keeps = |name: &Arc<str>| {
+        let settings = config.brokers.get(name);
+        settings.is_some_and(|settings| settings.retries_on.is_none())
+    };
+    let keeping = brokers.iter().filter(|(name, _)| keeps(name));
+    keeping.map(|(_, broker)| broker.clone()).collect()
+}
+
 /// The store's subscriptions with the endpoints of the config, ready for the snapshot.
 fn compiled(store: &Store, config: &Config) -> Result<Vec<Subscription>, Failure> {
     let mut all = Vec::new();
@@ -281,8 +301,12 @@ async fn reload(
     if new.brokers != config.brokers || new.sources != config.sources || new.group != config.group {
         warn!("brokers, sources or the group have changed: restart to use them");
     }
-    if new.limits != config.limits || new.admin != config.admin || new.delivery != config.delivery {
-        warn!("limits, admin or delivery settings have changed: restart to use them");
+    if new.limits != config.limits
+        || new.admin != config.admin
+        || new.delivery != config.delivery
+        || new.dead_letters != config.dead_letters
+    {
+        warn!("limits, admin, delivery or dead letter settings have changed: restart to use them");
     }
     *config = Config {
         endpoints: new.endpoints,

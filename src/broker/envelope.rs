@@ -469,6 +469,7 @@ mod tests {
             "2026-01-02T03:04:06Z".parse().unwrap(),
         );
         delivery.progress.attempts = 3;
+        delivery.replay_of = Some(DeliveryId::from_envelope("dlv_0"));
         delivery.progress.last_result = Some("503".into());
         delivery.progress.last_excerpt = Some("x".repeat(400));
         delivery

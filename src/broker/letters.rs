@@ -154,6 +154,10 @@ pub trait Letters: Send {
     /// Takes the letter that `next` returned last away; `Ok` when the broker has confirmed. Only
     /// where it was opened to be changed.
     async fn remove(&mut self) -> Result<(), Refused>;
+
+    /// Ends the pass before its end and returns when everything is given back. For a process that
+    /// exits: what dropping starts in the background would be cut off.
+    async fn close(&mut self) {}
 }
 
 /// The answer to a removal that cannot be one.

@@ -1,4 +1,4 @@
-//! The keys at the top: `group`, `instance`, `admin`, `delivery`, `limits`.
+//! The keys at the top: `group`, `instance`, `admin`, `dead_letters`, `delivery`, `limits`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,11 +11,13 @@ use super::field::Field;
 use super::keys;
 use super::node::Span;
 use super::reader::{Map, Notes};
-use super::{Admin, AdminToken, DeliverySettings, Instance, Limits, Scope};
+use super::{Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Scope};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8400);
 const DEFAULT_MAX_EVENT_BYTES: u64 = 16 << 20;
 const SHORTEST_TOKEN: usize = 16;
+const SHORTEST_RETENTION: Duration = Duration::from_secs(1);
+const LONGEST_RETENTION: Duration = Duration::from_secs(3_650 * 86_400);
 const LONGEST_GROUP: usize = 100;
 const LONGEST_INSTANCE: usize = 200;
 /// What brokers take in names of queues, topics, groups and members.
@@ -190,6 +192,13 @@ fn scope(name: &str) -> Option<Scope> {
         "admin" => Some(Scope::Admin),
         _ => None,
     }
+}
+
+pub fn dead_letters(map: Option<&Map<'_>>) -> DeadLetters {
+    let retention = map
+        .and_then(|map| map.take("retention"))
+        .and_then(|field| field.duration(SHORTEST_RETENTION..=LONGEST_RETENTION));
+    DeadLetters { retention }
 }
 
 pub fn delivery(map: Option<&Map<'_>>) -> DeliverySettings {

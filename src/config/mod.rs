@@ -61,6 +61,7 @@ pub struct Config {
     pub instance: Instance,
     pub data_dir: PathBuf,
     pub admin: Admin,
+    pub dead_letters: DeadLetters,
     pub delivery: DeliverySettings,
     pub limits: Limits,
     pub brokers: BTreeMap<Arc<str>, Broker>,
@@ -104,6 +105,12 @@ pub enum Scope {
     Publish,
     Replay,
     Admin,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeadLetters {
+    /// How long they are kept; `None`: for ever.
+    pub retention: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

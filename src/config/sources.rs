@@ -220,7 +220,7 @@ fn refuse_our_own(field: Field<'_>, text: &str, group: Option<&str>) {
     else {
         return;
     };
-    if rest == "dead"
+    if matches!(rest, "dead" | "replay")
         || ["retry.", "hold.", "due."]
             .iter()
             .any(|ours| rest.starts_with(ours))

@@ -94,6 +94,12 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         None => Some(notes.base_dir.join(DEFAULT_DATA_DIR)),
     };
     let admin = section(&top, "admin", &keys::ADMIN, general::admin);
+    let dead_letters = section(
+        &top,
+        "dead_letters",
+        &keys::DEAD_LETTERS,
+        general::dead_letters,
+    );
     let delivery = section(&top, "delivery", &keys::DELIVERY, general::delivery);
     let limits = section(&top, "limits", &keys::LIMITS, general::limits);
 
@@ -149,6 +155,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         instance: instance?,
         data_dir: data_dir?,
         admin: admin??,
+        dead_letters: dead_letters?,
         delivery: delivery?,
         limits: limits?,
         brokers: brokers::finish(brokers),

@@ -6,6 +6,7 @@
 
 pub mod dead;
 pub mod job;
+pub mod retention;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

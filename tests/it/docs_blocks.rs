@@ -150,7 +150,7 @@ fn every_command_shown_is_understood() {
         }
     }
     assert!(commands.len() >= 10, "{} commands", commands.len());
-    let all = ["listen", "run", "send", "validate"].map(str::to_owned);
+    let all = ["dead", "listen", "run", "send", "validate"].map(str::to_owned);
     assert_eq!(subcommands, BTreeSet::from(all));
 }
 

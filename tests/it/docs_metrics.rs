@@ -19,6 +19,7 @@ fn encoded() -> Metrics {
     subscription.parked(WaitKind::Hold);
     subscription.dead(Reason::Gone);
     meters.refusals("shop").inc();
+    meters.expired("shop").inc();
     meters.reloaded(true);
     meters.count_with("log_lines_lost", "Log lines not written", || 0);
     let text = meters.encode();

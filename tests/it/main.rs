@@ -27,6 +27,7 @@ mod kafka_park;
 mod kafka_support;
 mod kafka_take;
 mod layering;
+mod letters_readers;
 mod life_letters;
 mod life_subscription;
 mod limits;

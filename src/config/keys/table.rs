@@ -47,6 +47,12 @@ pub static TOP: Section = Section {
             "The admin API, health and metrics.",
         ),
         key(
+            "dead_letters",
+            Form::Section(&DEAD_LETTERS),
+            "",
+            "How long dead letters are kept.",
+        ),
+        key(
             "delivery",
             Form::Section(&DELIVERY),
             "",
@@ -139,6 +145,16 @@ pub static TOKEN: Section = Section {
             "What it may do. `admin` includes the others.",
         ),
     ],
+};
+
+pub static DEAD_LETTERS: Section = Section {
+    name: "dead_letters",
+    keys: &[key(
+        "retention",
+        Form::Duration,
+        "for ever",
+        "Dead letters older than this are removed, on every broker.",
+    )],
 };
 
 pub static DELIVERY: Section = Section {

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hookbridge::broker::{Broker, NotOpened, Publication, Purpose, Refused, Settlement, Wait};
 use hookbridge::delivery::{Delivery, DeliveryId, Progress, Reason, WaitKind};
+use hookbridge::meters::Meters;
+use hookbridge::operations::retention;
 use jiff::Timestamp;
 
 use super::cases::{delivery, one_event};
@@ -40,9 +42,10 @@ async fn dead(rig: &mut Rig, place: &impl Place, count: usize) -> Vec<Delivery> 
     all
 }
 
-async fn deliveries(broker: &dyn Broker) -> Vec<Delivery> {
+async fn ids(broker: &dyn Broker) -> Vec<String> {
     let letters = listed(broker).await;
-    letters.into_iter().map(|letter| letter.delivery).collect()
+    let ids = letters.iter().map(|letter| letter.delivery.id.to_string());
+    ids.collect()
 }
 
 pub async fn a_dead_letter_is_listed_fifty_times_undisturbed(place: impl Place) {
@@ -62,14 +65,15 @@ pub async fn a_pass_goes_through_all_in_order_and_leaves_what_it_does_not_remove
     place: impl Place,
 ) {
     let mut rig = Rig::run(place.instance()).await;
-    let mut left = dead(&mut rig, &place, 150).await;
+    let all = dead(&mut rig, &place, 150).await;
+    let mut left: Vec<_> = all.iter().map(|dead| dead.id.to_string()).collect();
     let broker = place.beside(&rig);
     let removed = remove(&*broker, |letter| {
         letter.delivery.id.as_str().ends_with('7')
     });
     assert_eq!(removed.await, 15);
-    left.retain(|delivery| !delivery.id.as_str().ends_with('7'));
-    assert_eq!(deliveries(&*rig.broker).await, left, "for a fresh reader");
+    left.retain(|id| !id.ends_with('7'));
+    assert_eq!(ids(&*rig.broker).await, left, "for a fresh reader");
 
     // One that ends in the middle.
     let mut pass = broker.open_letters(Purpose::Change).await.expect("opened");
@@ -84,7 +88,7 @@ pub async fn a_pass_goes_through_all_in_order_and_leaves_what_it_does_not_remove
     left.remove(49);
     let broker = &*rig.broker;
     eventually("the others are there", SOON, async || {
-        (deliveries(broker).await == left).then_some(())
+        (ids(broker).await == left).then_some(())
     })
     .await;
     rig.stop().await;
@@ -92,7 +96,7 @@ pub async fn a_pass_goes_through_all_in_order_and_leaves_what_it_does_not_remove
 
 pub async fn a_listing_removes_nothing(place: impl Place) {
     let mut rig = Rig::run(place.instance()).await;
-    let all = dead(&mut rig, &place, 2).await;
+    dead(&mut rig, &place, 2).await;
     let mut pass = rig
         .broker
         .open_letters(Purpose::List)
@@ -101,7 +105,7 @@ pub async fn a_listing_removes_nothing(place: impl Place) {
     pass.next().await.expect("read").expect("a letter");
     assert!(pass.remove().await.is_err());
     assert_eq!(rest(&mut *pass).await.len(), 1);
-    assert_eq!(deliveries(&*rig.broker).await, all);
+    assert_eq!(ids(&*rig.broker).await, ["dlv_00000", "dlv_00001"]);
     rig.stop().await;
 }
 
@@ -224,14 +228,36 @@ pub async fn ten_thousand_letters_are_gone_through_in_seconds(place: impl Place)
         })
         .await;
     let began = Instant::now();
-    let before = deliveries(&*rig.broker).await;
+    let before = ids(&*rig.broker).await;
     let took = began.elapsed();
     assert_eq!(before.len(), COUNT);
     println!("{COUNT} letters listed in {took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     let began = Instant::now();
-    let after = deliveries(&*rig.broker).await;
+    let after = ids(&*rig.broker).await;
     println!("and again in {:?}", began.elapsed());
     assert!(before == after, "the order is another one after a listing");
+    rig.stop().await;
+}
+
+pub async fn a_sweep_removes_what_is_older_than_its_retention(place: impl Place) {
+    let mut rig = Rig::run(place.instance()).await;
+    dead(&mut rig, &place, 5).await;
+    let letters = listed(&*rig.broker).await;
+    let expired = Meters::new().expired("shop");
+    let hour = Duration::from_secs(3_600);
+    // As if it were an hour later: the first three are just over it, the others just not.
+    let now = letters[3].dead_at.checked_add(hour).expect("a time");
+    let died_before = letters.iter().filter(|l| l.dead_at < letters[3].dead_at);
+    let old = died_before.count() as u64;
+    let swept = retention::sweep(&*rig.broker, hour, now, &expired).await;
+    assert_eq!(swept.expect("swept"), old);
+    assert_eq!(expired.get(), old);
+    assert!(old > 0);
+    let left = ids(&*rig.broker).await;
+    assert_eq!(left.len() as u64, 5 - old);
+    assert!(left.ends_with(&["dlv_00003".into(), "dlv_00004".into()]));
+    let swept = retention::sweep(&*rig.broker, hour, now, &expired).await;
+    assert_eq!(swept.expect("swept"), 0);
     rig.stop().await;
 }

@@ -52,5 +52,6 @@ run_against!(
     letters::a_revived_letter_comes_back_with_a_new_budget,
     letters::an_edited_letter_comes_back_as_another_event,
     letters::a_letter_without_its_body_is_not_revived,
+    letters::a_sweep_removes_what_is_older_than_its_retention,
     letters::ten_thousand_letters_are_gone_through_in_seconds,
 );

@@ -1,9 +1,8 @@
 //! Dead letters in their queue: one pass on a connection of its own.
 //!
-//! Letters are taken without being acknowledged, in chunks by a consumer each, so that memory holds
-//! a chunk of bodies and of all that was passed only the tags. What was not removed is given back
-//! one by one, in order: a quorum queue hands returned messages out again in the order in which
-//! they were returned. Reading never counts against a letter, since our queue of dead letters has no delivery limit.
+//! Letters are taken without being acknowledged ([`taking`]), so that memory holds few bodies and of
+//! all that was passed only the tags. What was not removed is given back in order ([`give_back`]).
+//! Reading never counts against a letter, since our queue of dead letters has no delivery limit.
 //!
 //! The pass ends after as many letters as lay in the queue when it began, so it never meets what died
 //! meanwhile. Letters under the eyes of another reader are not there for that moment; a pass that
@@ -11,72 +10,49 @@
 //!
 //! The replay lock is an exclusive queue, gone with its connection.
 
+mod give_back;
 mod read;
+mod taking;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-    QueueDeclareOptions,
-};
+use lapin::options::QueueDeclareOptions;
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
-use tokio::sync::OwnedMutexGuard;
+use lapin::{Channel, Connection};
 use tokio::time::{sleep, timeout};
-use tracing::debug;
 
 use super::connect::answer;
 use super::{RabbitMq, failures};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
 use crate::broker::{Letter, Letters, NotOpened, Purpose, Refused};
 
+use give_back::give_back;
+use taking::Taking;
+
 pub use read::PUT_AWAY_AT;
 
-/// Letters in the first chunk; later ones hold about [`CHUNK_BYTES`].
-const FIRST_CHUNK: u16 = 32;
-const LARGEST_CHUNK: u16 = 1_000;
-const CHUNK_BYTES: usize = 8 << 20;
-/// How long nothing comes before we look whether there is something.
-const LULL: Duration = Duration::from_millis(200);
-/// A queue that has letters and hands out none for so long does not work.
-const SILENCE: Duration = Duration::from_secs(20);
 /// How long a reader waits for what other readers hold.
 const FOR_OTHERS_LISTING: Duration = Duration::from_secs(3);
 const FOR_OTHERS_CHANGING: Duration = Duration::from_secs(15);
 /// How long a listing of this instance waits for the one before it.
 const TURN: Duration = Duration::from_secs(10);
+/// Between looks at what others do.
+const LOOK: Duration = Duration::from_millis(50);
 /// Between tries to get the lock.
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// One pass over the dead letters.
 pub struct Pass {
     broker: Arc<str>,
-    queue: String,
     purpose: Purpose,
     total: u32,
-    /// Of the total, not seen yet.
-    left: u32,
-    /// The consumer of the present chunk and how many it is still to bring.
-    chunk: Option<(Consumer, u16)>,
-    next_chunk: u16,
-    bytes_seen: usize,
-    held: Option<Held>,
+    /// `None`: all was given back.
+    taking: Option<Taking>,
+    /// The tag of the letter that was returned last.
     in_hand: Option<u64>,
-}
-
-/// What is given back at the end.
-struct Held {
-    connection: Connection,
-    channel: Channel,
-    /// Tags of what was passed and not removed, in order.
-    passed: Vec<u64>,
-    /// Of this instance, one listing at a time: they would hide letters from each other.
-    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// Opens the letters, as far as they reach now.
@@ -96,31 +72,21 @@ pub async fn open(broker: &RabbitMq, purpose: Purpose) -> Result<Pass, NotOpened
     let queue = broker.names.dead.clone();
     let opened = async {
         let channel = answer("no channel", connection.create_channel()).await?;
-        let patience = Instant::now() + for_others(purpose);
+        let until = Instant::now() + for_others(purpose);
         loop {
             let (ready, readers) = look(&channel, &queue).await?;
-            if readers == 0 || Instant::now() >= patience {
+            if readers == 0 || Instant::now() >= until {
                 return anyhow::Ok((channel, ready));
             }
-            sleep(LULL / 4).await;
+            sleep(LOOK).await;
         }
     };
-    let (channel, ready) = opened.await.map_err(failed)?;
+    let (channel, total) = opened.await.map_err(failed)?;
     Ok(Pass {
         broker: broker.settings.name.clone(),
-        queue,
         purpose,
-        total: ready,
-        left: ready,
-        chunk: None,
-        next_chunk: FIRST_CHUNK,
-        bytes_seen: 0,
-        held: Some(Held {
-            connection,
-            channel,
-            passed: Vec::new(),
-            _turn: turn,
-        }),
+        total,
+        taking: Some(Taking::new(connection, channel, queue, total, turn)),
         in_hand: None,
     })
 }
@@ -193,113 +159,21 @@ impl Pass {
     }
 
     async fn find(&mut self) -> anyhow::Result<Option<Letter>> {
-        let began = Instant::now();
-        while self.left > 0 {
-            if self.chunk.is_none() {
-                self.begin_chunk().await?;
-            }
-            let (consumer, _) = self.chunk.as_mut().context("a chunk was begun")?;
-            match timeout(LULL, consumer.next()).await {
-                Ok(Some(message)) => {
-                    let message = message?;
-                    let tag = message.delivery_tag;
-                    self.count(message.data.len()).await?;
-                    match read::read(&self.broker, &self.queue, message) {
-                        Some(letter) => {
-                            self.held.as_mut().context("open")?.passed.push(tag);
-                            self.in_hand = Some(tag);
-                            return Ok(Some(letter));
-                        }
-                        None => self.clear_away(tag).await?,
-                    }
+        let patience = for_others(self.purpose);
+        while let Some(taking) = &mut self.taking
+            && let Some(message) = taking.take(patience).await?
+        {
+            let tag = message.delivery_tag;
+            match read::read(&self.broker, &taking.queue, message) {
+                Some(letter) => {
+                    self.in_hand = Some(tag);
+                    return Ok(Some(letter));
                 }
-                Ok(None) => return Err(anyhow!("the queue of dead letters hands out no more")),
-                Err(_) if !self.is_more_to_come(began.elapsed()).await? => break,
-                Err(_) => {}
+                // One that outlived its check: the broker expires messages at the head only.
+                None => taking.remove_last().await?,
             }
         }
-        self.left = 0;
         Ok(None)
-    }
-
-    /// A consumer that is given so many letters and no more.
-    async fn begin_chunk(&mut self) -> anyhow::Result<()> {
-        let held = self.held.as_ref().context("the pass is over")?;
-        let wanted = self
-            .next_chunk
-            .min(u16::try_from(self.left).unwrap_or(u16::MAX));
-        let prefetch = held.channel.basic_qos(wanted, BasicQosOptions::default());
-        answer("no prefetch", prefetch).await?;
-        let consume = held.channel.basic_consume(
-            self.queue.as_str().into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let consumer = answer("the dead letters cannot be read", consume).await?;
-        self.chunk = Some((consumer, wanted));
-        Ok(())
-    }
-
-    /// One more has come. A chunk that is complete is cancelled, or a removal would draw another
-    /// letter into it, out of turn.
-    async fn count(&mut self, bytes: usize) -> anyhow::Result<()> {
-        self.left -= 1;
-        self.bytes_seen += bytes + 1_024;
-        let Some((consumer, missing)) = &mut self.chunk else {
-            return Ok(());
-        };
-        *missing -= 1;
-        if *missing > 0 {
-            return Ok(());
-        }
-        let tag = consumer.tag();
-        if let Some(held) = &self.held {
-            let cancel = held
-                .channel
-                .basic_cancel(tag, BasicCancelOptions::default());
-            answer("a consumer cannot be cancelled", cancel).await?;
-        }
-        self.chunk = None;
-        let average = self.bytes_seen / (self.total - self.left).max(1) as usize;
-        let fitting = u16::try_from(CHUNK_BYTES / average.max(1)).unwrap_or(u16::MAX);
-        self.next_chunk = fitting.clamp(1, LARGEST_CHUNK);
-        Ok(())
-    }
-
-    /// Nothing came for a moment.
-    async fn is_more_to_come(&self, waited: Duration) -> anyhow::Result<bool> {
-        let held = self.held.as_ref().context("the pass is over")?;
-        let (ready, readers) = look(&held.channel, &self.queue).await?;
-        if ready > 0 {
-            return match waited > SILENCE {
-                true => Err(anyhow!(
-                    "{ready} dead letters lie there and none is handed out"
-                )),
-                false => Ok(true),
-            };
-        }
-        debug!(queue = %self.queue, readers, left = self.left, "fewer dead letters than were counted");
-        Ok(readers > 1 && waited < for_others(self.purpose))
-    }
-
-    /// Removes a marker that outlived its check: the broker expires messages at the head only.
-    async fn clear_away(&self, tag: u64) -> anyhow::Result<()> {
-        let held = self.held.as_ref().context("the pass is over")?;
-        let cleared = held.channel.basic_ack(tag, BasicAckOptions::default());
-        answer("a marker cannot be removed", cleared).await?;
-        Ok(())
-    }
-
-    async fn take_away(&mut self, tag: u64) -> anyhow::Result<()> {
-        let held = self.held.as_mut().context("the pass is over")?;
-        debug_assert_eq!(held.passed.last(), Some(&tag));
-        let acked = held.channel.basic_ack(tag, BasicAckOptions::default());
-        answer("a dead letter cannot be removed", acked).await?;
-        // An acknowledgement has no answer of its own; one that comes after it has.
-        look(&held.channel, &self.queue).await?;
-        held.passed.pop();
-        Ok(())
     }
 }
 
@@ -311,71 +185,37 @@ impl Letters for Pass {
 
     async fn next(&mut self) -> Result<Option<Letter>, Refused> {
         self.in_hand = None;
-        if self.held.is_none() {
-            return Ok(None);
-        }
-        let found = self
-            .find()
-            .await
-            .map_err(|error| self.unavailable(&error))?;
-        if found.is_none()
-            && let Some(held) = self.held.take()
-        {
-            held.give_back().await;
+        let found = self.find().await;
+        let found = found.map_err(|error| self.unavailable(&error))?;
+        if found.is_none() {
+            self.close().await;
         }
         Ok(found)
     }
 
     async fn remove(&mut self) -> Result<(), Refused> {
-        let tag = match (self.purpose, self.in_hand.take()) {
-            (Purpose::Change, Some(tag)) => tag,
+        let in_hand = self.in_hand.take();
+        let taking = match (self.purpose, in_hand, &mut self.taking) {
+            (Purpose::Change, Some(_), Some(taking)) => taking,
             _ => return Err(nothing_to_remove(&self.broker)),
         };
-        let removed = self.take_away(tag).await;
+        let removed = taking.remove_last().await;
         removed.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn close(&mut self) {
+        if let Some(taking) = self.taking.take() {
+            give_back(taking).await;
+        }
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if let Some(held) = self.held.take()
+        if let Some(taking) = self.taking.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(held.give_back());
-        }
-    }
-}
-
-impl Held {
-    /// In order, one by one: several at once come back in any order. What the last consumer holds
-    /// beyond that follows when its channel closes.
-    async fn give_back(self) {
-        let options = BasicNackOptions {
-            requeue: true,
-            multiple: false,
-        };
-        let given_back = async {
-            for &tag in &self.passed {
-                let back = self.channel.basic_nack(tag, options);
-                answer("a dead letter cannot be given back", back).await?;
-            }
-            answer(
-                "the channel cannot be closed",
-                self.channel.close(200, "done".into()),
-            )
-            .await?;
-            answer(
-                "the connection cannot be closed",
-                self.connection.close(200, "done".into()),
-            )
-            .await
-        };
-        if let Err(error) = given_back.await {
-            // They go back by themselves with the connection, in any order.
-            debug!(
-                error = format!("{error:#}"),
-                "dead letters were not given back one by one"
-            );
+            runtime.spawn(give_back(taking));
         }
     }
 }
