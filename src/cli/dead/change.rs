@@ -1,6 +1,7 @@
 //! `dead retry` and `dead drop`.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use base64::Engine as _;
@@ -8,8 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::edit::{self, Edited};
 use super::look::{count, find, letter_path};
-use super::{PATH, Which, desk, edit, not_done, screen};
+use super::{PATH, Which, desk, not_done, screen};
 use crate::cli::desk::Desk;
 use crate::cli::exit::Exit;
 use crate::cli::progress::{self, Words};
@@ -154,10 +156,26 @@ async fn retry_edited(args: &Retry, id: &str) -> anyhow::Result<ExitCode> {
     let choice = args.which.choice()?;
     let desk = desk(&config, &choice).await?;
     let letter = find(&desk, &choice, id).await?;
-    let body = edit::edited(&letter, args.yes)?;
-    let started = send_edited(&desk, &choice, &letter.id, body).await?;
-    let report = progress::follow(&desk, started, SENT).await?;
+    // Before anybody edits in vain.
+    if let Some(why) = &letter.unfit {
+        anyhow::bail!("the letter is left where it is: {why}");
+    }
+    let Edited { body, file } = edit::edited(&letter, args.yes)?;
+    let sent = async {
+        let started = send_edited(&desk, &choice, &letter.id, body).await?;
+        progress::follow(&desk, started, SENT).await
+    };
+    let report = sent.await.inspect_err(|_| kept_in(&file))?;
+    match report.done {
+        0 => kept_in(&file),
+        // What was sent is on the broker.
+        _ => drop(std::fs::remove_file(&file)),
+    }
     progress::conclude(&report, SENT, args.json)
+}
+
+fn kept_in(file: &Path) {
+    eprintln!("the edited body is kept in {}", file.display());
 }
 
 async fn send_edited(

@@ -11,9 +11,15 @@ use bytes::Bytes;
 use crate::cli::exit::Exit;
 use crate::operations::dead::Shown;
 
+/// An edited body, and the file that it is kept in until it is sent.
+pub struct Edited {
+    pub body: Bytes,
+    pub file: PathBuf,
+}
+
 /// Opens the letter's body in `$VISUAL` or `$EDITOR` and returns what became of it. JSON has to stay
 /// JSON, unless `any` is allowed. Where nothing is sent the edited text is kept, and its file named.
-pub fn edited(letter: &Shown, any: bool) -> anyhow::Result<Bytes> {
+pub fn edited(letter: &Shown, any: bool) -> anyhow::Result<Edited> {
     let before = letter.body().unwrap_or_default();
     let is_json = |bytes: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
     let extension = if is_json(&before) { "json" } else { "txt" };
@@ -32,9 +38,10 @@ pub fn edited(letter: &Shown, any: bool) -> anyhow::Result<Bytes> {
             path.display()
         );
     }
-    // What is sent is on the broker from now on.
-    let _ = std::fs::remove_file(&path);
-    Ok(edited)
+    Ok(Edited {
+        body: edited,
+        file: path,
+    })
 }
 
 fn in_editor(path: &PathBuf) -> anyhow::Result<Bytes> {

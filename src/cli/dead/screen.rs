@@ -115,6 +115,9 @@ pub fn letter(letter: &Shown) -> String {
     } else if !letter.subscription.is_empty() {
         line("receiver", "gone: there is no such subscription any more");
     }
+    if let Some(why) = letter.unfit.as_ref().filter(|_| letter.receiver.is_some()) {
+        line("not sent", why);
+    }
     line("reason", &letter.reason);
     line("event", &letter.event_id);
     line("type", &letter.r#type);

@@ -240,7 +240,8 @@ fn unfit(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
     }
 }
 
-fn unfit_receiver(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
+/// Why its subscription would not get it.
+pub(super) fn unfit_receiver(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
     let name = &letter.delivery.subscription;
     if name.is_empty() {
         // An event that matched nothing is routed anew.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::change::unfit_receiver;
 use super::{Choice, NotDone, Receiver, Rounds, Shown};
 use crate::broker::{Letter, Purpose, Refused};
 use crate::operations::{Operations, receiver_of};
@@ -236,6 +237,7 @@ pub async fn find(
     let known = operations.subscriptions();
     Ok(Shown {
         receiver: receiver_of(&letter.delivery, &known).map(Receiver::of),
+        unfit: unfit_receiver(&letter, &known),
         ..Shown::whole(&letter, &broker)
     })
 }

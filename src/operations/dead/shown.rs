@@ -60,6 +60,9 @@ pub struct Shown {
     /// Where it would be sent to now; only of a single letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receiver: Option<Receiver>,
+    /// Why its subscription would not get it now; only of a single letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Value>,
     /// The application's own, in order.
@@ -151,6 +154,7 @@ impl Shown {
             has_body: *has_body,
             origin: event.origin.clone(),
             receiver: None,
+            unfit: None,
             key: None,
             headers: Vec::new(),
             data: None,
