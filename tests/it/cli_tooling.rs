@@ -189,6 +189,7 @@ data_dir: "./data"
 admin:
   listen: "127.0.0.1:8400"
   max_event_bytes: 16MiB
+dead_letters: {}
 delivery:
   allow_http: false
 limits:
@@ -196,11 +197,17 @@ limits:
   due_window: 256
   shutdown: 30s
   workers: 1
+attempts:
+  enabled: true
+  keep: 7d
+  max_bytes: 1GiB
+  bodies: false
 brokers:
   rabbit:
     rabbitmq:
       url: "amqp://***@rabbit/***"
     tiers: [1s, 5s, 15s, 1m, 5m, 15m, 1h, 4h, 12h]
+    declare: true
 sources:
   orders:
     broker: rabbit

@@ -140,7 +140,12 @@ fn written() -> Vec<(String, Vec<String>, bool)> {
                 (!is_usage).then_some(rest)
             });
             if let (true, Some(arguments)) = (code, whole) {
-                let arguments = arguments.split([';', '|', '>']).next().unwrap_or_default();
+                // What a shell does with the output is its own business. Within filters such
+                // characters stand without spaces.
+                let end = ["; ", " | ", " > ", " 2> "]
+                    .iter()
+                    .filter_map(|what| arguments.find(what));
+                let arguments = &arguments[..end.min().unwrap_or(arguments.len())];
                 found.push((place, words(arguments.trim()), true));
             } else if !code {
                 for quoted in line.split('`').skip(1).step_by(2) {

@@ -122,7 +122,11 @@ impl Partition {
     /// The record at `offset` is done with.
     pub fn settle(&self, offset: i64) {
         let mut state = self.state();
-        if (state.closed && !state.lost) || !state.mark.settle(offset) || state.closed {
+        if state.closed && !state.lost {
+            return;
+        }
+        // Of a lost one this is only remembered.
+        if !state.mark.settle(offset) || state.closed {
             return;
         }
         state.dirty = true;
