@@ -265,7 +265,7 @@ impl Sender {
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         Self::Courier(Arc::new(Ours {
             courier: Courier::new(policy),
-            signer: Signer::new(Scheme::Standard, &[Secret::new(SECRET)]).expect("a good secret"),
+            signer: Signer::new(&Scheme::Standard, &[Secret::new(SECRET)]).expect("a good secret"),
             request: Outgoing {
                 method: Method::POST,
                 url: Arc::new(url.parse().expect("a URL")),

@@ -45,6 +45,38 @@ impl Event {
     pub fn size_bytes(&self) -> usize {
         self.body.len() + self.headers.size_bytes() + 512
     }
+
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            id: &self.id,
+            topic: &self.topic,
+            kind: &self.kind,
+            source: &self.source,
+        }
+    }
+}
+
+/// What a request says of its event outside of the body: the id, and the names that headers of
+/// signatures are filled with.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub id: &'a EventId,
+    pub topic: &'a str,
+    pub kind: &'a str,
+    pub source: &'a str,
+}
+
+/// An event of which nothing but the id is known.
+impl<'a> From<&'a EventId> for Facts<'a> {
+    fn from(id: &'a EventId) -> Self {
+        let (topic, kind, source) = ("", "", "");
+        Self {
+            id,
+            topic,
+            kind,
+            source,
+        }
+    }
 }
 
 /// Where an event was taken from, for people: dead letters and logs carry it.

@@ -8,16 +8,19 @@
 pub mod attempt;
 pub mod delivery;
 pub mod event;
+pub mod finding;
 pub mod outgoing;
 pub mod selection;
 pub mod subscription;
 
-// what every stage counts with
+// what every stage counts with, and whom those that connect believe
 pub mod meters;
+pub mod tls;
 
 // stages
 pub mod broker;
 pub mod deliver;
+pub mod journal;
 pub mod render;
 pub mod route;
 pub mod store;

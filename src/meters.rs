@@ -95,8 +95,20 @@ pub struct Meters {
     refused: Family<ByBroker, Counter>,
     expired: Family<ByBroker, Counter>,
     reloads: Family<ByResult, Counter>,
+    pub journal: JournalMeters,
     pub store_bytes: Gauge,
     pub store_flush: Histogram,
+}
+
+/// What the journal of attempts counts with.
+#[derive(Clone, Default)]
+pub struct JournalMeters {
+    /// Records dropped: the disk was too slow, full or broken.
+    pub lost: Counter,
+    /// Records not published to the audit stream.
+    pub unpublished: Counter,
+    /// What the ring holds.
+    pub bytes: Gauge,
 }
 
 /// The handles of one source.
@@ -241,6 +253,23 @@ impl Meters {
             Unit::Bytes,
             store_bytes.clone(),
         );
+        let journal = JournalMeters::default();
+        registry.register_with_unit(
+            "attempt_records",
+            "Size of the journal of attempts",
+            Unit::Bytes,
+            journal.bytes.clone(),
+        );
+        registry.register(
+            "attempt_records_lost",
+            "Records of attempts that were not kept",
+            journal.lost.clone(),
+        );
+        registry.register(
+            "attempt_records_unpublished",
+            "Records of attempts that were not published",
+            journal.unpublished.clone(),
+        );
         Arc::new(Self {
             received: register!(
                 "source_messages_received",
@@ -306,6 +335,7 @@ impl Meters {
             ),
             duration,
             age,
+            journal,
             store_bytes,
             store_flush,
             registry: Mutex::new(registry),

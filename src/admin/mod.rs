@@ -6,13 +6,17 @@
 //! `Origin` headers there: a web page must not reach it through the user's browser.
 
 mod access;
+mod attempts;
 mod dead_letters;
 mod door;
 mod events;
 mod health;
 mod jobs;
 mod ndjson;
+pub mod parked;
 mod problem;
+mod replays;
+mod sources;
 mod subscriptions;
 
 use std::collections::BTreeMap;
@@ -27,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::embedded::Embedded;
 use crate::meters::Meters;
-use crate::operations::Operations;
+use crate::operations::{Operations, Traces};
 pub use access::{Scope, Token};
 pub use health::{Component, Condition, Readiness};
 pub use subscriptions::{Change, Listed, NotChanged, Subscriptions};
@@ -46,6 +50,7 @@ pub struct State {
     pub default_broker: Option<Arc<str>>,
     pub subscriptions: Arc<dyn Subscriptions>,
     pub operations: Arc<Operations>,
+    pub traces: Arc<Traces>,
     /// As soon as there is one, everything but health and version needs one.
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
@@ -83,8 +88,12 @@ fn router(state: State, on_loopback: bool) -> Router {
     let read = Router::new()
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
+        .merge(attempts::reading())
         .merge(dead_letters::reading())
         .merge(jobs::reading())
+        .merge(parked::reading())
+        .merge(replays::reading())
+        .merge(sources::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))
@@ -92,6 +101,8 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route_layer(needs(Scope::Publish));
     let replay = jobs::stopping()
         .merge(dead_letters::replaying())
+        .merge(parked::ordering())
+        .merge(replays::starting())
         .route_layer(needs(Scope::Replay));
     let change = Router::new()
         .route("/v1/subscriptions/{name}/pause", post(subscriptions::pause))

@@ -46,6 +46,8 @@ pub struct Listed {
     pub endpoint: String,
     /// Scheme, host and port; never the path.
     pub url: String,
+    /// Parked by this instance and not seen again.
+    pub parked: u64,
 }
 
 /// Why a change was not made.

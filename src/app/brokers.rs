@@ -11,9 +11,11 @@ use super::Failure;
 use crate::broker::embedded::{self, Embedded};
 use crate::broker::kafka::{self, Kafka};
 use crate::broker::rabbitmq::{self, RabbitMq};
+use crate::broker::upkeep::Upkeep;
 use crate::broker::{Broker, Naming};
 use crate::config::{self, BrokerKind, Config, Instance};
 use crate::meters::Meters;
+use crate::operations::sources::Source;
 use crate::pipeline::{BrokerPlan, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
@@ -23,6 +25,7 @@ pub struct Built {
     pub plans: Vec<BrokerPlan>,
     pub brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     pub embedded: BTreeMap<Arc<str>, Arc<Embedded>>,
+    pub upkeep: Vec<Arc<dyn Upkeep>>,
 }
 
 /// The name under which this instance is a static member of its groups; `None` for a dynamic one.
@@ -44,6 +47,7 @@ pub fn build(
         plans: Vec::new(),
         brokers: BTreeMap::new(),
         embedded: BTreeMap::new(),
+        upkeep: Vec::new(),
     };
     for (name, settings) in &config.brokers {
         let broker = build_one(
@@ -53,6 +57,7 @@ pub fn build(
             instance.clone(),
             meters,
             &mut built.embedded,
+            &mut built.upkeep,
         )?;
         built.brokers.insert(name.clone(), broker.clone());
         let sources = config
@@ -69,6 +74,23 @@ pub fn build(
         });
     }
     Ok(built)
+}
+
+/// A broker with its sources, of which nothing is taken unless it is run.
+pub fn alone(config: &Config, broker: &Arc<str>) -> Result<Arc<dyn Broker>, Failure> {
+    let settings = config.brokers.get(broker);
+    let settings = settings
+        .with_context(|| format!("no broker `{broker}` in the config"))
+        .map_err(Failure::Config)?;
+    build_one(
+        config,
+        broker,
+        settings,
+        None,
+        &Meters::new(),
+        &mut BTreeMap::new(),
+        &mut Vec::new(),
+    )
 }
 
 /// A broker for publishing alone (`hookbridge send`): nothing is taken from it or declared on it.
@@ -93,7 +115,28 @@ pub fn without_sources(config: &Config, name: &Arc<str>) -> Result<Arc<dyn Broke
         None,
         &Meters::new(),
         &mut BTreeMap::new(),
+        &mut Vec::new(),
     )
+}
+
+/// The sources, as they are shown and replayed.
+pub fn sources(config: &Config) -> BTreeMap<Arc<str>, Source> {
+    let of = |source: &config::Source| {
+        let broker = config.brokers.get(&source.broker)?;
+        let keeper = broker.retries_on.as_ref().unwrap_or(&source.broker);
+        Some(Source {
+            broker: source.broker.clone(),
+            keeper: keeper.clone(),
+            kind: match broker.kind {
+                BrokerKind::RabbitMq(_) => "rabbitmq",
+                BrokerKind::Kafka(_) => "kafka",
+                BrokerKind::Embedded(_) => "embedded",
+            },
+        })
+    };
+    let all = config.sources.iter();
+    all.filter_map(|(name, source)| Some((name.clone(), of(source)?)))
+        .collect()
 }
 
 fn build_one(
@@ -103,6 +146,7 @@ fn build_one(
     instance: Option<Arc<str>>,
     meters: &Meters,
     embedded: &mut BTreeMap<Arc<str>, Arc<Embedded>>,
+    upkeep: &mut Vec<Arc<dyn Upkeep>>,
 ) -> Result<Arc<dyn Broker>, Failure> {
     let sources = || {
         config
@@ -110,39 +154,26 @@ fn build_one(
             .iter()
             .filter(|(_, source)| source.broker == *name)
     };
-    let keeps_deliveries = broker.retries_on.is_none();
     match &broker.kind {
         BrokerKind::RabbitMq(settings) => {
             let sources = sources()
                 .filter_map(|(name, source)| rabbitmq_source(name, source, meters))
                 .collect();
-            Ok(RabbitMq::new(rabbitmq::Settings {
-                name: name.clone(),
-                group: config.group.clone(),
-                urls: settings.urls.clone(),
-                tls: settings.tls.clone(),
-                tiers: broker.tiers.clone(),
-                sources,
-                keeps_deliveries,
-            }))
+            let settings = rabbitmq_settings(config, name, broker, settings, sources);
+            let rabbitmq = RabbitMq::new(settings);
+            upkeep.push(rabbitmq.clone());
+            Ok(rabbitmq)
         }
         BrokerKind::Kafka(settings) => {
-            let kafka = Kafka::new(kafka::Settings {
-                name: name.clone(),
-                group: config.group.clone(),
-                instance,
-                bootstrap: settings.bootstrap.clone(),
-                tls: settings.tls.clone(),
-                sasl: settings.sasl.clone(),
-                properties: settings.properties.clone(),
-                tiers: broker.tiers.clone(),
-                sources: sources()
-                    .filter_map(|(name, source)| kafka_source(name, source, meters))
-                    .collect(),
-            });
-            Ok(kafka
+            let sources = sources()
+                .filter_map(|(name, source)| kafka_source(name, source, meters))
+                .collect();
+            let settings = kafka_settings(config, name, broker, settings, sources, instance);
+            let kafka = Kafka::new(settings)
                 .with_context(|| format!("broker `{name}`"))
-                .map_err(Failure::Config)?)
+                .map_err(Failure::Config)?;
+            upkeep.push(kafka.clone());
+            Ok(kafka)
         }
         BrokerKind::Embedded(settings) => {
             let sources = sources()
@@ -165,6 +196,47 @@ fn build_one(
     }
 }
 
+pub(super) fn rabbitmq_settings(
+    config: &Config,
+    name: &Arc<str>,
+    broker: &config::Broker,
+    settings: &config::RabbitMq,
+    sources: Vec<rabbitmq::SourceSettings>,
+) -> rabbitmq::Settings {
+    rabbitmq::Settings {
+        name: name.clone(),
+        group: config.group.clone(),
+        urls: settings.urls.clone(),
+        tls: settings.tls.clone(),
+        tiers: broker.tiers.clone(),
+        sources,
+        keeps_deliveries: broker.retries_on.is_none(),
+        declare: broker.declare,
+    }
+}
+
+pub(super) fn kafka_settings(
+    config: &Config,
+    name: &Arc<str>,
+    broker: &config::Broker,
+    settings: &config::Kafka,
+    sources: Vec<kafka::SourceSettings>,
+    instance: Option<Arc<str>>,
+) -> kafka::Settings {
+    kafka::Settings {
+        name: name.clone(),
+        group: config.group.clone(),
+        instance,
+        bootstrap: settings.bootstrap.clone(),
+        tls: settings.tls.clone(),
+        sasl: settings.sasl.clone(),
+        properties: settings.properties.clone(),
+        tiers: broker.tiers.clone(),
+        sources,
+        declare: broker.declare,
+    }
+}
+
 fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
     Naming {
         source: name.clone(),
@@ -182,7 +254,7 @@ fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> Sou
     }
 }
 
-fn rabbitmq_source(
+pub(super) fn rabbitmq_source(
     name: &Arc<str>,
     source: &config::Source,
     meters: &Meters,
@@ -200,7 +272,7 @@ fn rabbitmq_source(
     })
 }
 
-fn kafka_source(
+pub(super) fn kafka_source(
     name: &Arc<str>,
     source: &config::Source,
     meters: &Meters,

@@ -4,12 +4,15 @@
 
 mod brokers;
 mod failure;
+mod journal;
 mod operations;
 mod readiness;
 mod subscriptions;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +24,10 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::broker::Broker;
 use crate::config::{self, Config};
-use crate::deliver::{AddressPolicy, Courier};
+use crate::deliver::Courier;
+use crate::journal::Journal;
 use crate::meters::Meters;
-use crate::operations::retention;
+use crate::operations::{Traces, retention, topology};
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
@@ -31,7 +35,9 @@ use crate::subscription::Subscription;
 
 pub use brokers::publisher;
 pub use failure::Failure;
-pub use operations::operations;
+pub use journal::traces;
+pub use operations::{on_source, operations};
+pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
@@ -55,10 +61,13 @@ pub async fn run(config: Config, from: From) -> Result<(), Failure> {
 struct App {
     store: Arc<Store>,
     meters: Arc<Meters>,
+    journal: Journal,
     pipeline: Arc<Pipeline>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     embedded: BTreeMap<Arc<str>, Arc<crate::broker::embedded::Embedded>>,
+    /// Looks for what earlier configs have left on the brokers.
+    left_over: Pin<Box<dyn Future<Output = ()> + Send>>,
     listener: TcpListener,
 }
 
@@ -71,7 +80,7 @@ impl App {
             crate::telemetry::lost_lines,
         );
         std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("{} cannot be created", config.data_dir.display()))
+            .with_context(|| format!("{} (`data_dir`) cannot be made", config.data_dir.display()))
             .map_err(Failure::Io)?;
         let store = Arc::new(Store::open(
             &config.data_dir,
@@ -88,7 +97,7 @@ impl App {
             .await
             .with_context(|| {
                 format!(
-                    "the admin address {} cannot be listened on",
+                    "the admin address {} (`admin.listen`) cannot be listened on",
                     config.admin.listen
                 )
             })
@@ -98,17 +107,18 @@ impl App {
             plans,
             brokers,
             embedded,
+            upkeep,
         } = brokers::build(config, instance, &meters)?;
-        let policy = AddressPolicy {
-            allow_http: config.delivery.allow_http,
-            allow_networks: config.delivery.allow_networks.clone(),
-        };
-        let courier = Courier::new(policy);
+        let journal = journal::start(config, &store, &meters, &brokers);
+        let declared = topology::note(&config.data_dir, &config.group, &upkeep);
+        let declared = declared.map_err(Failure::Storage)?;
+        let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
             courier,
             store.clone(),
             meters.clone(),
+            journal.clone(),
             config.limits.in_flight_bytes,
         );
         pipeline
@@ -117,10 +127,12 @@ impl App {
         Ok(Self {
             store,
             meters,
+            journal,
             pipeline,
             feedings,
             brokers,
             embedded,
+            left_over: Box::pin(topology::warn_of_orphans(upkeep, declared)),
             listener,
         })
     }
@@ -134,15 +146,18 @@ impl App {
         let Self {
             store,
             meters,
+            journal,
             pipeline,
             feedings,
             brokers,
             embedded,
+            left_over,
             listener,
         } = self;
         let shutdown = Shutdown::default();
         let readiness = readiness::of(&brokers, &store);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
+        let operations = operations::of_pipeline(&config, brokers.clone(), pipeline.clone());
         let state = admin::State {
             version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),
@@ -153,8 +168,17 @@ impl App {
                 .filter(|_| embedded.len() == 1)
                 .cloned(),
             embedded,
-            subscriptions: Arc::new(subscriptions::OfPipeline(pipeline.clone())),
-            operations: operations::of_pipeline(&config, brokers.clone(), pipeline.clone()),
+            subscriptions: Arc::new(subscriptions::OfPipeline {
+                pipeline: pipeline.clone(),
+                operations: operations.clone(),
+            }),
+            traces: Arc::new(Traces {
+                journal: Some(journal.clone()),
+                keepers: journal::keepers(&config, &brokers),
+                pipeline: Some(pipeline.clone()),
+                notes: Vec::new(),
+            }),
+            operations,
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };
@@ -171,7 +195,7 @@ impl App {
             }
         }
         let mut running = JoinSet::new();
-        let mut loops = Vec::new();
+        let mut loops = vec![tokio::spawn(left_over)];
         for feeding in feedings {
             let (broker, intakes, tasks) = feeding.run(&pipeline);
             loops.extend(tasks);
@@ -226,6 +250,7 @@ impl App {
         for task in loops {
             task.abort();
         }
+        journal::close(journal).await;
         admin_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         if store.failure().is_some() {
@@ -307,6 +332,9 @@ async fn reload(
         || new.dead_letters != config.dead_letters
     {
         warn!("limits, admin, delivery or dead letter settings have changed: restart to use them");
+    }
+    if new.attempts != config.attempts {
+        warn!("the settings of attempts have changed: restart to use them");
     }
     *config = Config {
         endpoints: new.endpoints,

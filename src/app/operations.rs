@@ -1,14 +1,22 @@
 //! Operations, with what they need to know of the config: beside a bridge, and without one.
+//!
+//! Without one nothing is taken from the brokers and nothing declared on them. RabbitMQ and Kafka
+//! are used beside whatever instances run elsewhere; the embedded broker's file is opened, and is
+//! this process's alone for as long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tracing::error;
+
 use super::{Failure, brokers};
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::operations::Operations;
-use crate::pipeline::{Pipeline, State, SubscriptionStatus};
-use crate::subscription::Uid;
+use crate::meters::Meters;
+use crate::operations::{Known, Operations};
+use crate::pipeline::{Pipeline, Receiver, State, SubscriptionStatus};
+use crate::store::Store;
+use crate::subscription::{Spec, Subscription, Uid};
 
 /// Those of a running bridge, which knows its subscriptions as they are.
 pub fn of_pipeline(
@@ -16,12 +24,12 @@ pub fn of_pipeline(
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     pipeline: Arc<Pipeline>,
 ) -> Arc<Operations> {
-    let known = Arc::new(move || pipeline.subscriptions());
-    Operations::knowing(brokers, elsewhere(config), known)
+    let known = Arc::new(OfPipeline(pipeline));
+    Operations::knowing(brokers, elsewhere(config), brokers::sources(config), known)
 }
 
-/// Those of a process that runs no bridge, over the brokers whose names are `wanted`: nothing is
-/// taken from them or declared on them. Of subscriptions it knows what the config says.
+/// Those of a process that runs no bridge, over the brokers whose names are `wanted`. Of
+/// subscriptions it knows what the config says.
 pub fn operations(
     config: &Config,
     wanted: impl Fn(&str) -> bool,
@@ -30,18 +38,43 @@ pub fn operations(
     for name in config.brokers.keys().filter(|name| wanted(name)) {
         built.insert(name.clone(), brokers::without_sources(config, name)?);
     }
-    let status = |(name, spec): (&Arc<str>, &crate::subscription::Spec)| {
-        let endpoint = config.endpoints.get(&spec.endpoint)?;
-        let state = match spec.enabled {
-            true => State::Active,
-            false => State::Off,
-        };
-        let uid = Uid::of_config(name);
-        Some(SubscriptionStatus::of(uid, spec, endpoint, state))
+    let known = Arc::new(OfConfig::new(config, None)?);
+    let sources = brokers::sources(config);
+    Ok(Operations::knowing(
+        built,
+        elsewhere(config),
+        sources,
+        known,
+    ))
+}
+
+/// The same over the broker of `source`, with its sources, and over the one that keeps its
+/// deliveries. Of subscriptions it also knows what the store says: paused, disabled.
+pub fn on_source(config: &Config, source: &str) -> Result<Arc<Operations>, Failure> {
+    let sources = brokers::sources(config);
+    let mut built = BTreeMap::new();
+    if let Some(found) = sources.get(source) {
+        let names: BTreeSet<_> = [&found.broker, &found.keeper].into();
+        for name in names {
+            built.insert(name.clone(), brokers::alone(config, name)?);
+        }
+    }
+    // Without a data folder no bridge has ever run here, and nothing is paused or disabled.
+    let store = match config.data_dir.exists() {
+        true => {
+            let meters = Meters::new();
+            let (bytes, flush) = (meters.store_bytes.clone(), meters.store_flush.clone());
+            Some(Store::open(&config.data_dir, bytes, flush)?)
+        }
+        false => None,
     };
-    let known: Vec<_> = config.subscriptions.iter().filter_map(status).collect();
-    let known = Arc::new(move || known.clone());
-    Ok(Operations::knowing(built, elsewhere(config), known))
+    let known = Arc::new(OfConfig::new(config, store.as_ref())?);
+    Ok(Operations::knowing(
+        built,
+        elsewhere(config),
+        sources,
+        known,
+    ))
 }
 
 /// Brokers that keep no deliveries.
@@ -51,4 +84,77 @@ fn elsewhere(config: &Config) -> BTreeSet<Arc<str>> {
         .filter(|(_, broker)| broker.retries_on.is_some())
         .map(|(name, _)| name.clone())
         .collect()
+}
+
+/// A running pipeline's subscriptions.
+struct OfPipeline(Arc<Pipeline>);
+
+impl Known for OfPipeline {
+    fn subscriptions(&self) -> Vec<SubscriptionStatus> {
+        self.0.subscriptions()
+    }
+
+    fn receiver(&self, name: &str) -> Option<Receiver> {
+        self.0.receiver(name).unwrap_or_else(|error| {
+            error!(subscription = name, %error, "a subscription in use does not compile");
+            None
+        })
+    }
+}
+
+/// The config's subscriptions, and their states.
+struct OfConfig {
+    config: Config,
+    states: BTreeMap<Arc<str>, State>,
+}
+
+impl OfConfig {
+    fn new(config: &Config, store: Option<&Store>) -> Result<Self, Failure> {
+        let mut states = BTreeMap::new();
+        for (name, spec) in &config.subscriptions {
+            states.insert(name.clone(), state_of(spec, store)?);
+        }
+        let config = config.clone();
+        Ok(Self { config, states })
+    }
+}
+
+fn state_of(spec: &Spec, store: Option<&Store>) -> Result<State, Failure> {
+    if !spec.enabled {
+        return Ok(State::Off);
+    }
+    let Some(store) = store else {
+        return Ok(State::Active);
+    };
+    let endpoint = store.endpoint_standing(&spec.endpoint);
+    if endpoint.map_err(Failure::store)?.disabled.is_some() {
+        return Ok(State::Disabled);
+    }
+    let own = store.subscription_standing(&Uid::of_config(&spec.name));
+    Ok(match own.map_err(Failure::store)?.paused {
+        true => State::Paused,
+        false => State::Active,
+    })
+}
+
+impl Known for OfConfig {
+    fn subscriptions(&self) -> Vec<SubscriptionStatus> {
+        let status = |(name, state): (&Arc<str>, &State)| {
+            let spec = self.config.subscriptions.get(name)?;
+            let endpoint = self.config.endpoints.get(&spec.endpoint)?;
+            let uid = Uid::of_config(name);
+            Some(SubscriptionStatus::of(uid, spec, endpoint, *state))
+        };
+        self.states.iter().filter_map(status).collect()
+    }
+
+    fn receiver(&self, name: &str) -> Option<Receiver> {
+        let (name, spec) = self.config.subscriptions.get_key_value(name)?;
+        let endpoint = self.config.endpoints.get(&spec.endpoint)?.clone();
+        // The config has compiled it once to check it.
+        let uid = Uid::of_config(name);
+        let subscription = Subscription::compile(uid, spec.clone(), endpoint).ok()?;
+        let state = self.states.get(name).copied()?;
+        Some(Receiver::alone(subscription, state))
+    }
 }

@@ -40,6 +40,7 @@ const KEY: &str = "hookbridge-key";
 const WAIT_KIND: &str = "hookbridge-wait";
 const DELAY_MS: &str = "hookbridge-delay-ms";
 const REMAINING_MS: &str = "hookbridge-remaining-ms";
+const PARKED_AT: &str = "hookbridge-parked-at";
 const ATTEMPTS: &str = "hookbridge-attempts";
 const TAKEN_AT: &str = "hookbridge-taken-at";
 const FIRST_ATTEMPT_AT: &str = "hookbridge-first-attempt-at";
@@ -70,11 +71,13 @@ pub struct Envelope {
 /// Why the message lies on the broker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Stay {
-    /// `whole`: the delay that was asked for; `remaining`: what is left when the present tier is over.
+    /// `whole`: the delay that was asked for; `remaining`: what is left when the present tier is over;
+    /// `since`: when it was put on this tier, at the latest, by the broker's own clock.
     Parked {
         kind: WaitKind,
         whole: Duration,
         remaining: Duration,
+        since: Option<Timestamp>,
     },
     Dead {
         reason: Reason,
@@ -128,9 +131,18 @@ impl Envelope {
                 kind,
                 whole,
                 remaining,
+                since: None,
             },
             reference: false,
         }
+    }
+
+    /// The same, parked at this time of the broker's clock at the latest.
+    pub fn parked_at(mut self, at: Option<Timestamp>) -> Self {
+        if let Stay::Parked { since, .. } = &mut self.stay {
+            *since = at;
+        }
+        self
     }
 
     pub fn dead(delivery: &Delivery, reason: Reason, at: Timestamp) -> Self {
@@ -209,10 +221,14 @@ impl Envelope {
                 kind,
                 whole,
                 remaining,
+                since,
             } => {
                 put(WAIT_KIND, kind.as_str().into());
                 put(DELAY_MS, whole.as_millis().to_string());
                 put(REMAINING_MS, remaining.as_millis().to_string());
+                if let Some(since) = since {
+                    put(PARKED_AT, since.to_string());
+                }
             }
             Stay::Dead { reason, at } => {
                 put(REASON, reason.to_string());
@@ -344,6 +360,20 @@ impl Envelope {
     }
 }
 
+/// Whose delivery it is that carries these headers, without reading the rest.
+pub fn owner(headers: &Headers) -> Option<(&str, Uid)> {
+    let ours = Ours(headers);
+    let name = ours.optional(SUBSCRIPTION)?;
+    Some((name, Uid::from_stored(ours.optional(UID)?)))
+}
+
+/// What is left to wait of a parked delivery with these headers when its present tier is over.
+pub fn remaining(headers: &Headers) -> Duration {
+    let remaining = Ours(headers).optional(REMAINING_MS);
+    let ms = remaining.and_then(|ms| ms.parse().ok());
+    Duration::from_millis(ms.unwrap_or_default())
+}
+
 /// Names that RabbitMQ or its plugins act upon.
 fn acted_upon(name: &str) -> bool {
     name == "CC" || name == "BCC" || name.starts_with("x-")
@@ -422,6 +452,7 @@ impl<'a> Ours<'a> {
             kind,
             whole: Duration::from_millis(self.parsed(DELAY_MS)?),
             remaining: Duration::from_millis(self.parsed(REMAINING_MS)?),
+            since: self.optional_parsed(PARKED_AT)?,
         })
     }
 }

@@ -15,13 +15,17 @@
 
 pub mod embedded;
 pub mod envelope;
+pub mod history;
 mod identify;
 pub mod in_flight;
+mod inspect;
 pub mod kafka;
 pub mod letters;
+pub mod parked;
 pub mod rabbitmq;
 mod receipt;
 pub mod tiers;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +37,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+pub use history::{History, NotPossible, Reach, Span};
 pub use identify::{IdFrom, Naming, Taken};
 pub use in_flight::{Admission, Budget, Intake, Window};
 pub use letters::{Letter, Letters, NotOpened, Purpose};
@@ -155,11 +160,25 @@ pub trait Broker: Send + Sync + 'static {
         self.park(&delivery, Wait::AT_ONCE).await
     }
 
-    /// Makes everything parked on the tiers of `kind` due now. Returns how many, where it can be told.
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused>;
+    /// What is parked, as far as it can be told without disturbing anything.
+    async fn parked(&self) -> Result<Vec<parked::Waiting>, Refused>;
+
+    /// Makes due or drops what `order` is about among all that is parked by now. What it is not
+    /// about is left as it is, or waits on for what remains of its delay.
+    async fn order(
+        &self,
+        order: &parked::Order,
+        follow: &dyn parked::Follow,
+    ) -> Result<parked::Done, Refused>;
 
     /// Publishes an event and returns when the broker has confirmed.
     async fn publish(&self, publication: Publication) -> Result<(), Refused>;
+
+    /// What `source` made in `span`, to be read again without disturbing anything.
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible>;
+
+    /// How far back `source` can be read.
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible>;
 
     fn health(&self) -> Health;
 }

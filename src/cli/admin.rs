@@ -150,6 +150,19 @@ impl Admin {
     }
 }
 
+/// `text` as one segment of a path.
+pub fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~');
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match plain(byte) {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// An answer of many lines, each complete.
 pub struct Lines {
     answer: Response,

@@ -30,6 +30,15 @@ impl Desk {
         Ok(Self::Here(operations))
     }
 
+    /// The running bridge, or else this process with what a replay of `source` needs.
+    pub async fn on_source(config: &Config, source: &str) -> anyhow::Result<Self> {
+        if let Some(admin) = Admin::of(config).await? {
+            return Ok(Self::There(admin));
+        }
+        let operations = app::on_source(config, source).map_err(Exit::failure)?;
+        Ok(Self::Here(operations))
+    }
+
     /// How far a job is.
     pub async fn report(&self, job: &str) -> anyhow::Result<Report> {
         match self {

@@ -15,12 +15,15 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+use url::Url;
 
-use crate::deliver::signature::{self, VerifyError};
-use crate::subscription::{Scheme, Secret};
+use super::exit::Exit;
+use crate::config;
+use crate::deliver::signature::{self, Received, VerifyError};
+use crate::subscription::{Scheme, Secret, SignedUrl};
 
 /// The secret of the Standard Webhooks documentation, so that `run` and `listen` agree out of the box.
 pub const DEMO_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -36,8 +39,13 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8401")]
     pub listen: SocketAddr,
 
-    /// Secret that requests are signed with (whsec_…, whsk_… or whpk_…); may be given more than once.
-    /// Default: the secret of the built-in example
+    /// How requests are signed: `stripe` or any other name, or `{ hmac: { header: x-signature } }`,
+    /// as in the config. Default: `standard` or `standard-ed25519`, as the secrets say
+    #[arg(long, value_name = "SIGNATURE", value_parser = config::parse_signature)]
+    pub signature: Option<Scheme>,
+
+    /// Secret that requests are signed with (for `standard` whsec_…, whsk_… or whpk_…); may be given
+    /// more than once. Default: the secret of the built-in example
     #[arg(
         long = "secret",
         value_name = "SECRET",
@@ -45,6 +53,10 @@ pub struct Args {
         hide_env_values = true
     )]
     pub secrets: Vec<String>,
+
+    /// URL that the sender has, for signatures over it. Default: what the request says, with `http:`
+    #[arg(long, value_name = "URL")]
+    pub url: Option<Url>,
 
     /// Statuses to answer with in turn, over and over, such as `200` or `500x2,200`
     #[arg(long, value_name = "STATUSES", value_parser = Script::parse, default_value = "204")]
@@ -108,14 +120,24 @@ pub struct Tally {
 
 /// Listens until SIGINT or SIGTERM, then prints the count.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    Verifier::new(
+        args.signature.clone(),
+        args.secrets.clone(),
+        args.url.clone(),
+    )
+    .context(Exit::usage("cannot use `--secret`"))?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        Exit::io(format!(
+            "cannot listen on {} (choose another address with --listen)",
+            args.listen
+        ))
+    })?;
     if !args.quiet && !args.json {
         let address = listener.local_addr()?;
-        let whose = match args.secrets.is_empty() {
-            true => "the secret of the built-in example",
-            false => "the secrets given",
+        let whose = match (&args.signature, args.secrets.is_empty()) {
+            (Some(scheme), _) if !scheme.is_signed() => "no secret",
+            (_, true) => "the secret of the built-in example",
+            (_, false) => "the secrets given",
         };
         print_line(&format!(
             "listening on http://{address}, verifying with {whose}; Ctrl-C ends"
@@ -159,8 +181,7 @@ where
 }
 
 struct Ear {
-    hmac: Vec<Secret>,
-    ed25519: Vec<Secret>,
+    verifier: Verifier,
     answer: Script,
     quiet: bool,
     json: bool,
@@ -168,6 +189,32 @@ struct Ear {
     verified: AtomicU64,
     turn: AtomicUsize,
     seen: Mutex<HashMap<String, u32>>,
+}
+
+impl Ear {
+    fn new(args: Args) -> anyhow::Result<Self> {
+        Ok(Self {
+            verifier: Verifier::new(args.signature, args.secrets, args.url)
+                .context("cannot use `--secret`")?,
+            answer: args.answer,
+            quiet: args.quiet,
+            json: args.json,
+            received: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
+            turn: AtomicUsize::new(0),
+            seen: Mutex::default(),
+        })
+    }
+
+    fn count(&self, id: &str) -> u32 {
+        let mut seen = self.seen.lock().unwrap_or_else(|p| p.into_inner());
+        if seen.len() >= MAX_SEEN && !seen.contains_key(id) {
+            seen.clear();
+        }
+        let times = seen.entry(id.to_owned()).or_default();
+        *times = times.saturating_add(1);
+        *times
+    }
 }
 
 /// What is printed of one request.
@@ -189,57 +236,58 @@ struct Heard {
     body: String,
 }
 
-impl Ear {
-    fn new(args: Args) -> anyhow::Result<Self> {
-        let mut secrets = args.secrets;
-        if secrets.is_empty() {
+/// Checks signatures as a receiver does.
+pub struct Verifier {
+    /// Any of these will do.
+    accepted: Vec<(Scheme, Vec<Secret>)>,
+}
+
+impl Verifier {
+    /// Without a scheme both of Standard Webhooks are accepted, each with the secrets of its kind;
+    /// without secrets as well, that of the built-in example. A secret that cannot be used is said
+    /// now and not at the first request. `url` is the one that senders sign, where they sign one.
+    pub fn new(
+        scheme: Option<Scheme>,
+        mut secrets: Vec<String>,
+        url: Option<Url>,
+    ) -> anyhow::Result<Self> {
+        if secrets.is_empty() && scheme.is_none() {
             secrets.push(DEMO_SECRET.to_owned());
         }
         let secrets = secrets.into_iter().map(Secret::new);
-        let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
-            secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
-        });
-        let ear = Self {
-            hmac,
-            ed25519,
-            answer: args.answer,
-            quiet: args.quiet,
-            json: args.json,
-            received: AtomicU64::new(0),
-            verified: AtomicU64::new(0),
-            turn: AtomicUsize::new(0),
-            seen: Mutex::default(),
+        let accepted = match scheme {
+            Some(mut scheme) => {
+                if let (Some(signed), Some(url)) = (scheme.signed_url_mut(), url) {
+                    *signed = SignedUrl::written(url.as_str());
+                }
+                vec![(scheme, secrets.collect())]
+            }
+            None => {
+                let (ed25519, hmac): (Vec<_>, Vec<_>) = secrets.partition(|secret| {
+                    secret.expose().starts_with("whsk_") || secret.expose().starts_with("whpk_")
+                });
+                [(Scheme::Standard, hmac), (Scheme::StandardEd25519, ed25519)]
+                    .into_iter()
+                    .filter(|(_, secrets)| !secrets.is_empty())
+                    .collect()
+            }
         };
-        // A secret that cannot be used is said now and not at the first request.
-        let probe = HeaderMap::from_iter(
-            [signature::ID, signature::TIMESTAMP, signature::SIGNATURE]
-                .map(|name| (name, http::HeaderValue::from_static("0"))),
-        );
-        match ear.verify(&probe, b"", 0) {
-            Err(VerifyError::Secret(why)) => Err(why).context("cannot use `--secret`"),
-            _ => Ok(ear),
+        for (scheme, secrets) in &accepted {
+            signature::check_verifying(scheme, secrets)?;
         }
+        Ok(Self { accepted })
     }
 
-    fn verify(&self, headers: &HeaderMap, body: &[u8], now: i64) -> Result<(), VerifyError> {
-        let by = |scheme, secrets: &[Secret]| match secrets {
-            [] => Err(VerifyError::Mismatch),
-            _ => signature::verify(scheme, secrets, headers, body, now, signature::TOLERANCE),
-        };
-        match by(Scheme::Standard, &self.hmac) {
-            Err(VerifyError::Mismatch) => by(Scheme::StandardEd25519, &self.ed25519),
-            other => other,
+    /// `now` in seconds since 1970.
+    pub fn verify(&self, request: &Received<'_>, now: i64) -> Result<(), VerifyError> {
+        let mut result = Err(VerifyError::Mismatch);
+        for (scheme, secrets) in &self.accepted {
+            result = signature::verify(scheme, secrets, request, now, signature::TOLERANCE);
+            if !matches!(result, Err(VerifyError::Mismatch)) {
+                break;
+            }
         }
-    }
-
-    fn count(&self, id: &str) -> u32 {
-        let mut seen = self.seen.lock().unwrap_or_else(|p| p.into_inner());
-        if seen.len() >= MAX_SEEN && !seen.contains_key(id) {
-            seen.clear();
-        }
-        let times = seen.entry(id.to_owned()).or_default();
-        *times = times.saturating_add(1);
-        *times
+        result
     }
 }
 
@@ -250,7 +298,14 @@ async fn receive(State(ear): State<Arc<Ear>>, request: Request<Body>) -> StatusC
     };
     let time = Timestamp::now();
     ear.received.fetch_add(1, Ordering::SeqCst);
-    let verdict = ear.verify(&head.headers, &body, time.as_second());
+    let url = url_of(&head);
+    let request = Received {
+        method: &head.method,
+        url: &url,
+        headers: &head.headers,
+        body: &body,
+    };
+    let verdict = ear.verifier.verify(&request, time.as_second());
     let status = match &verdict {
         Ok(()) => {
             ear.verified.fetch_add(1, Ordering::SeqCst);
@@ -284,6 +339,17 @@ async fn receive(State(ear): State<Arc<Ear>>, request: Request<Body>) -> StatusC
         });
     }
     status
+}
+
+/// The URL as the sender most likely has it.
+fn url_of(head: &http::request::Parts) -> String {
+    let host = head.headers.get(http::header::HOST);
+    let host = host
+        .and_then(|host| host.to_str().ok())
+        .or(head.uri.authority().map(|authority| authority.as_str()))
+        .unwrap_or_default();
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    format!("http://{host}{path}")
 }
 
 impl Heard {
@@ -412,6 +478,8 @@ mod tests {
     fn a_bad_secret_is_said_at_the_start() {
         let args = |secret: &str| Args {
             listen: "127.0.0.1:0".parse().unwrap(),
+            signature: None,
+            url: None,
             secrets: vec![secret.to_owned()],
             answer: Script::parse("204").unwrap(),
             quiet: true,

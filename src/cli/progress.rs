@@ -208,8 +208,11 @@ mod tests {
             ended_at: None,
             total: Some(12),
             seen: 12,
+            matched: 0,
             done: 9,
             skipped: BTreeMap::new(),
+            notes: Vec::new(),
+            reached: None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::exit::Exit;
 use super::send;
 use crate::app::{self, From};
 use crate::config::{self, BrokerKind, Config, Format};
@@ -89,10 +90,17 @@ pub async fn send(args: send::Args) -> anyhow::Result<ExitCode> {
             .next()
             .map(ToString::to_string)
             .unwrap_or_default(),
-        (None, _) => anyhow::bail!("the config has several brokers: say which with --broker"),
+        (None, _) => {
+            let known = known(&config);
+            let message =
+                format!("the config has several brokers: say which with --broker ({known})");
+            return Err(Exit::usage(message).into());
+        }
     };
     let Some(broker) = config.brokers.get(name.as_str()) else {
-        anyhow::bail!("no broker `{name}` in the config");
+        let known = known(&config);
+        let message = format!("no broker `{name}` in the config: there is {known}");
+        return Err(Exit::usage(message).into());
     };
     let target = match broker.kind {
         BrokerKind::Embedded(_) => send::Target::Admin(config.admin.listen),
@@ -101,4 +109,13 @@ pub async fn send(args: send::Args) -> anyhow::Result<ExitCode> {
         }
     };
     send::run(args, target).await
+}
+
+fn known(config: &Config) -> String {
+    let names: Vec<_> = config
+        .brokers
+        .keys()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    names.join(", ")
 }

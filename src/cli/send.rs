@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use url::Url;
 
+use super::exit::Exit;
 use crate::broker::{Broker, Publication};
 use crate::event::{HeaderValue, Headers};
 use crate::subscription::Secret;
@@ -108,7 +109,12 @@ pub async fn run(args: Args, target: Target) -> anyhow::Result<ExitCode> {
     let mut published = 0;
     let mut results = stream::iter(copies).buffer_unordered(AT_ONCE);
     while let Some(result) = results.next().await {
-        result.with_context(|| format!("{published} of {} published", args.count))?;
+        match result {
+            Err(error) if args.count > 1 => {
+                return Err(error.context(format!("{published} of {} published", args.count)));
+            }
+            other => other?,
+        }
         published += 1;
     }
     let took = began.elapsed();
@@ -126,7 +132,7 @@ impl Args {
         let body = match (&self.data, &self.file) {
             (Some(data), _) => Bytes::from(data.clone()),
             (None, Some(file)) => std::fs::read(file)
-                .with_context(|| format!("cannot read {}", file.display()))?
+                .with_context(|| Exit::io(format!("{} cannot be read", file.display())))?
                 .into(),
             (None, None) => {
                 let mut body = Vec::new();
@@ -164,21 +170,27 @@ impl Door {
             Self::Admin(admin) => admin.publish(publication).await,
             Self::Broker(broker) => tokio::time::timeout(DEADLINE, broker.publish(publication))
                 .await
-                .context("no confirmation in time")?
-                .map_err(Into::into),
+                .context(Exit::unavailable(format!(
+                    "broker `{}` has not confirmed it within {DEADLINE:?}",
+                    broker.name()
+                )))?
+                .context(Exit::unavailable(format!(
+                    "broker `{}` has not taken it",
+                    broker.name()
+                ))),
         }
     }
 }
 
 /// `POST /v1/topics/{topic}/events` of a running bridge.
-struct Admin {
+pub struct Admin {
     base: Url,
     token: Option<Secret>,
     client: reqwest::Client,
 }
 
 impl Admin {
-    fn new(address: SocketAddr, token: Option<Secret>) -> anyhow::Result<Self> {
+    pub fn new(address: SocketAddr, token: Option<Secret>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -192,7 +204,7 @@ impl Admin {
         })
     }
 
-    async fn publish(&self, publication: Publication) -> anyhow::Result<()> {
+    pub async fn publish(&self, publication: Publication) -> anyhow::Result<()> {
         let Publication {
             topic,
             exchange,
@@ -204,7 +216,8 @@ impl Admin {
             body,
         } = publication;
         if !exchange.is_empty() {
-            bail!("the embedded broker has no exchanges");
+            let message = "the embedded broker has no exchanges: leave out --exchange";
+            return Err(Exit::usage(message).into());
         }
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -232,29 +245,34 @@ impl Admin {
         }
         let address = self.base.authority();
         let response = request.send().await.map_err(|error| {
-            let connecting = error.is_connect();
-            let error = anyhow::Error::new(error.without_url());
-            match connecting {
-                true => error.context(format!(
-                    "nobody answers on {address}; is `hookbridge run` running?"
-                )),
-                false => error.context(format!("no answer from {address}")),
+            if error.is_connect() {
+                return anyhow::Error::from(Exit::unavailable(format!(
+                    "nobody answers on {address} (`admin.listen`): start `hookbridge run` with this config"
+                )));
             }
+            let why = format!("{address} (`admin.listen`) does not answer");
+            anyhow::Error::new(error.without_url()).context(Exit::unavailable(why))
         })?;
         let status = response.status();
         if status == reqwest::StatusCode::ACCEPTED {
             return Ok(());
         }
-        let problem: Problem = response.json().await.unwrap_or_default();
-        bail!(
-            "refused with {status}: {}",
-            problem.detail.or(problem.title).unwrap_or_default()
-        );
+        let problem = response.json().await.unwrap_or(Problem {
+            title: None,
+            detail: None,
+        });
+        match problem.detail.or(problem.title) {
+            Some(why) => bail!("refused with {status}: {why}"),
+            None => Err(Exit::unavailable(format!(
+                "{address} (`admin.listen`) answers, but not as hookbridge does: {status}"
+            ))
+            .into()),
+        }
     }
 }
 
 /// What we want of an RFC 9457 problem.
-#[derive(Default, serde::Deserialize)]
+#[derive(serde::Deserialize)]
 struct Problem {
     title: Option<String>,
     detail: Option<String>,

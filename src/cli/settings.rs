@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use super::exit::Exit;
-use crate::config::{self, Config, Format};
+use crate::config::{self, Config, Format, Problems};
 
 /// `--config`, for commands that work without one too.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,11 +22,14 @@ impl ConfigFile {
         };
         match config::load(path, &|name| std::env::var(name).ok()) {
             Ok(loaded) => Ok(loaded.config),
-            Err(problems) => {
-                let colour = std::io::stderr().is_terminal();
-                eprint!("{}", problems.render(Format::Human, colour));
-                Err(Exit::config())
-            }
+            Err(problems) => Err(report(problems)),
         }
     }
+}
+
+/// Prints the problems of a config; the command is to exit with 78.
+pub fn report(problems: Problems) -> Exit {
+    let colour = std::io::stderr().is_terminal();
+    eprint!("{}", problems.render(Format::Human, colour));
+    Exit::config()
 }

@@ -104,11 +104,16 @@ fn one(name: Name, field: Field<'_>) -> Read {
         .take("tiers")
         .map_or_else(|| Some(Tiers::default()), tiers);
     let retries_on = map.take("retries_on").and_then(|field| field.name());
+    let declare = map
+        .take("declare")
+        .and_then(|field| field.bool())
+        .unwrap_or(true);
     let broker = match (settings, tiers) {
         (Some(kind), Some(tiers)) => Some(Broker {
             kind,
             tiers,
             retries_on: retries_on.as_ref().map(|name| name.text.clone()),
+            declare,
         }),
         _ => None,
     };

@@ -3,23 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
-use super::{DeliverySettings, address, brokers, keys};
-use crate::subscription::{Breaker, Endpoint, Rate, Scheme, Secret, TlsFiles};
+use super::{DeliverySettings, address, brokers, keys, signatures};
+use crate::deliver::signature::sets_header;
+use crate::subscription::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
 
-/// More secrets at once than any rotation needs.
-const MOST_SECRETS: usize = 5;
 const MOST_HEADERS: usize = 64;
 const LONGEST_HEADER: usize = 8 * 1024;
 
-/// Set by HTTP, by the signature or by us; a custom value would break one of them.
-const RESERVED_HEADERS: [&str; 15] = [
+/// Set by HTTP or by us; a custom value would break one of them.
+const RESERVED_HEADERS: [&str; 12] = [
     "host",
     "content-length",
     "transfer-encoding",
@@ -32,11 +29,13 @@ const RESERVED_HEADERS: [&str; 15] = [
     "trailer",
     "upgrade",
     "expect",
-    "webhook-id",
-    "webhook-timestamp",
-    "webhook-signature",
 ];
 const RESERVED_PREFIX: &str = "hookbridge-";
+
+/// Whether a header is set by HTTP or by us.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_PREFIX)
+}
 
 /// The lane's settings, from an endpoint or from the subscription that it is written in.
 pub struct Lane {
@@ -86,7 +85,8 @@ pub fn read(
     outer: Option<(&Map<'_>, Lane)>,
 ) -> Option<Endpoint> {
     let map = field.map(&keys::ENDPOINT)?;
-    let url = map.need("url").and_then(|field| url(field, delivery));
+    let url_field = map.need("url");
+    let url = url_field.and_then(|field| url(field, delivery));
     let method = match map
         .take("method")
         .and_then(|field| field.one_of(&keys::METHODS))
@@ -96,8 +96,10 @@ pub fn read(
         Some("DELETE") => Method::DELETE,
         _ => Method::POST,
     };
-    let headers = map.take("headers").map(headers).unwrap_or_default();
-    let (signature, secrets) = signature(&map);
+    let written = url_field.filter(|_| url.is_some()).and_then(|f| f.text());
+    let (signature, secrets) = signatures::read(&map, written, url.as_ref());
+    let headers = map.take("headers");
+    let headers = headers.map(|field| self::headers(field, &signature));
     let tls = map.take("tls").and_then(brokers::tls).map(|tls| {
         Arc::new(TlsFiles {
             ca: tls.ca,
@@ -123,7 +125,7 @@ pub fn read(
         name,
         url: Arc::new(url?),
         method,
-        headers,
+        headers: headers.unwrap_or_default(),
         signature,
         secrets,
         tls,
@@ -187,7 +189,7 @@ fn url(field: Field<'_>, delivery: &DeliverySettings) -> Option<Url> {
     good.then_some(url)
 }
 
-fn headers(field: Field<'_>) -> HeaderMap {
+fn headers(field: Field<'_>, signature: &Scheme) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let entries = field.entries();
     if entries.len() > MOST_HEADERS {
@@ -204,7 +206,7 @@ fn headers(field: Field<'_>) -> HeaderMap {
                 continue;
             }
         };
-        if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with(RESERVED_PREFIX) {
+        if is_reserved(&name) || sets_header(signature, &name) {
             entry.note_key(
                 format!("the header `{name}` is not yours to set"),
                 "it belongs to HTTP, to the signature or to hookbridge".to_owned(),
@@ -229,94 +231,6 @@ fn headers(field: Field<'_>) -> HeaderMap {
         }
     }
     headers
-}
-
-fn signature(map: &Map<'_>) -> (Scheme, Vec<Secret>) {
-    let scheme = match map.take("signature") {
-        Some(field) => match field.one_of(&Scheme::NAMES).and_then(Scheme::from_name) {
-            Some(scheme) => scheme,
-            // Which secrets would be right is not known, so they are not looked at.
-            None => return (Scheme::default(), Vec::new()),
-        },
-        None => Scheme::default(),
-    };
-    let fields = match (map.take("secret"), map.take("secrets")) {
-        (Some(one), None) => vec![one],
-        (None, Some(many)) => {
-            let fields = many.full_list();
-            if fields.len() > MOST_SECRETS {
-                many.note_key(format!("more than {MOST_SECRETS} secrets"), None);
-            }
-            fields
-        }
-        (Some(_), Some(many)) => {
-            many.note_key(
-                "`secret` and `secrets` are both given",
-                "keep one of them".to_owned(),
-            );
-            Vec::new()
-        }
-        (None, None) => {
-            if scheme != Scheme::None {
-                map.note(
-                    map.span,
-                    format!("`secret` is missing: signature `{}` needs one", scheme.name()),
-                    "make one with `echo whsec_$(openssl rand -base64 32)`, or say `signature: none`".to_owned(),
-                );
-            }
-            Vec::new()
-        }
-    };
-    (
-        scheme,
-        fields
-            .into_iter()
-            .filter_map(|field| secret(field, scheme))
-            .collect(),
-    )
-}
-
-fn secret(field: Field<'_>, scheme: Scheme) -> Option<Secret> {
-    let text = field.text()?;
-    let wrong = match scheme {
-        Scheme::Standard => key_bytes(text, "whsec_").and_then(|bytes| match bytes {
-            24..=64 => Ok(()),
-            bytes => Err(format!("a secret has 24 to 64 bytes, this one {bytes}")),
-        }),
-        Scheme::StandardEd25519 => key_bytes(text, "whsk_").and_then(|bytes| match bytes {
-            32 | 64 => Ok(()),
-            bytes => Err(format!(
-                "an ed25519 key has 32 or 64 bytes, this one {bytes}"
-            )),
-        }),
-        Scheme::None => Ok(()),
-    };
-    match wrong {
-        Ok(()) => Some(Secret::new(text)),
-        Err(message) => {
-            let help = match scheme {
-                Scheme::StandardEd25519 => "`whsk_` and base64 of the private key",
-                _ => "make one with `echo whsec_$(openssl rand -base64 32)`",
-            };
-            field.note(message, help.to_owned());
-            None
-        }
-    }
-}
-
-/// How many bytes are behind `prefix`, in base64 with or without padding.
-fn key_bytes(text: &str, prefix: &str) -> Result<usize, String> {
-    const LENIENT: GeneralPurpose = GeneralPurpose::new(
-        &base64::alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    let Some(encoded) = text.strip_prefix(prefix) else {
-        return Err(format!("this secret does not begin with `{prefix}`"));
-    };
-    LENIENT
-        .decode(encoded)
-        .map(|bytes| bytes.len())
-        .map_err(|_| format!("what follows `{prefix}` is not base64"))
 }
 
 /// `endpoints:`.

@@ -1,10 +1,12 @@
 //! The keys of the config: one table from which the reader knows what to accept, and from which
 //! the JSON Schema and the tables of docs/configuration.md are made.
 
+mod signature;
 mod table;
 
 use std::fmt;
 
+pub use signature::*;
 pub use table::*;
 
 /// A map with fixed keys.
@@ -50,6 +52,8 @@ pub enum Form {
     Either(&'static Form, &'static Form),
     /// Any YAML map.
     Any,
+    /// A map without keys.
+    Empty,
 }
 
 impl Section {
@@ -111,6 +115,7 @@ impl fmt::Display for Form {
             Self::One(section) => write!(f, "one of {}", section.name),
             Self::Either(a, b) => write!(f, "{a}, or {b}"),
             Self::Any => f.write_str("map"),
+            Self::Empty => f.write_str("`{}`"),
         }
     }
 }

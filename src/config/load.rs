@@ -28,7 +28,7 @@ pub struct Loaded {
 /// relative paths in the file start at its folder.
 pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
-    let text = read(path).map_err(|(message, help)| Problems::of_file(&name, message, help))?;
+    let text = text(path)?;
     let base_dir = path.parent().unwrap_or(Path::new(""));
     let config = whole::parse(&text, &name, base_dir, env)?;
     let mut hash = hex::encode(Sha256::digest(text.as_bytes()));
@@ -38,6 +38,12 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, Problems> {
         path: path.to_owned(),
         hash,
     })
+}
+
+/// The config file's text; that it cannot be read is a problem too.
+pub fn text(path: &Path) -> Result<String, Problems> {
+    let name = path.display().to_string();
+    read(path).map_err(|(message, help)| Problems::of_file(&name, message, help))
 }
 
 /// What `hookbridge validate` prints, and whether the config is good.
@@ -66,7 +72,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 fn read(path: &Path) -> Result<String, (String, &'static str)> {
-    let help = "name a config file with `--config`";
+    let help = "name a config file with `--config`; `hookbridge init` writes one to start from";
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => ("there is no such file".to_owned(), help),
         _ => (format!("the file cannot be read: {error}"), help),

@@ -20,12 +20,15 @@ mod values;
 
 // values to settings, section by section
 mod address;
+mod attempts;
 mod brokers;
 mod endpoints;
 mod general;
+mod signatures;
 mod sources;
 mod subscriptions;
 
+mod effective;
 mod load;
 mod whole;
 
@@ -37,10 +40,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use effective::{Effective, effective};
 pub use keys::keys;
 pub use load::{Loaded, TRY, load, validate};
 pub use node::Span;
 pub use problems::{Format, Problem, Problems};
+pub use signatures::parse as parse_signature;
 pub use substitute::Env;
 pub use whole::parse;
 
@@ -64,6 +69,8 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     pub delivery: DeliverySettings,
     pub limits: Limits,
+    /// `None`: attempts are not kept.
+    pub attempts: Option<Attempts>,
     pub brokers: BTreeMap<Arc<str>, Broker>,
     pub sources: BTreeMap<Arc<str>, Source>,
     /// Every endpoint by its name: the shared ones, and those written inside a subscription under
@@ -144,6 +151,27 @@ impl Default for Limits {
     }
 }
 
+/// The journal of attempts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempts {
+    /// Default 7 d.
+    pub keep: Duration,
+    /// Default 1 GiB.
+    pub max_bytes: u64,
+    /// Requests are kept too.
+    pub bodies: bool,
+    pub publish: Option<Publish>,
+}
+
+/// Where records of attempts are published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    pub broker: Arc<str>,
+    /// Empty: the default one, or none.
+    pub exchange: String,
+    pub topic: String,
+}
+
 /// One broker: what is common, and its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Broker {
@@ -152,6 +180,8 @@ pub struct Broker {
     pub tiers: Tiers,
     /// `retries_on:` another broker, where we may not create things on this one.
     pub retries_on: Option<Arc<str>>,
+    /// `declare: false`: what we need on it is made by others, and only checked; default true.
+    pub declare: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -145,15 +145,15 @@ pub fn map<'a>(
     called: &str,
 ) -> Option<Map<'a>> {
     let Value::Map(entries) = &node.value else {
-        let help = section
-            .keys
-            .iter()
-            .map(|key| format!("`{}`", key.name))
-            .collect::<Vec<_>>();
+        let keys = section.keys.iter().map(|key| format!("`{}`", key.name));
+        let help = match section.keys {
+            [] => "write `{}`".to_owned(),
+            _ => format!("its keys: {}", keys.collect::<Vec<_>>().join(", ")),
+        };
         notes.note(
             node.span,
             format!("`{called}` is a map, not {}", node.kind()),
-            format!("its keys: {}", help.join(", ")),
+            help,
         );
         return None;
     };

@@ -103,5 +103,6 @@ fn form(of: &Form) -> Value {
         }
         Form::Either(a, b) => json!({ "anyOf": [form(a), form(b)] }),
         Form::Any => json!({ "type": "object" }),
+        Form::Empty => json!({ "type": "object", "maxProperties": 0 }),
     }
 }

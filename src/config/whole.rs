@@ -11,13 +11,13 @@ use super::reader::{self, Found, Map, Notes};
 use super::subscriptions::Known;
 use super::substitute::{self, Env};
 use super::{
-    Config, DeliverySettings, Problem, Problems, brokers, endpoints, general, keys, sources,
-    subscriptions,
+    Config, DeliverySettings, Problem, Problems, attempts, brokers, endpoints, general, keys,
+    sources, subscriptions,
 };
 
-const DEFAULT_GROUP: &str = "hookbridge";
+pub const DEFAULT_GROUP: &str = "hookbridge";
 const DEFAULT_DATA_DIR: &str = "data";
-const INSTANCE_VARIABLE: &str = "HOOKBRIDGE_INSTANCE";
+pub const INSTANCE_VARIABLE: &str = "HOOKBRIDGE_INSTANCE";
 
 /// Reads a config from `text`. `file_name` is what problems call it; relative paths in it start
 /// at `base_dir`; `env` looks up environment variables.
@@ -104,6 +104,9 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     let limits = section(&top, "limits", &keys::LIMITS, general::limits);
 
     let brokers = top.need("brokers").map(brokers::all).unwrap_or_default();
+    let attempts = section(&top, "attempts", &keys::ATTEMPTS, |map| {
+        attempts::read(map, &brokers)
+    });
     let external = brokers
         .iter()
         .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
@@ -158,6 +161,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         dead_letters: dead_letters?,
         delivery: delivery?,
         limits: limits?,
+        attempts: attempts?,
         brokers: brokers::finish(brokers),
         sources: sources::finish(sources),
         endpoints: all,

@@ -7,6 +7,7 @@
 mod answer;
 mod client;
 pub mod guard;
+pub mod inspect;
 pub mod lane;
 pub mod signature;
 
@@ -21,7 +22,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::{Attempt, ErrorClass, Failure, Outcome};
-use crate::event::EventId;
+use crate::event::Facts;
 use crate::outgoing::Outgoing;
 use crate::subscription::TlsFiles;
 
@@ -52,18 +53,18 @@ impl Courier {
 
     /// Signs `request` with the time of now, sends it, and reads the start of the answer.
     /// `connect_timeout` is for TCP and TLS together, within the request's deadline.
-    pub async fn attempt(
+    pub async fn attempt<'a>(
         &self,
         request: Outgoing,
         signer: &Signer,
-        id: &EventId,
+        event: impl Into<Facts<'a>>,
         tls: Option<&Arc<TlsFiles>>,
         connect_timeout: Duration,
     ) -> Attempt {
         let started_at = Timestamp::now();
         let began = Instant::now();
         let deadline = began + request.deadline.min(FAR);
-        let outcome = match self.prepare(request, signer, id, started_at.as_second()) {
+        let outcome = match self.prepare(request, signer, event.into(), started_at) {
             Ok(request) => {
                 let sending = self.clients.send(request, tls, connect_timeout, began);
                 match timeout_at(deadline, sending).await {
@@ -88,11 +89,12 @@ impl Courier {
 
     fn prepare(
         &self,
-        request: Outgoing,
+        mut request: Outgoing,
         signer: &Signer,
-        id: &EventId,
-        timestamp: i64,
+        event: Facts<'_>,
+        at: Timestamp,
     ) -> Result<Request<Full<Bytes>>, Outcome> {
+        signer.sign(event, at, &mut request);
         let Outgoing {
             method,
             url,
@@ -108,7 +110,6 @@ impl Courier {
         })?;
         let uri = Uri::try_from(url.as_str())
             .map_err(|error| Outcome::Unsendable(format!("the URL cannot be sent: {error}")))?;
-        signer.sign(id, timestamp, &body, &mut headers);
         headers.entry(USER_AGENT).or_insert_with(|| PRODUCT.clone());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;

@@ -30,6 +30,7 @@ pub struct Job {
     started_at: Timestamp,
     total: AtomicU64,
     seen: AtomicU64,
+    matched: AtomicU64,
     done: AtomicU64,
     rest: Mutex<Rest>,
     cancel: CancellationToken,
@@ -40,6 +41,8 @@ struct Rest {
     why: Option<String>,
     ended_at: Option<Timestamp>,
     skipped: BTreeMap<String, u64>,
+    notes: Vec<String>,
+    reached: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,14 +72,27 @@ pub struct Report {
     pub total: Option<u64>,
     /// Looked at so far.
     pub seen: u64,
+    /// Of those, how many are to be done, where that is counted apart.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub matched: u64,
     /// Done so far.
     pub done: u64,
     /// Left as they were although they matched, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
+    /// What else there is to know, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// All that is older is done with: where to go on after an interruption.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Timestamp>,
 }
 
 const UNKNOWN: u64 = u64::MAX;
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
 
 impl Job {
     fn new(operation: &'static str) -> Self {
@@ -86,12 +102,15 @@ impl Job {
             started_at: Timestamp::now(),
             total: AtomicU64::new(UNKNOWN),
             seen: AtomicU64::new(0),
+            matched: AtomicU64::new(0),
             done: AtomicU64::new(0),
             rest: Mutex::new(Rest {
                 state: State::Running,
                 why: None,
                 ended_at: None,
                 skipped: BTreeMap::new(),
+                notes: Vec::new(),
+                reached: None,
             }),
             cancel: CancellationToken::new(),
         }
@@ -106,6 +125,11 @@ impl Job {
         self.seen.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// One more is to be done.
+    pub fn matched(&self) {
+        self.matched.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// One more was done.
     pub fn did(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
@@ -117,6 +141,19 @@ impl Job {
         let known = rest.skipped.contains_key(why) || rest.skipped.len() < REASONS;
         let why = if known { why } else { "other" };
         *rest.skipped.entry(why.to_owned()).or_default() += 1;
+    }
+
+    /// Something to know about the whole job.
+    pub fn note(&self, note: impl Into<String>) {
+        let mut rest = self.lock();
+        if rest.notes.len() < REASONS {
+            rest.notes.push(note.into());
+        }
+    }
+
+    /// All that is older than this is done with.
+    pub fn reached(&self, at: Timestamp) {
+        self.lock().reached = Some(at);
     }
 
     /// Cancelled when somebody has asked the job to stop; it then ends between two items.
@@ -136,8 +173,11 @@ impl Job {
             ended_at: rest.ended_at,
             total: (total != UNKNOWN).then_some(total),
             seen: self.seen.load(Ordering::Relaxed),
+            matched: self.matched.load(Ordering::Relaxed),
             done: self.done.load(Ordering::Relaxed),
             skipped: rest.skipped.clone(),
+            notes: rest.notes.clone(),
+            reached: rest.reached,
         }
     }
 

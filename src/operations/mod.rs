@@ -4,18 +4,30 @@
 //! replayed. The admin API and the command line call the same functions, so that they cannot
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
+mod audit;
 pub mod dead;
+pub mod doctor;
 pub mod job;
+mod letters;
+pub mod parked;
+pub mod replay;
 pub mod retention;
+pub mod sources;
+pub mod topology;
+pub mod trace;
+pub mod when;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use audit::Audit;
 pub use job::{Job, Jobs, Pace, Report, State};
+pub use trace::{Keeper, Traces};
 
 use crate::broker::Broker;
 use crate::delivery::Delivery;
-use crate::pipeline::SubscriptionStatus;
+use crate::pipeline::{Receiver, SubscriptionStatus};
+use sources::Source;
 
 /// What the operations work on.
 pub struct Operations {
@@ -24,27 +36,46 @@ pub struct Operations {
     /// Those whose deliveries are kept on another broker (`retries_on`), so that nothing of ours
     /// lies on them.
     elsewhere: BTreeSet<Arc<str>>,
-    known: Arc<Known>,
+    pub sources: BTreeMap<Arc<str>, Source>,
+    known: Arc<dyn Known>,
     pub jobs: Jobs,
 }
 
-/// Tells which subscriptions there are now.
-pub type Known = dyn Fn() -> Vec<SubscriptionStatus> + Send + Sync;
+/// Those who know the subscriptions as they are now.
+pub trait Known: Send + Sync + 'static {
+    fn subscriptions(&self) -> Vec<SubscriptionStatus>;
+
+    /// The subscription of this name, to make deliveries for it.
+    fn receiver(&self, name: &str) -> Option<Receiver>;
+}
+
+/// Nobody: for where there are no subscriptions.
+impl Known for () {
+    fn subscriptions(&self) -> Vec<SubscriptionStatus> {
+        Vec::new()
+    }
+
+    fn receiver(&self, _: &str) -> Option<Receiver> {
+        None
+    }
+}
 
 impl Operations {
-    /// Over these brokers, each of which keeps its own deliveries; no subscription is known.
+    /// Over these brokers alone, each of which keeps its own deliveries.
     pub fn new(brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>) -> Arc<Self> {
-        Self::knowing(brokers, BTreeSet::new(), Arc::new(Vec::new))
+        Self::knowing(brokers, BTreeSet::new(), BTreeMap::new(), Arc::new(()))
     }
 
     pub fn knowing(
         brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
         elsewhere: BTreeSet<Arc<str>>,
-        known: Arc<Known>,
+        sources: BTreeMap<Arc<str>, Source>,
+        known: Arc<dyn Known>,
     ) -> Arc<Self> {
         Arc::new(Self {
             brokers,
             elsewhere,
+            sources,
             known,
             jobs: Jobs::default(),
         })
@@ -52,7 +83,12 @@ impl Operations {
 
     /// The subscriptions as they are now, by name.
     pub fn subscriptions(&self) -> Vec<SubscriptionStatus> {
-        (self.known)()
+        self.known.subscriptions()
+    }
+
+    /// The subscription of this name, to make deliveries for it.
+    pub fn receiver(&self, name: &str) -> Option<Receiver> {
+        self.known.receiver(name)
     }
 
     /// The brokers on which deliveries wait and end.

@@ -16,12 +16,13 @@ use crate::broker::{Broker, Health, Letter, NotOpened, Purpose};
 
 /// Before the first sweep, and before a broker that is not ready is looked at again.
 const FIRST: Duration = Duration::from_secs(5);
-/// Between sweeps.
-const EVERY: Duration = Duration::from_secs(300);
+/// Between sweeps: a hundredth of the retention, within these. Looking costs the broker something.
+const OFTENEST: Duration = Duration::from_secs(300);
+const RAREST: Duration = Duration::from_secs(3_600);
 /// Letters lie about in the order of their death: after so many young ones in a row all are young.
 const YOUNG: usize = 100;
 
-/// Sweeps `broker` every few minutes until `stop`. `expired` counts what was removed.
+/// Sweeps `broker` every so often until `stop`. `expired` counts what was removed.
 pub async fn keep(
     broker: Arc<dyn Broker>,
     retention: Duration,
@@ -39,7 +40,9 @@ pub async fn keep(
             continue;
         }
         // Instances that started together do not all come at once.
-        pause = EVERY.mul_f64(1.0 + rand::random::<f64>() / 4.0);
+        pause = (retention / 100)
+            .clamp(OFTENEST, RAREST)
+            .mul_f64(1.0 + rand::random::<f64>() / 4.0);
         let sweeping = sweep(&*broker, retention, Timestamp::now(), &expired);
         let Some(swept) = stop.run_until_cancelled(sweeping).await else {
             return;

@@ -6,26 +6,45 @@ use jiff::Timestamp;
 use tracing::{Level, debug, enabled, warn};
 
 use super::target::Target;
-use super::{Job, Pipeline};
+use super::under_way::UnderWay;
+use super::{Job, Pipeline, excerpt};
 use crate::attempt::{Attempt, Outcome};
 use crate::delivery::Delivery;
+use crate::journal::{Exchange, Then};
+use crate::outgoing::Outgoing;
 use crate::render;
+use crate::subscription::Endpoint;
+use crate::verdict::Fate;
+
+/// An attempt, and what was sent where that is kept.
+pub struct Made {
+    pub attempt: Attempt,
+    exchange: Option<Exchange>,
+}
 
 impl Pipeline {
     /// Renders, signs and sends `job` once, and writes what came of it into its progress.
-    pub(super) async fn attempt(&self, job: &mut Job) -> Attempt {
+    pub(super) async fn attempt(&self, job: &mut Job) -> Made {
         let Job {
             delivery, target, ..
         } = job;
         let spec = &target.subscription.spec;
         let endpoint = &target.subscription.endpoint;
         target.meters.in_flight.inc();
-        let _in_flight = InFlight(target.clone());
-        let attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
+        let _in_flight = InFlight {
+            place: self.under_way.enter(delivery, target),
+            under_way: &self.under_way,
+            target: target.clone(),
+        };
+        let mut exchange = None;
+        let mut attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
             Ok(outgoing) => {
-                let (id, tls) = (&delivery.event.id, endpoint.tls.as_ref());
+                if self.journal.wants_bodies() {
+                    exchange = Some(exchange_of(&outgoing, endpoint));
+                }
+                let (event, tls) = (delivery.event.facts(), endpoint.tls.as_ref());
                 self.courier
-                    .attempt(outgoing, &target.signer, id, tls, spec.connect_timeout)
+                    .attempt(outgoing, &target.signer, event, tls, spec.connect_timeout)
                     .await
             }
             Err(why) => Attempt {
@@ -34,19 +53,52 @@ impl Pipeline {
                 outcome: Outcome::Unsendable(why),
             },
         };
+        excerpt::mask(&mut attempt.outcome, endpoint);
         note(delivery, &attempt);
         count(target, delivery, &attempt);
         log(target, delivery, &attempt);
-        attempt
+        Made { attempt, exchange }
+    }
+
+    /// Hands an attempt to the journal, with what was decided then.
+    pub(super) fn record(&self, job: &Job, made: &Made, fate: &Fate) {
+        let then = match fate {
+            Fate::Delivered => Then::Delivered,
+            Fate::Retry(_) => Then::Retry,
+            Fate::Hold => Then::Hold,
+            Fate::DeadLetter(_) => Then::DeadLetter,
+        };
+        let Made { attempt, exchange } = made;
+        let endpoint = &job.target.endpoint_shown;
+        self.journal
+            .attempted(&job.delivery, endpoint, attempt, then, exchange.as_ref());
     }
 }
 
-/// Keeps the gauge right when an attempt is cancelled or panics.
-struct InFlight(Arc<Target>);
+/// The request as it may be kept: what the config gives for a header is masked, since most of it
+/// are credentials.
+fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint) -> Exchange {
+    let headers = outgoing.headers.iter().map(|(name, value)| {
+        let value = match endpoint.headers.contains_key(name) {
+            true => "***".to_owned(),
+            false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        };
+        (name.to_string(), value)
+    });
+    Exchange::new(outgoing.method.as_str(), headers.collect(), &outgoing.body)
+}
 
-impl Drop for InFlight {
+/// Keeps the gauge and the list right when an attempt is cancelled or panics.
+struct InFlight<'a> {
+    under_way: &'a UnderWay,
+    place: usize,
+    target: Arc<Target>,
+}
+
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.meters.in_flight.dec();
+        self.under_way.leave(self.place);
+        self.target.meters.in_flight.dec();
     }
 }
 

@@ -156,6 +156,7 @@ impl Source<'_> {
 
     async fn unmatched(&mut self, event: Arc<Event>, receipt: Receipt, now: Timestamp) {
         self.plan.meters.unmatched.inc();
+        self.pipeline.journal.unmatched(&event, now);
         if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
             warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
         }

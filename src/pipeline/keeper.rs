@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use tracing::{debug, error, info};
 
 use crate::broker::{Broker, Refused, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
+use crate::journal::Journal;
 
 /// Between two tries to have the same delivery kept.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -27,6 +29,7 @@ pub struct Keeper {
     pause: watch::Sender<bool>,
     paused_gauges: Vec<Gauge>,
     refusals: Counter,
+    journal: Journal,
 }
 
 impl Keeper {
@@ -36,6 +39,7 @@ impl Keeper {
         pause: watch::Sender<bool>,
         paused_gauges: Vec<Gauge>,
         refusals: Counter,
+        journal: Journal,
     ) -> Self {
         Self {
             broker,
@@ -43,6 +47,7 @@ impl Keeper {
             pause,
             paused_gauges,
             refusals,
+            journal,
         }
     }
 
@@ -66,6 +71,7 @@ impl Keeper {
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
+        self.journal.dead(delivery, reason, self.broker.name());
     }
 
     /// Parks `delivery` as a hold, trying until the broker has confirmed.
@@ -106,7 +112,12 @@ impl Keeper {
                 )
                 .await
             {
-                Ok(()) => return true,
+                Ok(()) => {
+                    let until = Timestamp::now().checked_add(rest).unwrap_or(Timestamp::MAX);
+                    self.journal
+                        .parked(delivery, wait.kind, until, self.broker.name());
+                    return true;
+                }
                 Err(Refused::TooLarge { .. }) => {
                     // It will never fit on a tier: what can be kept of it goes to the dead letters.
                     self.dead_letter(delivery, Reason::Unparkable).await;

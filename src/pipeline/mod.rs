@@ -12,13 +12,16 @@
 
 mod attempt;
 mod door;
+mod excerpt;
 mod intake;
 mod keeper;
 mod lanes;
+mod receiver;
 mod resolve;
 mod standing;
 mod target;
 mod ticket;
+mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -31,6 +34,7 @@ use tokio::time::Instant;
 use crate::broker::{Broker, Budget, Intake, Intakes, Received, Window};
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
+use crate::journal::Journal;
 use crate::meters::{Meters, SourceMeters};
 use crate::route::Routes;
 use crate::store::Store;
@@ -40,8 +44,11 @@ use self::keeper::Keeper;
 use self::lanes::Lanes;
 use self::target::{Parked, Target};
 use self::ticket::Ticket;
+use self::under_way::UnderWay;
 
+pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
+pub use self::under_way::Running;
 
 /// A delivery on its way, with the right to settle it.
 pub struct Job {
@@ -86,6 +93,8 @@ pub struct Pipeline {
     courier: Arc<Courier>,
     store: Arc<Store>,
     meters: Arc<Meters>,
+    journal: Journal,
+    under_way: UnderWay,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
 }
@@ -104,6 +113,7 @@ impl Pipeline {
         courier: Arc<Courier>,
         store: Arc<Store>,
         meters: Arc<Meters>,
+        journal: Journal,
         budget_bytes: usize,
     ) -> (Arc<Self>, Vec<Feeding>) {
         let budget = Budget::new(budget_bytes);
@@ -123,7 +133,13 @@ impl Pipeline {
                 .flat_map(|other| &other.sources)
                 .map(|source| source.meters.paused_by_broker.clone())
                 .collect();
-            let keeper = Keeper::new(plan.broker.clone(), pause, gauges, meters.refusals(name));
+            let keeper = Keeper::new(
+                plan.broker.clone(),
+                pause,
+                gauges,
+                meters.refusals(name),
+                journal.clone(),
+            );
             keepers.insert(name.clone(), Arc::new(keeper));
             pauses.insert(name.clone(), paused);
         }
@@ -137,6 +153,8 @@ impl Pipeline {
             courier,
             store,
             meters,
+            journal,
+            under_way: UnderWay::default(),
             parked: Mutex::default(),
         });
         (pipeline, feedings)

@@ -91,8 +91,9 @@ impl Pipeline {
                 continue;
             }
             let began = Instant::now();
-            let attempt = self.attempt(&mut job).await;
-            let verdict = self.decide(&job, &lane, &attempt.outcome);
+            let made = self.attempt(&mut job).await;
+            let verdict = self.decide(&job, &lane, &made.attempt.outcome);
+            self.record(&job, &made, &verdict.fate);
             let ended = match verdict.signal {
                 Signal::Works => Ended::Well,
                 Signal::Unanswered => Ended::Unanswered,

@@ -67,20 +67,21 @@ impl Pipeline {
             .map(|target| {
                 let spec = &target.subscription.spec;
                 let endpoint = &target.subscription.endpoint;
-                let state = if !spec.enabled {
-                    State::Off
-                } else if self.is_disabled(&endpoint.name) {
-                    State::Disabled
-                } else if target.is_paused() {
-                    State::Paused
-                } else {
-                    State::Active
-                };
-                SubscriptionStatus::of(target.subscription.uid.clone(), spec, endpoint, state)
+                let (uid, state) = (target.subscription.uid.clone(), self.state_of(target));
+                SubscriptionStatus::of(uid, spec, endpoint, state)
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// How many deliveries of this subscription were parked here and not seen again. An estimate:
+    /// another instance may have taken them over.
+    pub fn parked_here(&self, subscription: &str) -> u64 {
+        let routes = self.routes.load();
+        routes
+            .by_name(subscription)
+            .map_or(0, |target| target.parked_count())
     }
 
     /// Pauses or resumes a subscription, durably. `false` when there is none of this name.
@@ -159,7 +160,7 @@ impl Pipeline {
         })
     }
 
-    fn is_disabled(&self, endpoint: &str) -> bool {
+    pub(super) fn is_disabled(&self, endpoint: &str) -> bool {
         match self.lanes.get(endpoint) {
             Some(lane) => lane.is_disabled(),
             None => self.endpoint_standing(endpoint).disabled.is_some(),

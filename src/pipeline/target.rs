@@ -12,6 +12,8 @@ use crate::subscription::Subscription;
 pub struct Target {
     pub subscription: Subscription,
     pub signer: Signer,
+    /// Scheme, host and port of the endpoint.
+    pub endpoint_shown: String,
     pub meters: SubscriptionMeters,
     /// Matched and held.
     pub paused: AtomicBool,
@@ -25,6 +27,13 @@ pub struct Target {
 pub struct Parked {
     count: AtomicU64,
     bytes: AtomicU64,
+}
+
+impl Parked {
+    /// Whether it is more than this.
+    pub fn exceeds(&self, count: u64, bytes: u64) -> bool {
+        self.count.load(Ordering::Relaxed) > count || self.bytes.load(Ordering::Relaxed) > bytes
+    }
 }
 
 impl AsRef<Subscription> for Target {
@@ -41,9 +50,10 @@ impl Target {
         meters: &Meters,
     ) -> Result<Self, SecretError> {
         let endpoint = &subscription.endpoint;
-        let signer = Signer::new(endpoint.signature, &endpoint.secrets)?;
+        let signer = Signer::new(&endpoint.signature, &endpoint.secrets)?;
         let meters = meters.of_subscription(&subscription.spec.name);
         Ok(Self {
+            endpoint_shown: subscription.endpoint.shown(),
             subscription,
             signer,
             meters,
@@ -72,6 +82,11 @@ impl Target {
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::downgrade(lane);
     }
 
+    /// What waits for it.
+    pub fn parked(&self) -> Arc<Parked> {
+        self.parked.clone()
+    }
+
     /// Counts a parked delivery; `false` when `max_parked` is reached, and then nothing is counted.
     pub fn park(&self, size_bytes: usize) -> bool {
         let limit = self.subscription.spec.max_parked;
@@ -85,6 +100,11 @@ impl Target {
         }
         self.unpark(size_bytes);
         false
+    }
+
+    /// How many are parked, as far as this instance knows.
+    pub fn parked_count(&self) -> u64 {
+        self.parked.count.load(Ordering::Relaxed)
     }
 
     /// A parked delivery has come back, or was not parked after all.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use url::Url;
 
-use super::Secret;
+use super::{Scheme, Secret};
 
 /// A receiver. Subscriptions that name the same endpoint share its lane, secrets and breaker.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,38 +42,6 @@ impl Endpoint {
 /// Scheme, host and port of `url`.
 pub fn shown(url: &Url) -> String {
     url.origin().ascii_serialization()
-}
-
-/// Which signature the requests carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Scheme {
-    /// Standard Webhooks, HMAC-SHA256, secret `whsec_…`.
-    #[default]
-    Standard,
-    /// Standard Webhooks, ed25519, key `whsk_…`.
-    StandardEd25519,
-    None,
-}
-
-impl Scheme {
-    pub const NAMES: [&'static str; 3] = ["standard", "standard-ed25519", "none"];
-
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "standard" => Some(Self::Standard),
-            "standard-ed25519" => Some(Self::StandardEd25519),
-            "none" => Some(Self::None),
-            _ => None,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Standard => "standard",
-            Self::StandardEd25519 => "standard-ed25519",
-            Self::None => "none",
-        }
-    }
 }
 
 /// Own authorities, and a client certificate with its key, as PEM files: of an endpoint or a broker.

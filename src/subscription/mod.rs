@@ -8,7 +8,9 @@ mod endpoint;
 mod filter;
 mod pattern;
 mod retry;
+mod scheme;
 mod secret;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +19,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use endpoint::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
+pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson};
 pub use pattern::{Pattern, PatternError, Segment, segments};
 pub use retry::RetryPolicy;
+pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl, TimeUnit};
 pub use secret::Secret;
+pub use words::{Part, Word, WordError, Worded};
 
 /// A subscription's identity: `config:<name>` for those of the config file, random and never reused
 /// for those made over the API.

@@ -49,6 +49,7 @@ fn listed(state: &'static str) -> Listed {
         topics: vec!["orders.*".into()],
         endpoint: "crm".into(),
         url: "https://crm.example.com".into(),
+        parked: 0,
     }
 }
 
@@ -101,6 +102,7 @@ impl Admin {
             embedded: BTreeMap::from([(name.clone(), broker.clone())]),
             default_broker: Some(name),
             operations: hookbridge::operations::Operations::new(Default::default()),
+            traces: Arc::default(),
             subscriptions: changes.clone(),
             tokens: tokens.into(),
             max_event_bytes: 16_000,

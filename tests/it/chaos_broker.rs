@@ -11,6 +11,9 @@ use crate::support::eventually;
 
 const COUNT: usize = 3_000;
 const WITHIN: Duration = Duration::from_secs(90);
+/// RabbitMQ writes the names of new quorum queues to disk up to three seconds late (a dets table).
+/// One that is killed before that starts the queue again from nothing, and without a leader.
+const NAMES_ON_DISK: Duration = Duration::from_secs(4);
 
 /// Whether the bridge becomes ready within this time.
 async fn is_ready(bridge: &Bridge, within: Duration) -> bool {
@@ -32,6 +35,9 @@ async fn its_broker_killed(broker: Own, mut bus: Bus, name: &str) {
         .await
         .ready()
         .await;
+    if name.starts_with("rabbitmq") {
+        tokio::time::sleep(NAMES_ON_DISK).await;
+    }
     let published = bodies(COUNT);
     let (first, second) = published.split_at(COUNT / 2);
     bus.publish(&bridge, first).await;
@@ -68,7 +74,7 @@ async fn its_broker_killed(broker: Own, mut bus: Bus, name: &str) {
         letters.len()
     );
     // What had been fetched is delivered while nothing can be committed, and comes once more.
-    assert!(repeats <= COUNT, "{repeats} successful deliveries repeated");
+    assert!(repeats <= 1_000, "{repeats} successful deliveries repeated");
     bridge.wait_ready(WITHIN).await;
 }
 
@@ -80,8 +86,7 @@ async fn nothing_is_missing_after_rabbitmq_with_a_classic_queue_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "RabbitMQ 3.10 often leaves the killed quorum queue without a leader for good; run it by hand"]
-async fn nothing_is_missing_after_rabbitmq_was_killed() {
+async fn nothing_is_missing_after_rabbitmq_with_a_quorum_queue_was_killed() {
     let broker = tokio::task::block_in_place(Own::rabbitmq);
     let bus = Bus::rabbitmq(broker.address()).await;
     its_broker_killed(broker, bus, "rabbitmq").await;

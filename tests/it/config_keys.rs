@@ -176,20 +176,31 @@ group: hookbridge
 admin: {}
 delivery: {}
 limits: {}
+attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q } }
-endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} } }
+endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 12] = [
+    const PLACES: [(&str, &str); 19] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
         ("limits", "/limits"),
+        ("attempts", "/attempts"),
         ("broker", "/brokers/here"),
         ("embedded", "/brokers/here/embedded"),
         ("source", "/sources/s"),
         ("endpoint", "/endpoints/e"),
+        ("github_signature", "/endpoints/github/signature/github"),
+        ("shopify_signature", "/endpoints/shopify/signature/shopify"),
+        (
+            "woocommerce_signature",
+            "/endpoints/woocommerce/signature/woocommerce",
+        ),
+        ("jira_signature", "/endpoints/jira/signature/jira"),
+        ("gitlab_signature", "/endpoints/gitlab/signature/gitlab"),
+        ("hmac_signature", "/endpoints/hmac/signature/hmac"),
         ("breaker", "/endpoints/e/breaker"),
         ("subscription", "/subscriptions/x"),
         ("max_parked", "/subscriptions/x/max_parked"),

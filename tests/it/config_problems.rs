@@ -92,7 +92,7 @@ error: user info in the URL is refused, since URLs are logged everywhere
    |
    = help: send it as `headers: { authorization: "Basic ..." }`
 
-error: this secret does not begin with `whsec_`
+error: the secret does not begin with `whsec_`
   --> hookbridge.yaml:14:15
    |
 14 |       secret: ***
@@ -130,7 +130,7 @@ error: `5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d
 {"file":"hookbridge.yaml","line":11,"col":5,"message":"unknown key `topcis` in `crm`","help":"did you mean `topics`?"}
 {"file":"hookbridge.yaml","line":13,"col":12,"message":"plain `http:` is refused, since anybody on the way can read and change it","help":"use `https:`, or set `delivery: { allow_http: true }`"}
 {"file":"hookbridge.yaml","line":13,"col":12,"message":"user info in the URL is refused, since URLs are logged everywhere","help":"send it as `headers: { authorization: \"Basic ...\" }`"}
-{"file":"hookbridge.yaml","line":14,"col":15,"message":"this secret does not begin with `whsec_`","help":"make one with `echo whsec_$(openssl rand -base64 32)`"}
+{"file":"hookbridge.yaml","line":14,"col":15,"message":"the secret does not begin with `whsec_`","help":"make one with `echo whsec_$(openssl rand -base64 32)`"}
 {"file":"hookbridge.yaml","line":15,"col":18,"message":"the header `host` is not yours to set","help":"it belongs to HTTP, to the signature or to hookbridge"}
 {"file":"hookbridge.yaml","line":15,"col":60,"message":"the environment variable `TOKEN` is not set","help":"set it, or give a default: `${env:TOKEN:-default}`"}
 {"file":"hookbridge.yaml","line":16,"col":29,"message":"`5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d`","help":null}
@@ -140,7 +140,7 @@ error: `5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d
 ::error file=hookbridge.yaml,line=11,col=5::unknown key `topcis` in `crm`%0Ahelp: did you mean `topics`?
 ::error file=hookbridge.yaml,line=13,col=12::plain `http:` is refused, since anybody on the way can read and change it%0Ahelp: use `https:`, or set `delivery: { allow_http: true }`
 ::error file=hookbridge.yaml,line=13,col=12::user info in the URL is refused, since URLs are logged everywhere%0Ahelp: send it as `headers: { authorization: "Basic ..." }`
-::error file=hookbridge.yaml,line=14,col=15::this secret does not begin with `whsec_`%0Ahelp: make one with `echo whsec_$(openssl rand -base64 32)`
+::error file=hookbridge.yaml,line=14,col=15::the secret does not begin with `whsec_`%0Ahelp: make one with `echo whsec_$(openssl rand -base64 32)`
 ::error file=hookbridge.yaml,line=15,col=18::the header `host` is not yours to set%0Ahelp: it belongs to HTTP, to the signature or to hookbridge
 ::error file=hookbridge.yaml,line=15,col=60::the environment variable `TOKEN` is not set%0Ahelp: set it, or give a default: `${env:TOKEN:-default}`
 ::error file=hookbridge.yaml,line=16,col=29::`5 minutes` is not a duration such as `250ms`, `5s`, `1m30s`, `2h` or `4d`
@@ -162,7 +162,7 @@ fn the_shape_of_things() {
 7:35 `maybe` is not `true` or `false`
 7:52 `endpoint` is text, not true or false (put it in quotes if the word is meant)
 "#);
-    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `admin`, `dead_letters`, `delivery`, `limits`, `brokers`, `sources`, `endpoints`, `subscriptions`)");
+    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `brokers`, `sources`, `endpoints`, `subscriptions`)");
     insta::assert_snapshot!(said(""), @"1:1 `brokers` is missing");
 }
 
@@ -273,7 +273,7 @@ fn sources() {
 fn endpoints() {
     insta::assert_snapshot!(said(&with("endpoints:\n  a: { url: example.com/x, secret: whsec_c2hvcnQ= }\n  b: { url: \"https://u@h/#f\", signature: standart }\n  c: { url: \"http://127.0.0.1/\", secret: whsec_*, secrets: [] }\n  d: { url: ftp://h, signature: none, method: GET, rate: 5, concurrency: 0 }\n  e: { url: \"https://10.0.0.1/\", signature: standard-ed25519, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, headers: { webhook-id: 1, Hookbridge-X: 2, \"a b\": 3, ok: \"a\\nb\", te: x } }\n  f: { url: https:// }\n")), @r#"
 7:13 this is not an absolute URL: relative URL without a base (write it in full, such as `https://example.com/hooks`)
-7:36 a secret has 24 to 64 bytes, this one 5 (make one with `echo whsec_$(openssl rand -base64 32)`)
+7:36 the key is 5 bytes long, not 24 to 64 (make one with `echo whsec_$(openssl rand -base64 32)`)
 8:13 a fragment (`#...`) is never sent (leave it out)
 8:13 user info in the URL is refused, since URLs are logged everywhere (send it as `headers: { authorization: "Basic ..." }`)
 8:42 `standart` is not a value of `signature` (did you mean `standard`?)
@@ -285,7 +285,7 @@ fn endpoints() {
 10:58 `5` is not a rate such as `50/s` or `100/m`
 10:74 `0` is not a whole number from 1 to 10000
 11:13 address 10.0.0.1 is denied: private (`delivery.allow_networks`) (open its network on purpose with `delivery: { allow_networks: [...] }`)
-11:71 this secret does not begin with `whsk_` (`whsk_` and base64 of the private key)
+11:71 the secret does not begin with `whsk_` (`whsk_` and base64 of the private key)
 11:122 the header `webhook-id` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 11:137 the header `hookbridge-x` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 11:154 `a b` cannot be the name of a header
@@ -293,6 +293,51 @@ fn endpoints() {
 11:176 the header `te` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
 12:3 `secret` is missing: signature `standard` needs one (make one with `echo whsec_$(openssl rand -base64 32)`, or say `signature: none`)
 12:13 this is not an absolute URL: empty host (write it in full, such as `https://example.com/hooks`)
+"#);
+}
+
+#[test]
+fn signatures() {
+    let config = "endpoints:
+  a: { url: https://h, signature: stripe }
+  b: { url: https://h, signature: stripe, secret: short }
+  c: { url: https://h, signature: { shopify: { topc: x } }, secret: 0123456789abcdef }
+  d: { url: https://h, signature: { github: { event: \"{kind}\", delivery: \"{uuid\" } }, secret: 0123456789abcdef }
+  e: { url: https://h, signature: { slack: {}, stripe: {} }, secret: 0123456789abcdef }
+  f: { url: https://h, signature: { slack: [] }, secret: 0123456789abcdef }
+  g: { url: https://h, signature: hmac, secret: 0123456789abcdef }
+  h: { url: https://h, signature: { hmac: { prefix: \" x\", hash: md5, signed: \"{id}\" } }, secret: 0123456789abcdef }
+  i: { url: https://h, signature: { hmac: { header: host, timestamp_header: \"a b\" } }, secret: 0123456789abcdef }
+  j: { url: https://h, signature: { hmac: { header: x-s, key: hex } }, secret: 0123456789abcdeg }
+  k: { url: https://h, signature: { twilio: { url: h } }, secret: \"0123456789abcdef \" }
+  l: { url: https://h, signature: stripe, secret: 0123456789abcdef, headers: { Stripe-Signature: x, x-hub-signature: x } }
+  m: { url: https://h, signature: gitlab, secret: 0123456789abc def }
+  n: { url: https://h, signature: { zaper: {} } }
+  o: { url: https://h, signature: { hmac: { header: webhook-id, timestamp: milliseconds } }, secret: 0123456789abcdef }
+";
+    insta::assert_snapshot!(said(&with(config)), @r#"
+7:3 `secret` is missing: signature `stripe` needs one (make one with `openssl rand -hex 32`, or say `signature: none`)
+8:51 the key is 5 bytes long, not 16 to 256 (make one with `openssl rand -hex 32`)
+9:48 unknown key `topc` in `shopify` (did you mean `topic`?)
+10:54 `{kind}` is no word here (known here: `id`, `uuid`, `topic`, `topic.first`, `topic.last`, `type`, `source`)
+10:74 a brace is not closed; a brace that is meant is written twice
+11:24 `signature` has exactly one key, the name of a signature (such as `{ github: { event: "{topic}" } }`)
+12:44 `slack` is a map, not a list (write `{}`)
+13:35 signature `hmac` does not know its header (write `{ hmac: { header: x-signature } }`)
+14:37 `header` is missing
+14:53 a prefix has 100 characters at most, all of them visible ASCII, and no space before it
+14:65 `md5` is not a value of `hash` (known here: `sha1`, `sha256`, `sha512`)
+14:78 a signature that does not cover `{body}` proves nothing about it (such as `{timestamp}.{body}`)
+15:53 the header `host` is not free (it belongs to HTTP, to the body or to hookbridge)
+15:77 `a b` cannot be the name of a header
+16:80 the secret is not hex (make one with `openssl rand -hex 32`)
+17:52 this is not an absolute `https:` URL (write it as the receiver has it)
+17:67 the secret has a control character in it, or white space around it (make one with `openssl rand -hex 32`)
+18:80 the header `stripe-signature` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)
+19:51 the token can be sent in a header only when it is visible ASCII (make one with `openssl rand -hex 32`)
+20:37 unknown key `zaper` in `signature` (did you mean `zapier`?)
+21:37 `webhook-timestamp` counts seconds (give milliseconds a `timestamp_header` of their own)
+21:37 signature, id and timestamp need a header each
 "#);
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hookbridge::attempt::{Attempt, ErrorClass, Outcome, Wish};
-use hookbridge::deliver::signature::{TOLERANCE, verify};
+use hookbridge::deliver::signature::{Received, TOLERANCE, verify};
 use hookbridge::deliver::{AddressPolicy, Courier, Signer};
 use hookbridge::event::EventId;
 use hookbridge::outgoing::Outgoing;
@@ -39,7 +39,7 @@ pub fn post(url: &str) -> Outgoing {
 }
 
 pub async fn attempt(courier: &Courier, request: Outgoing) -> Attempt {
-    let signer = Signer::new(Scheme::Standard, &[Secret::new(SECRET)]).unwrap();
+    let signer = Signer::new(&Scheme::Standard, &[Secret::new(SECRET)]).unwrap();
     let id = EventId::kept("msg_1").unwrap();
     courier
         .attempt(request, &signer, &id, None, 2 * SECOND)
@@ -156,15 +156,13 @@ async fn what_arrives_is_signed_and_plain() {
     );
     let now = attempt.started_at.as_second();
     let secrets = [Secret::new(SECRET)];
-    verify(
-        Scheme::Standard,
-        &secrets,
-        &headers,
-        body.as_bytes(),
-        now,
-        TOLERANCE,
-    )
-    .unwrap();
+    let received = Received {
+        method: &Method::POST,
+        url: "",
+        headers: &headers,
+        body: body.as_bytes(),
+    };
+    verify(&Scheme::Standard, &secrets, &received, now, TOLERANCE).unwrap();
 }
 
 #[tokio::test]

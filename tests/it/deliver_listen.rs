@@ -16,6 +16,7 @@ use super::deliver_http::{courier, post};
 
 const ED25519: &str =
     "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+const OTHER_ED25519: &str = "whsk_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 const OTHER: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
 struct Listening {
@@ -25,10 +26,16 @@ struct Listening {
 }
 
 async fn listen(secrets: &[&str], answer: &str) -> Listening {
+    listen_for(None, secrets, answer).await
+}
+
+async fn listen_for(signature: Option<Scheme>, secrets: &[&str], answer: &str) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let args = Args {
         listen: address,
+        signature,
+        url: None,
         secrets: secrets.iter().map(|s| (*s).to_owned()).collect(),
         answer: Script::parse(answer).unwrap(),
         quiet: true,
@@ -47,7 +54,7 @@ async fn listen(secrets: &[&str], answer: &str) -> Listening {
 
 impl Listening {
     async fn attempt(&self, scheme: Scheme, secret: &str) -> Attempt {
-        let signer = Signer::new(scheme, &[Secret::new(secret)]).unwrap();
+        let signer = Signer::new(&scheme, &[Secret::new(secret)]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("http://{}/any/path", self.address));
         courier()
@@ -97,4 +104,26 @@ async fn a_script_of_answers() {
         answers.push(attempt.outcome.label());
     }
     assert_eq!(answers, ["500", "500", "200", "500"]);
+}
+
+#[tokio::test]
+async fn every_scheme_is_verified_when_it_is_asked_for() {
+    for name in Scheme::NAMES {
+        let Some(scheme) = Scheme::from_name(name).filter(Scheme::is_signed) else {
+            continue;
+        };
+        let (right, wrong) = match name {
+            "standard" | "svix" => (DEMO_SECRET, OTHER),
+            "standard-ed25519" => (ED25519, OTHER_ED25519),
+            _ => ("0123456789abcdef", "0123456789abcdeg"),
+        };
+        let listening = listen_for(Some(scheme.clone()), &[right], "204").await;
+        let good = listening.attempt(scheme.clone(), right).await;
+        // Mailchimp sends nothing but forms, and this is none.
+        let expected = if name == "mailchimp" { "401" } else { "204" };
+        assert_eq!(good.outcome.label(), expected, "{name}");
+        let bad = listening.attempt(scheme, wrong).await;
+        assert_eq!(bad.outcome.label(), "401", "{name}");
+        listening.end().await;
+    }
 }

@@ -152,7 +152,7 @@ async fn serve(params: CertificateParams, alpn: &[&str], demands_certificate: bo
 
 impl Server {
     async fn attempt(&self, courier: &Courier, tls: Option<Arc<TlsFiles>>) -> Attempt {
-        let signer = Signer::new(Scheme::None, &[]).unwrap();
+        let signer = Signer::new(&Scheme::None, &[]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("https://localhost:{}/", self.port));
         courier
@@ -264,7 +264,7 @@ async fn a_server_that_does_not_speak_tls_or_says_nothing_is_a_tls_failure() {
                 kept.push(stream);
             }
         });
-        let signer = Signer::new(Scheme::None, &[]).unwrap();
+        let signer = Signer::new(&Scheme::None, &[]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("https://127.0.0.1:{port}/"));
         let connect_timeout = Duration::from_millis(300);

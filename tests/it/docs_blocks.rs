@@ -14,7 +14,7 @@ fn root() -> PathBuf {
 }
 
 /// Every page with its name; those below `docs/decisions` are about the past.
-fn pages() -> Vec<(String, String)> {
+pub fn pages() -> Vec<(String, String)> {
     let mut names = vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned()];
     for entry in std::fs::read_dir(root().join("docs")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -35,7 +35,7 @@ fn page(name: &str) -> String {
 }
 
 /// The fenced blocks of this language in `text`.
-fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+pub fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     text.split(&format!("```{language}\n"))
         .skip(1)
         .filter_map(|rest| rest.split("\n```").next())
@@ -80,7 +80,7 @@ fn the_readme_s_config_has_about_twenty_lines() {
 }
 
 /// The words of a command line, as a shell would have them.
-fn words(line: &str) -> Vec<String> {
+pub fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quoted = false;
@@ -109,6 +109,8 @@ fn commands() -> Vec<(String, Vec<String>)> {
                 .strip_prefix("hookbridge ")
                 .or_else(|| line.strip_prefix("cargo run --release -- "));
             if let Some(arguments) = ours {
+                // What a shell does with the output is its own business.
+                let arguments = arguments.split(" > ").next().unwrap_or_default();
                 found.push((format!("{name}: {line}"), words(arguments)));
             }
         }
@@ -134,24 +136,25 @@ fn every_command_shown_is_understood() {
     std::fs::write(folder.path().join("hookbridge.yaml"), config).unwrap();
     std::fs::write(folder.path().join("order.json"), "{}").unwrap();
     let commands = commands();
-    let mut subcommands = BTreeSet::new();
     for (place, arguments) in &commands {
-        subcommands.insert(arguments[0].clone());
         // Arguments are looked at before the request for help is granted.
         let helped = [arguments.clone(), vec!["--help".to_owned()]].concat();
         let output = hookbridge(folder.path(), &helped);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{place}\n{said}");
         if arguments[0] == "send" {
-            // With all that it needs, it fails only because nobody is there.
+            // With all that it needs, it fails only because nobody is there. Exchanges are for
+            // another kind of broker.
+            let code = match arguments.contains(&"--exchange".to_owned()) {
+                true => 64,
+                false => 69,
+            };
             let output = hookbridge(folder.path(), arguments);
             let said = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(1), "{place}\n{said}");
+            assert_eq!(output.status.code(), Some(code), "{place}\n{said}");
         }
     }
     assert!(commands.len() >= 10, "{} commands", commands.len());
-    let all = ["dead", "listen", "run", "send", "validate"].map(str::to_owned);
-    assert_eq!(subcommands, BTreeSet::from(all));
 }
 
 #[test]
@@ -230,12 +233,13 @@ fn every_path_of_the_api_is_in_operations() {
     for (at, _) in code.match_indices(".route(") {
         let rest = &code[at..];
         let path = rest.split('"').nth(1).unwrap();
-        let handler = rest.split('"').nth(2).unwrap();
-        let handler = handler.trim_start_matches([',', ' ', '\n']);
-        let method = ["GET", "DELETE", "POST"]
-            .into_iter()
-            .find(|method| handler.starts_with(&method.to_lowercase()))
-            .unwrap();
+        let verb = rest.split('"').nth(2).unwrap();
+        let verb = verb.trim_start_matches([',', ' ', '\n']);
+        let method = match verb.split('(').next() {
+            Some("get") => "GET",
+            Some("delete") => "DELETE",
+            _ => "POST",
+        };
         served.insert(format!("{method} {path}"));
     }
     // Not a place but a better answer to a mistake.
@@ -250,8 +254,8 @@ fn every_path_of_the_api_is_in_operations() {
     let documented: BTreeSet<_> = documented
         .into_iter()
         .filter(|cell| {
-            let methods = ["GET ", "POST ", "DELETE "];
-            methods.iter().any(|method| cell.starts_with(method))
+            let method = cell.split(' ').next().unwrap();
+            ["GET", "POST", "DELETE"].contains(&method)
         })
         .collect();
     assert_eq!(documented, served);
@@ -280,6 +284,7 @@ fn every_problem_that_publishing_may_have_is_documented() {
         let is_problem = between.trim_end().ends_with(',') && between.matches('\n').count() <= 1;
         let elsewhere = [
             "ambiguous",
+            "attempts-not-kept",
             "bad-filter",
             "busy",
             "conflict",

@@ -189,7 +189,7 @@ async fn what_was_confirmed_survives_kill_9() {
     let mut found: HashSet<String> = said.remove("delivered").unwrap().into_iter().collect();
 
     let mut running = start(&file);
-    running.broker.release(WaitKind::Retry).await.unwrap();
+    crate::support::all_now(&*running.broker, WaitKind::Retry).await;
     for letter in crate::support::letters::listed(&*running.broker).await {
         found.insert(letter.delivery.event.id.to_string());
     }

@@ -102,6 +102,7 @@ pub fn settings(group: &str, sources: Vec<SourceSettings>) -> Settings {
         properties: BTreeMap::new(),
         tiers: Tiers::new([1, 3]).unwrap(),
         sources,
+        declare: true,
     }
 }
 

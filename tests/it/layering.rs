@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Modules in order, lowest first. A module may import those of lower rank, and its own.
 const ORDER: [&[&str]; 8] = [
     NOUNS,
-    &["meters"],
+    &["meters", "tls"],
     STAGES,
     &["pipeline"],
     &["operations"],
@@ -22,11 +22,14 @@ const NOUNS: &[&str] = &[
     "attempt",
     "delivery",
     "event",
+    "finding",
     "outgoing",
     "selection",
     "subscription",
 ];
-const STAGES: &[&str] = &["broker", "deliver", "render", "route", "store", "verdict"];
+const STAGES: &[&str] = &[
+    "broker", "deliver", "journal", "render", "route", "store", "verdict",
+];
 
 /// Libraries that only some files may name, so that they can be exchanged there.
 const CONFINED: [(&str, &[&str]); 7] = [
@@ -36,7 +39,7 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("sled", &["store"]),
     ("lapin", &["broker/rabbitmq"]),
     ("rdkafka", &["broker/kafka"]),
-    ("redb", &["broker/embedded"]),
+    ("redb", &["broker/embedded", "journal"]),
 ];
 
 #[test]

@@ -70,6 +70,7 @@ pub fn settings(group: &str, sources: Vec<SourceSettings>) -> Settings {
         tiers: Tiers::new([1, 30]).expect("tiers"),
         sources,
         keeps_deliveries: true,
+        declare: true,
     }
 }
 

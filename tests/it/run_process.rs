@@ -225,7 +225,11 @@ async fn without_a_config_it_does_the_main_job() {
         answer.status().is_success().then_some(())
     })
     .await;
-    assert!(read("run").contains("send"), "{}", read("run"));
+    // Log lines are written by a thread of their own.
+    eventually("it says how to send", SOON, async || {
+        read("run").contains("hookbridge send").then_some(())
+    })
+    .await;
     let sent = tokio::task::block_in_place(|| {
         hookbridge(
             &[

@@ -10,6 +10,7 @@ use redb::{BackendError, Builder, DatabaseError, StorageBackend};
 use tokio::sync::watch;
 
 use super::*;
+use crate::broker::parked::{Deed, Unwatched, Whose};
 use crate::broker::{Budget, Intake, Receipt, Received, Settlement, Window};
 use crate::meters::Meters;
 
@@ -240,7 +241,9 @@ async fn a_broken_disk_fails_everything_at_once_and_keeps_the_answers() {
     }
     let started = std::time::Instant::now();
     assert!(fixture.broker.publish(Fixture::event("x")).await.is_err());
-    assert!(fixture.broker.release(WaitKind::Hold).await.is_err());
+    let order = Order::new(Deed::Now, Whose::All, Some(WaitKind::Hold));
+    let ordered = fixture.broker.order(&order, &Unwatched::default()).await;
+    assert!(ordered.is_err());
     assert!(started.elapsed() < Duration::from_secs(2));
 
     fixture.healed().await;

@@ -136,7 +136,7 @@ impl Letters for Pass {
     }
 }
 
-async fn reading<T: Send + 'static>(
+pub async fn reading<T: Send + 'static>(
     shared: Arc<Shared>,
     read: impl FnOnce(&Shared, &redb::Database) -> Result<T, redb::Error> + Send + 'static,
 ) -> Result<T, Declined> {

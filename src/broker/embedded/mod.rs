@@ -11,8 +11,10 @@ mod clock;
 #[cfg(test)]
 mod faults;
 mod file;
+mod history;
 mod lane;
 mod letters;
+mod parked;
 mod record;
 mod shared;
 mod tables;
@@ -34,8 +36,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
+use super::parked::{Done, Follow, Order, Waiting};
 use super::{
-    Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Taken, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Taken, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};
@@ -63,7 +67,7 @@ pub struct Settings {
     /// Publishing is refused beyond this many bytes of records. The file is larger, up to about
     /// twice that. Parked deliveries and dead letters count, but are never refused.
     pub max_bytes: u64,
-    /// How long events stay after they are settled.
+    /// How long events stay, counted from when they were published, after they are settled.
     pub retention: Duration,
     pub sources: Vec<SourceSettings>,
 }
@@ -451,11 +455,14 @@ impl Broker for Embedded {
         Ok(Box::new(pass))
     }
 
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        let released = self.shared.ask(Work::Release(kind)).await;
-        released
-            .map(Some)
-            .map_err(|declined| self.shared.refused(declined))
+    async fn parked(&self) -> Result<Vec<Waiting>, Refused> {
+        let listed = parked::list(self.shared.clone()).await;
+        listed.map_err(|declined| self.shared.refused(declined))
+    }
+
+    async fn order(&self, order: &Order, follow: &dyn Follow) -> Result<Done, Refused> {
+        let done = parked::carry_out(self, order, follow).await;
+        done.map_err(|declined| self.shared.refused(declined))
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {
@@ -463,6 +470,14 @@ impl Broker for Embedded {
         published
             .map(drop)
             .map_err(|declined| self.shared.refused(declined))
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {

@@ -69,6 +69,10 @@ impl Shared {
         }
     }
 
+    pub fn retention_ms(&self) -> u64 {
+        u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub fn health(&self) -> Health {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         health.clone()

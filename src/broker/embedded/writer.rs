@@ -25,8 +25,9 @@ pub const GROUP: usize = 1_024;
 /// Answers per transaction.
 const ANSWERS: usize = 8_192;
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
-const SWEEP_AT_ONCE: usize = 10_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+/// Events removed in one transaction, so that nobody waits long for it.
+const SWEEP_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
 /// A wall clock that moved by less is not worth a transaction.
 const DRIFT_NOTED_MS: u64 = 500;
 
@@ -47,9 +48,20 @@ pub enum Work {
     },
     /// A letter is done with.
     Forget(LetterKey),
-    Release(WaitKind),
+    /// Parked deliveries that are to be due at once.
+    Bring(Vec<Place>),
+    /// Parked deliveries that are to go.
+    Discard(Vec<Place>),
     /// Nothing but the answers given so far.
     Flush,
+}
+
+/// Where a delivery is parked: its key in `due`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub kind: WaitKind,
+    pub due_ms: u64,
+    pub sequence: u64,
 }
 
 /// An event on its way into the file.
@@ -279,7 +291,7 @@ impl Writer {
         if self.swept_at.elapsed() < SWEEP_EVERY {
             return Ok(None);
         }
-        let retention_ms = self.shared.retention.as_millis() as u64;
+        let retention_ms = self.shared.retention_ms();
         let before_ms = super::clock::wall_ms().saturating_sub(retention_ms);
         let published = db.begin_read()?.open_table(tables::PUBLISHED)?;
         let oldest = published.first()?.map(|(key, _)| key.value().0);
@@ -305,9 +317,15 @@ impl Writer {
                         deeper[lane] += 1;
                     }
                 }
-                (Work::Park { kind, .. } | Work::Release(kind), Ok(_)) => {
-                    shared.due_lane(*kind).news.notify_one();
+                (Work::Park { kind, .. }, Ok(_)) => shared.due_lane(*kind).news.notify_one(),
+                (Work::Bring(places), Ok(_)) => {
+                    for kind in [WaitKind::Retry, WaitKind::Hold] {
+                        if places.iter().any(|place| place.kind == kind) {
+                            shared.due_lane(kind).news.notify_one();
+                        }
+                    }
                 }
+                (Work::Discard(_), Ok(_)) => {}
                 (Work::Dead { instead_of, .. }, Ok(_)) => {
                     if let Some(removal) = instead_of {
                         shared.gone(removal);
@@ -389,7 +407,8 @@ impl<'t> Change<'t> {
                 self.bury(key, record)?;
             }
             Work::Forget(key) => self.forget(key)?,
-            Work::Release(kind) => return self.release(*kind).map(Ok),
+            Work::Bring(places) => return self.bring(places).map(Ok),
+            Work::Discard(places) => return self.discard(places).map(Ok),
             Work::Flush => {}
         }
         Ok(Ok(0))
@@ -439,21 +458,48 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    fn release(&mut self, kind: WaitKind) -> Result<u64, redb::Error> {
-        let (kind, now_ms) = (kind_number(kind), self.shared.clock.now_ms());
-        let mut waiting = Vec::new();
-        for row in self
-            .due
-            .range((kind, now_ms + 1, 0)..=(kind, u64::MAX, u64::MAX))?
+    /// Those that are due by now are on their way already, perhaps in somebody's hands.
+    fn bring(&mut self, places: &[Place]) -> Result<u64, redb::Error> {
+        let now_ms = self.shared.clock.now_ms();
+        let mut brought = 0;
+        for &Place {
+            kind,
+            due_ms,
+            sequence,
+        } in places.iter().filter(|place| place.due_ms > now_ms)
         {
-            let (key, delay_ms) = row?;
-            waiting.push((key.value(), delay_ms.value()));
+            let kind = kind_number(kind);
+            let delay_ms = self.due.remove((kind, due_ms, sequence))?;
+            let delay_ms = delay_ms.map(|delay_ms| delay_ms.value());
+            if let Some(delay_ms) = delay_ms {
+                self.due.insert((kind, now_ms, sequence), delay_ms)?;
+                brought += 1;
+            }
         }
-        for &((_, due_ms, sequence), delay_ms) in &waiting {
-            self.due.remove((kind, due_ms, sequence))?;
-            self.due.insert((kind, now_ms, sequence), delay_ms)?;
+        Ok(brought)
+    }
+
+    fn discard(&mut self, places: &[Place]) -> Result<u64, redb::Error> {
+        let now_ms = self.shared.clock.now_ms();
+        let mut gone = 0;
+        for &Place {
+            kind,
+            due_ms,
+            sequence,
+        } in places.iter().filter(|place| place.due_ms > now_ms)
+        {
+            let was_there = self
+                .due
+                .remove((kind_number(kind), due_ms, sequence))?
+                .is_some();
+            if was_there {
+                let old = self.parked.remove(sequence)?;
+                let freed = old.map_or(0, |old| old.value().len() as u64);
+                self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+                gone += 1;
+            }
         }
-        Ok(waiting.len() as u64)
+        Ok(gone)
     }
 
     fn remove(&mut self, removal: &Removal) -> Result<(), redb::Error> {
@@ -508,7 +554,7 @@ impl<'t> Change<'t> {
         if self.shared.retention.is_zero() {
             return Ok(true);
         }
-        let retention_ms = self.shared.retention.as_millis() as u64;
+        let retention_ms = self.shared.retention_ms();
         let record = self.events.get(sequence)?;
         let at_ms = record.and_then(|record| Stored::accepted_ms(record.value()));
         Ok(at_ms.is_none_or(|at| at.saturating_add(retention_ms) <= super::clock::wall_ms()))

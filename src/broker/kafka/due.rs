@@ -19,17 +19,20 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use super::ahead::{Behind, Found, LookAhead, next_found};
 use super::client::Reset;
 use super::member::{Begin, Member};
+use super::orders::Orders;
 use super::partition::Partition;
 use super::produce::Record;
 use super::source::{finish, ticks};
 use super::{Kafka, headers, letters, names};
 use crate::broker::envelope::{self, Envelope, Stay};
+use crate::broker::parked::Deed;
 use crate::broker::{Admission, Intakes};
 use crate::delivery::{Delivery, WaitKind};
 use crate::event::Headers;
@@ -44,6 +47,10 @@ const MOVES: usize = 128;
 /// Between two looks at what has become due.
 const TURN: Duration = Duration::from_millis(10);
 const BURST: usize = 64;
+/// Records that an order has brought forward are looked for further ahead while fewer wait here.
+const ORDERED_AHEAD: usize = 1_024;
+/// How long orders given before the start may take to be read; then it goes on without.
+const ORDERS_WITHIN: Duration = Duration::from_secs(15);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// Between tries to move a record.
 const MOVE_AGAIN: Duration = Duration::from_secs(1);
@@ -62,19 +69,45 @@ pub struct Raw {
 }
 
 /// What lies on a tier.
-enum Parked {
+pub enum Parked {
     Delivery(Box<Envelope>),
     /// A message of the start-up check.
     Marker,
     Unreadable(Box<Raw>),
 }
 
-struct Waiting {
-    offset: i64,
+/// A record of a tier, in memory.
+pub struct Waiting {
+    pub offset: i64,
     /// By the broker's clock, in milliseconds since 1970.
+    stamp_ms: i64,
     due_ms: i64,
     bytes: usize,
     parked: Parked,
+}
+
+impl Waiting {
+    pub fn new(message: &BorrowedMessage<'_>, topic: &Arc<str>, delay: Duration) -> Self {
+        let stamp_ms = message.timestamp().to_millis().unwrap_or(0);
+        Self {
+            offset: message.offset(),
+            stamp_ms,
+            due_ms: stamp_ms + delay.as_millis() as i64,
+            bytes: message.payload_len() + 1_024,
+            parked: read(message, topic, stamp_ms),
+        }
+    }
+
+    /// What an order says about it.
+    pub fn ordered(&self, orders: &Orders, kind: WaitKind) -> Option<Deed> {
+        let Parked::Delivery(envelope) = &self.parked else {
+            return None;
+        };
+        let Delivery {
+            subscription, uid, ..
+        } = &envelope.delivery;
+        orders.about(kind, self.stamp_ms, subscription, uid)
+    }
 }
 
 /// One partition of a tier, and what was read ahead of it.
@@ -83,9 +116,38 @@ struct Lane {
     kind: WaitKind,
     delay: Duration,
     waiting: VecDeque<Waiting>,
+    /// Due at once because somebody wants it so.
+    ordered: VecDeque<Waiting>,
     bytes: usize,
     paused: bool,
     trimmed: i64,
+    /// Looked through beyond what is in memory, for orders given up to this time.
+    looked_for_ms: i64,
+}
+
+impl Lane {
+    fn forget(&mut self) {
+        self.waiting.clear();
+        self.ordered.clear();
+        self.bytes = 0;
+        self.paused = false;
+        self.looked_for_ms = 0;
+    }
+
+    /// Puts a record where its order wants it; `false` when that is nowhere.
+    fn obey(&mut self, deed: Deed, waiting: Waiting) -> bool {
+        match deed {
+            Deed::Now => {
+                self.bytes += waiting.bytes;
+                self.ordered.push_back(waiting);
+                true
+            }
+            Deed::Drop => {
+                self.partition.settle(waiting.offset);
+                false
+            }
+        }
+    }
 }
 
 type Room = Pin<Box<dyn Future<Output = Admission> + Send>>;
@@ -104,6 +166,12 @@ pub struct Due {
     moves: JoinSet<()>,
     retries: Door,
     holds: Door,
+    begun: Instant,
+    /// The orders that have been carried out for what is in memory.
+    obeyed: u64,
+    /// Dropped as ordered, and not logged yet.
+    dropped: u64,
+    look_ahead: Option<LookAhead>,
 }
 
 impl Due {
@@ -115,6 +183,10 @@ impl Due {
             moves: JoinSet::new(),
             retries: Door::default(),
             holds: Door::default(),
+            begun: Instant::now(),
+            obeyed: 0,
+            dropped: 0,
+            look_ahead: None,
         }
     }
 
@@ -141,10 +213,11 @@ impl Due {
             .subscribe(&[&names::every_tier(&settings.group)])?;
         let ended = self.take_all(&mut member, &stop).await;
         self.moves.shutdown().await;
+        self.look_ahead = None;
         if ended.is_ok() {
             // What only waits here is nobody's: it is read again by whoever comes next.
             for lane in self.lanes.values() {
-                for waiting in &lane.waiting {
+                for waiting in lane.waiting.iter().chain(&lane.ordered) {
                     lane.partition.give_back(waiting.offset);
                 }
             }
@@ -178,6 +251,7 @@ impl Due {
                 admission = opened(&mut self.holds) => self.holds.open = Some(admission),
                 _ = turn.tick() => self.turn(member),
                 _ = trim.tick() => self.trim(),
+                found = next_found(&mut self.look_ahead), if self.ordered() < ORDERED_AHEAD => self.found(found),
                 message = stream.next() => {
                     let mut next = message;
                     for taken in 1.. {
@@ -212,6 +286,80 @@ impl Due {
         if member.turn() {
             self.lanes.retain(|_, lane| !lane.partition.is_closed());
         }
+        self.obey();
+        self.begin_to_look_ahead();
+        if self.dropped > 0 && self.look_ahead.is_none() {
+            let count = std::mem::take(&mut self.dropped);
+            info!(broker = %self.kafka.settings.name, count, "parked deliveries were dropped as ordered");
+        }
+    }
+
+    /// Carries out new orders for what is in memory.
+    fn obey(&mut self) {
+        let version = self.kafka.orders.version();
+        if self.obeyed == version {
+            return;
+        }
+        self.obeyed = version;
+        for lane in self.lanes.values_mut() {
+            for waiting in std::mem::take(&mut lane.waiting) {
+                match waiting.ordered(&self.kafka.orders, lane.kind) {
+                    None => lane.waiting.push_back(waiting),
+                    Some(deed) => {
+                        lane.bytes -= waiting.bytes;
+                        self.dropped += u64::from(!lane.obey(deed, waiting));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where more lies than is in memory, what an order is about may be far behind.
+    fn begin_to_look_ahead(&mut self) {
+        if self.look_ahead.is_some() || self.kafka.orders.version() == 0 {
+            return;
+        }
+        let mut from = Vec::new();
+        for (place, lane) in &mut self.lanes {
+            let Some(given_ms) = self.kafka.orders.last_about(lane.kind) else {
+                continue;
+            };
+            let last_ms = lane.waiting.back().map_or(i64::MAX, |last| last.stamp_ms);
+            if lane.paused && lane.looked_for_ms < given_ms && last_ms <= given_ms {
+                lane.looked_for_ms = given_ms;
+                from.push(Behind {
+                    place: place.clone(),
+                    offset: lane.partition.next(),
+                    given_ms,
+                });
+            }
+        }
+        if !from.is_empty() {
+            self.look_ahead = Some(LookAhead::begin(&self.kafka, from));
+        }
+    }
+
+    /// Records brought forward and not passed on yet.
+    fn ordered(&self) -> usize {
+        self.lanes.values().map(|lane| lane.ordered.len()).sum()
+    }
+
+    /// Something that an order is about was found beyond what is in memory; `None`: that was all.
+    fn found(&mut self, found: Option<Found>) {
+        let Some(Found {
+            place,
+            waiting,
+            deed,
+        }) = found
+        else {
+            self.look_ahead = None;
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&place)
+            && lane.partition.take_ahead(waiting.offset)
+        {
+            self.dropped += u64::from(!lane.obey(deed, waiting));
+        }
     }
 
     fn receive(&mut self, member: &Member, message: &BorrowedMessage<'_>) {
@@ -232,30 +380,24 @@ impl Due {
             kind,
             delay,
             waiting: VecDeque::new(),
+            ordered: VecDeque::new(),
             bytes: 0,
             paused: false,
             trimmed: 0,
+            looked_for_ms: 0,
         });
         if !Arc::ptr_eq(&lane.partition, partition) {
             // The same partition, assigned anew.
             lane.partition = partition.clone();
-            lane.waiting.clear();
-            lane.bytes = 0;
-            lane.paused = false;
+            lane.forget();
         }
-        let stamp_ms = message.timestamp().to_millis().unwrap_or(0);
-        self.kafka
-            .clock
-            .observe(stamp_ms, tokio::time::Instant::now());
-        let parked = read(message, &partition.topic, stamp_ms);
-        let bytes = message.payload_len() + 1_024;
-        let waiting = Waiting {
-            offset: message.offset(),
-            due_ms: stamp_ms + lane.delay.as_millis() as i64,
-            bytes,
-            parked,
-        };
-        lane.bytes += bytes;
+        let waiting = Waiting::new(message, &partition.topic, lane.delay);
+        self.kafka.clock.observe(waiting.stamp_ms, Instant::now());
+        if let Some(deed) = waiting.ordered(&self.kafka.orders, kind) {
+            self.dropped += u64::from(!lane.obey(deed, waiting));
+            return;
+        }
+        lane.bytes += waiting.bytes;
         // Fetched again after being given back: it goes where it was.
         let position = lane
             .waiting
@@ -265,6 +407,10 @@ impl Due {
 
     /// Hands over whatever is due and finds room.
     fn hand_over(&mut self) {
+        // An order given before the start comes before what would be handed over without it.
+        if !self.kafka.orders.known() && self.begun.elapsed() < ORDERS_WITHIN {
+            return;
+        }
         let Some(now_ms) = self.kafka.clock.reached_ms() else {
             return;
         };
@@ -283,9 +429,11 @@ impl Due {
             .iter()
             .filter(|(_, lane)| lane.kind == kind)
             .filter_map(|(place, lane)| {
+                if let Some(head) = lane.ordered.front() {
+                    return Some((head.due_ms.min(now_ms), place));
+                }
                 let head = lane.waiting.front()?;
-                let due = head.due_ms <= now_ms || self.kafka.released(place, head.offset);
-                due.then_some((head.due_ms, place))
+                (head.due_ms <= now_ms).then_some((head.due_ms, place))
             })
             .min_by_key(|(due_ms, _)| *due_ms)
             .map(|(_, place)| place.clone())
@@ -294,14 +442,18 @@ impl Due {
     /// Passes on the next record of a partition; `false` when there is no room for it now.
     fn pass_on(&mut self, place: &(Arc<str>, i32), kind: WaitKind) -> bool {
         let lane = self.lanes.get_mut(place).expect("found a moment ago");
-        let Some(head) = lane.waiting.front() else {
+        let is_ordered = !lane.ordered.is_empty();
+        let queue = match is_ordered {
+            true => &mut lane.ordered,
+            false => &mut lane.waiting,
+        };
+        let Some(head) = queue.front() else {
             return false;
         };
-        let released = self.kafka.released(place, head.offset);
         let hop = match &head.parked {
             Parked::Marker => false,
             Parked::Unreadable(_) => true,
-            Parked::Delivery(envelope) => !released && !remaining(envelope).is_zero(),
+            Parked::Delivery(envelope) => !is_ordered && !remaining(envelope).is_zero(),
         };
         if hop && self.moves.len() >= MOVES {
             return false;
@@ -324,7 +476,7 @@ impl Due {
                 return false;
             }
         }
-        let Some(head) = lane.waiting.pop_front() else {
+        let Some(head) = queue.pop_front() else {
             return false;
         };
         lane.bytes -= head.bytes;
@@ -359,7 +511,7 @@ impl Due {
         let mut pause = TopicPartitionList::new();
         let mut resume = TopicPartitionList::new();
         for lane in self.lanes.values_mut() {
-            let (count, bytes) = (lane.waiting.len(), lane.bytes);
+            let (count, bytes) = (lane.waiting.len() + lane.ordered.len(), lane.bytes);
             if !lane.paused && (count >= most || bytes >= most_bytes) {
                 lane.paused = true;
                 pause.add_partition(&lane.partition.topic, lane.partition.number);
@@ -465,6 +617,7 @@ async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partition>
         kind,
         whole,
         remaining,
+        ..
     } = stay
     else {
         return;

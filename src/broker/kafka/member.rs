@@ -126,6 +126,8 @@ pub struct Member {
     meters: Option<SourceMeters>,
     begin: Begin,
     partitions: HashMap<Arc<str>, BTreeMap<i32, Arc<Partition>>>,
+    /// Those that were lost last, for the case that they come back to us.
+    lost: HashMap<(Arc<str>, i32), Arc<Partition>>,
     epoch: u64,
     change: Option<Change>,
     look_up_at: Instant,
@@ -182,6 +184,7 @@ impl Member {
             meters,
             begin,
             partitions: HashMap::new(),
+            lost: HashMap::new(),
             epoch: 0,
             change: None,
             look_up_at: now,
@@ -294,8 +297,20 @@ impl Member {
         let mut fresh = Vec::new();
         for (lane, element) in list.elements().iter().enumerate() {
             let place = (element.topic().to_owned(), element.partition());
+            let topic: Arc<str> = place.0.as_str().into();
             let known = committed.get(&place).cloned().flatten();
-            let (offset, mark) = match &known {
+            let lost = self.lost.remove(&(topic.clone(), place.1));
+            let remembered = lost.zip(known.as_ref()).and_then(|(lost, (offset, _))| {
+                let remembered = lost.remembered(*offset);
+                lost.close();
+                remembered
+            });
+            let recalls = remembered.is_some();
+            let (offset, mark) = match remembered
+                .map(|commit| (commit.offset, commit.metadata))
+                .as_ref()
+                .or(known.as_ref())
+            {
                 Some((offset, metadata)) => (
                     Offset::Offset(*offset),
                     Watermark::starting_at(*offset, metadata),
@@ -306,7 +321,6 @@ impl Member {
                     (offset, Watermark::starting_at(first, ""))
                 }
             };
-            let topic: Arc<str> = place.0.as_str().into();
             let partition = Arc::new(Partition::new(
                 (topic.clone(), place.1),
                 (self.epoch, lane as u32),
@@ -314,10 +328,13 @@ impl Member {
                 self.pulse.clone(),
                 self.meters.clone(),
             ));
-            if let Some((offset, _)) = known {
-                partition.commit_confirmed(offset);
-            } else if matches!(offset, Offset::Offset(_)) {
+            match known {
+                Some((offset, _)) => partition.commit_confirmed(offset),
                 // Where we begin is decided once.
+                None if matches!(offset, Offset::Offset(_)) => partition.commit_failed(),
+                None => {}
+            }
+            if recalls {
                 partition.commit_failed();
             }
             let _ = assignment.add_partition_offset(&place.0, place.1, offset);
@@ -351,8 +368,15 @@ impl Member {
     /// Partitions are taken from us: what is in hand gets a little time, unless they are lost.
     fn going(&mut self, list: TopicPartitionList, now: Instant) -> bool {
         if self.consumer.assignment_lost() {
-            warn!(source = %self.label, partitions = list.count(), "lost partitions: what was in hand will come again");
+            warn!(source = %self.label, partitions = list.count(), "lost partitions: what is in hand may come again");
+            self.lost.clear();
+            let lost: Vec<_> = self.of(&list).cloned().collect();
             self.go(&list);
+            for partition in lost {
+                partition.lose();
+                let place = (partition.topic.clone(), partition.number);
+                self.lost.insert(place, partition);
+            }
             return true;
         }
         for partition in self.of(&list) {

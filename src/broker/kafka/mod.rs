@@ -5,32 +5,43 @@
 //! pipeline, and `partition` hears the answer; `watermark` says which offset that allows to
 //! commit, and `member` commits it. The way of a parked delivery: `park` produces it to the tier
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
-//! over or passes it on to the next tier. `letters` goes through dead letters; `topics` makes
-//! what is ours on the cluster; `watch` says whether the cluster answers.
+//! over or passes it on to the next tier. `orders` tells every instance what people want to become of
+//! parked deliveries, `ahead` finds those that are far behind in a backlog, `parked` counts them.
+//! `letters` goes through dead letters; `topics` makes what is ours on the cluster; `history` reads the
+//! past of a source, with the same `reading` of a record as `source`; `watch` says whether the cluster
+//! answers.
 //!
 //! Nothing here waits inside a callback of the client library, and no offset is committed that
 //! passes an unsettled event.
 
+mod adopt;
+mod ahead;
 mod client;
 mod clock;
 mod due;
 mod headers;
+mod history;
+mod inspect;
 mod letters;
 mod member;
 mod names;
+mod orders;
+mod parked;
 mod partition;
 mod probe;
 mod produce;
+mod reading;
 mod source;
 mod start;
 mod status;
 mod topics;
+mod upkeep;
 mod wanted;
 mod watch;
 mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -47,13 +58,18 @@ pub use source::SourceSettings;
 pub use start::Start;
 
 use super::envelope::{Dialect, Envelope};
+use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
-use super::{Broker, Health, Intakes, Letters, NotOpened, Publication, Purpose, Refused, Wait};
+use super::{
+    Broker, Health, History, Intakes, Letters, NotOpened, NotPossible, Publication, Purpose, Reach,
+    Refused, Span, Wait,
+};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
 use client::Quiet;
 use clock::Clock;
+use orders::Orders;
 use produce::{Producer, Record};
 use status::Status;
 use wanted::Wanted;
@@ -81,10 +97,9 @@ pub struct Settings {
     pub properties: BTreeMap<String, String>,
     pub tiers: Tiers,
     pub sources: Vec<SourceSettings>,
+    /// `false` where we may not make topics: ours are only checked.
+    pub declare: bool,
 }
-
-/// Offsets below which everything parked counts as due, by topic and partition.
-type Released = HashMap<(Arc<str>, i32), i64>;
 
 pub struct Kafka {
     settings: Settings,
@@ -95,7 +110,7 @@ pub struct Kafka {
     producer: Arc<Producer>,
     clock: Arc<Clock>,
     status: Status,
-    released: Mutex<Released>,
+    orders: Arc<Orders>,
     /// Counts what came back by a tier.
     came_back: channel::Sender<u64>,
     cluster: OnceLock<Arc<str>>,
@@ -129,7 +144,7 @@ impl Kafka {
             admin: Arc::new(admin),
             producer,
             clock,
-            released: Mutex::default(),
+            orders: Arc::default(),
             came_back: channel::channel(0).0,
             cluster: OnceLock::new(),
             settings,
@@ -139,15 +154,19 @@ impl Kafka {
     /// The cluster's id, with our topics there and as they should be.
     async fn get_ready(&self) -> anyhow::Result<Arc<str>> {
         let catalogue = topics::catalogue(&self.admin).await?;
-        let sources: BTreeSet<_> = self
-            .wanted
-            .iter()
-            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
-            .filter(|topic| catalogue.contains_key(topic))
-            .collect();
-        let sources: Vec<_> = sources.into_iter().collect();
-        let Settings { group, tiers, .. } = &self.settings;
-        topics::ensure(&self.admin, group, tiers, &catalogue, &sources).await?;
+        let sources = self.source_topics(&catalogue);
+        let Settings {
+            group,
+            tiers,
+            declare,
+            ..
+        } = &self.settings;
+        topics::ensure(&self.admin, group, tiers, &catalogue, &sources, *declare).await?;
+        self.cluster_id().await
+    }
+
+    /// The cluster's id, asked for once.
+    async fn cluster_id(&self) -> anyhow::Result<Arc<str>> {
         if let Some(cluster) = self.cluster.get() {
             return Ok(cluster.clone());
         }
@@ -162,15 +181,20 @@ impl Kafka {
         Ok(self.cluster.get_or_init(|| id.into()).clone())
     }
 
+    /// The topics of `catalogue` that some source wants.
+    fn source_topics(&self, catalogue: &topics::Catalogue) -> Vec<String> {
+        let sources: BTreeSet<_> = self
+            .wanted
+            .iter()
+            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
+            .filter(|topic| catalogue.contains_key(topic))
+            .collect();
+        sources.into_iter().collect()
+    }
+
     /// Something came back by a tier: the loop works.
     fn loop_seen(&self) {
         self.came_back.send_modify(|count| *count += 1);
-    }
-
-    /// Whether a record counts as due because its tier was released.
-    fn released(&self, place: &(Arc<str>, i32), offset: i64) -> bool {
-        let released = self.released.lock().unwrap_or_else(|p| p.into_inner());
-        released.get(place).is_some_and(|below| offset < *below)
     }
 
     /// Parks what is left of a wait on the tier that comes next.
@@ -234,6 +258,17 @@ impl Kafka {
         let stop = stop.child_token();
         let mut parts = JoinSet::new();
         parts.spawn(watch::run(self.clone(), stop.clone()));
+        let (this, stop_orders) = (self.clone(), stop.child_token());
+        parts.spawn(async move {
+            // The thread ends also when nobody waits for it any more.
+            let _ends = stop_orders.clone().drop_guard();
+            client::blocking(move || {
+                let group = &this.settings.group;
+                orders::follow(&this.orders, &this.connection, group, &stop_orders);
+                Ok(())
+            })
+            .await
+        });
         let due = due::Due::new(self.clone(), intakes.clone());
         parts.spawn(due.run(stop.clone(), drain.clone()));
         let this = self.clone();
@@ -388,36 +423,13 @@ impl Broker for Kafka {
         Ok(Box::new(letters::open(self, purpose).await?))
     }
 
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        let (admin, group) = (self.admin.clone(), self.settings.group.clone());
-        let ends = topics::catalogue(&self.admin).await;
-        let ends = match ends {
-            Ok(catalogue) => {
-                client::blocking(move || {
-                    let mut ends = Released::new();
-                    for (topic, partitions) in catalogue {
-                        let tier = names::read_tier(&group, &topic);
-                        if tier.is_none_or(|(found, _)| found != kind) {
-                            continue;
-                        }
-                        for partition in 0..partitions as i32 {
-                            let (_, high) =
-                                admin
-                                    .inner()
-                                    .fetch_watermarks(&topic, partition, client::ASK)?;
-                            ends.insert((topic.as_str().into(), partition), high);
-                        }
-                    }
-                    Ok(ends)
-                })
-                .await
-            }
-            Err(error) => Err(error),
-        };
-        let ends = ends.map_err(|error| self.unavailable(&error))?;
-        let mut released = self.released.lock().unwrap_or_else(|p| p.into_inner());
-        released.extend(ends);
-        Ok(None)
+    async fn parked(&self) -> Result<Vec<Waiting>, Refused> {
+        let listed = parked::list(self).await;
+        listed.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn order(&self, order: &Order, follow: &dyn Follow) -> Result<Done, Refused> {
+        parked::carry_out(self, order, follow).await
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {
@@ -453,6 +465,14 @@ impl Broker for Kafka {
             ..Record::default()
         };
         self.producer.send(record).await.map(|_| ())
+    }
+
+    async fn history(&self, source: &str, span: Span) -> Result<Box<dyn History>, NotPossible> {
+        history::open(self, source, span).await
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        history::reach(self, source).await
     }
 
     fn health(&self) -> Health {

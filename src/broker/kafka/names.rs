@@ -19,9 +19,19 @@ pub fn replay(group: &str) -> String {
     format!("{group}.replay")
 }
 
+/// `<group>.due.orders`: what people want to become of parked deliveries.
+pub fn orders(group: &str) -> String {
+    format!("{group}.due.orders")
+}
+
 /// The group that reads tiers.
 pub fn tier_group(group: &str) -> String {
     format!("{group}.retry")
+}
+
+/// The group that the past is read under; it never has members or offsets.
+pub fn history_group(group: &str) -> String {
+    format!("{group}.history")
 }
 
 /// All tiers of `group` that there are, as the client library's own (POSIX) regular expression.
@@ -45,6 +55,12 @@ pub fn read_tier(group: &str, topic: &str) -> Option<(WaitKind, Duration)> {
         return None;
     }
     Some((kind, Duration::from_secs(seconds.parse().ok()?)))
+}
+
+/// Whether a topic was made by a bridge of this group. Narrower than [`is_reserved`], since a group
+/// may be called `shop.retry` beside one called `shop`.
+pub fn belongs_to(group: &str, topic: &str) -> bool {
+    topic == dead(group) || read_tier(group, topic).is_some()
 }
 
 /// Whether a topic is one of ours, or the cluster's own: never a source.
@@ -85,6 +101,23 @@ mod tests {
             "a.b.retry.+5",
         ] {
             assert_eq!(read_tier("a.b", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_group_has_no_topics_of_another_whose_name_begins_alike() {
+        for theirs in ["g.dead", "g.retry.5", "g.hold.300"] {
+            assert!(belongs_to("g", theirs), "{theirs}");
+        }
+        let others = [
+            "g.retry.dead",
+            "g.retry.retry.5",
+            "gg.dead",
+            "g.orders",
+            "g",
+        ];
+        for other in others.into_iter().chain(["__consumer_offsets"]) {
+            assert!(!belongs_to("g", other), "{other}");
         }
     }
 

@@ -51,8 +51,10 @@ pub struct Partition {
 
 struct State {
     mark: Watermark,
-    /// Taken away: nothing counts any more.
+    /// Taken away: nothing is handed out or committed any more.
     closed: bool,
+    /// Taken away without a chance to commit: what is settled still counts for what we remember.
+    lost: bool,
     /// About to be taken away: nothing is handed out, and each answer is news.
     leaving: bool,
     /// Something was settled since the last commit was sent.
@@ -78,6 +80,7 @@ impl Partition {
             state: Mutex::new(State {
                 mark,
                 closed: false,
+                lost: false,
                 leaving: false,
                 dirty: false,
                 again_at: None,
@@ -110,10 +113,16 @@ impl Partition {
         fresh
     }
 
+    /// Notes a record that is handed out before it is received; whether it may be.
+    pub fn take_ahead(&self, offset: i64) -> bool {
+        let mut state = self.state();
+        !state.closed && !state.leaving && state.mark.take_ahead(offset)
+    }
+
     /// The record at `offset` is done with.
     pub fn settle(&self, offset: i64) {
         let mut state = self.state();
-        if state.closed || !state.mark.settle(offset) {
+        if (state.closed && !state.lost) || !state.mark.settle(offset) || state.closed {
             return;
         }
         state.dirty = true;
@@ -162,7 +171,22 @@ impl Partition {
 
     /// Answers of this partition are ignored from now on.
     pub fn close(&self) {
-        self.state().closed = true;
+        let mut state = self.state();
+        (state.closed, state.lost) = (true, false);
+    }
+
+    /// The same, but what is settled from now on is remembered, see [`Partition::remembered`].
+    pub fn lose(&self) {
+        let mut state = self.state();
+        (state.closed, state.lost) = (true, true);
+    }
+
+    /// What a partition that was lost would have committed, if the partition comes back where the
+    /// broker last knew us to be: nobody else has had it meanwhile, and nobody has moved it.
+    pub fn remembered(&self, committed: i64) -> Option<Commit> {
+        let commit = self.state().mark.commit();
+        let known = self.committed.load(Ordering::Relaxed);
+        (known >= 0 && (known..=commit.offset).contains(&committed)).then_some(commit)
     }
 
     pub fn is_closed(&self) -> bool {
@@ -268,6 +292,26 @@ mod tests {
         partition.close();
         partition.answer(partition.token(0), Settlement::Ack);
         assert_eq!(partition.take_commit(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_partition_remembers_what_was_settled_unless_somebody_has_moved_it() {
+        let partition = partition();
+        partition.commit_confirmed(0);
+        for offset in 0..4 {
+            partition.receive(offset);
+        }
+        partition.settle(0);
+        partition.lose();
+        partition.answer(partition.token(2), Settlement::Ack);
+        assert_eq!(partition.take_commit(), None);
+        let back = partition.remembered(0).unwrap();
+        let mut mark = Watermark::starting_at(back.offset, &back.metadata);
+        let again: Vec<_> = (1..4).filter(|offset| mark.receive(*offset)).collect();
+        assert_eq!((back.offset, again), (1, vec![1, 3]));
+        assert_eq!(partition.remembered(2), None);
+        partition.commit_confirmed(1);
+        assert_eq!(partition.remembered(0), None);
     }
 
     #[tokio::test(start_paused = true)]

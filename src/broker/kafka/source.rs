@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use rdkafka::Offset;
@@ -26,11 +25,12 @@ use tracing::{info, warn};
 use super::client::Reset;
 use super::member::{Begin, Consumer, Member};
 use super::partition::{Partition, Pulse};
+use super::reading::Reading;
 use super::start::{self, Question, Start};
 use super::wanted::{self, Wanted};
-use super::{Kafka, headers, topics};
-use crate::broker::{Admission, Intake, Naming, Taken};
-use crate::event::{Event, EventId, HeaderValue, Headers, Origin, Place};
+use super::{Kafka, topics};
+use crate::broker::{Admission, Intake, Naming};
+use crate::event::Event;
 use crate::meters::SourceMeters;
 
 /// Between two looks at the member when nothing happens.
@@ -392,43 +392,12 @@ impl Source {
     }
 
     fn event(&self, message: &BorrowedMessage<'_>, partition: &Partition) -> Event {
-        let headers = headers::read(message);
-        let offset = message.offset();
-        let stamp = message.timestamp().to_millis();
-        let placed_id = EventId::hashed(
-            "kfk",
-            &[
-                self.cluster.as_bytes(),
-                partition.topic.as_bytes(),
-                &partition.number.to_be_bytes(),
-                &offset.to_be_bytes(),
-                &stamp.unwrap_or(-1).to_be_bytes(),
-            ],
-        );
-        self.settings.naming.event(Taken {
-            topic: partition.topic.clone(),
-            kind: None,
-            message_id: None,
-            placed_id: Some(placed_id),
-            published_at: stamp.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
-            content_type: text(&headers, "content-type"),
-            content_encoding: text(&headers, "content-encoding"),
-            key: message.key().map(Bytes::copy_from_slice),
-            headers,
-            properties: Vec::new(),
-            body: message
-                .payload()
-                .map(Bytes::copy_from_slice)
-                .unwrap_or_default(),
-            origin: Origin {
-                broker: self.kafka.settings.name.clone(),
-                place: Place::Kafka {
-                    topic: partition.topic.clone(),
-                    partition: partition.number,
-                    offset,
-                },
-            },
-        })
+        let read = Reading {
+            naming: &self.settings.naming,
+            broker: &self.kafka.settings.name,
+            cluster: &self.cluster,
+        };
+        read.event(message, &partition.topic)
     }
 
     async fn note(&self, member: &Member, error: &rdkafka::error::KafkaError) {
@@ -496,14 +465,6 @@ impl Source {
             self.settings.meters.lag(number, lag);
         }
     }
-}
-
-fn text(headers: &Headers, name: &str) -> Option<Arc<str>> {
-    headers
-        .iter()
-        .find(|(n, _)| n.eq_ignore_ascii_case(name))
-        .and_then(|(_, value): (_, &HeaderValue)| value.as_str())
-        .map(Arc::from)
 }
 
 /// The partition's end as of the last fetch.

@@ -52,87 +52,212 @@ pub async fn catalogue(admin: &Admin) -> anyhow::Result<Catalogue> {
     .await
 }
 
-fn options() -> AdminOptions {
+pub fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(ASK))
         .operation_timeout(Some(ASK))
 }
 
-/// Makes what is missing of our topics and checks what is there. `sources` are the topics that
-/// events come from; ours are as wide as the widest of them and take a little more per message.
+/// A topic of ours. What is made and what `topology` prints are these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub name: String,
+    pub holds: Holds,
+}
+
+/// What a topic of ours holds, which decides how long it keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Dead letters, until a tombstone.
+    Letters,
+    /// A tier: deliveries that wait for so long.
+    Waiting(Duration),
+    /// Orders about parked deliveries, the last of each kind.
+    Orders,
+    /// Nothing: who has its one partition holds the replay lock.
+    Lock,
+}
+
+/// All topics of our own.
+pub fn own(group: &str, tiers: &Tiers) -> Vec<Topic> {
+    let mut topics = vec![
+        Topic {
+            name: names::dead(group),
+            holds: Holds::Letters,
+        },
+        Topic::orders(group),
+        Topic::lock(group),
+    ];
+    let holds = tiers.for_holds();
+    for (kind, tiers) in [(WaitKind::Retry, tiers), (WaitKind::Hold, &holds)] {
+        topics.extend(tiers.iter().map(|delay| Topic {
+            name: names::tier(group, kind, delay),
+            holds: Holds::Waiting(delay),
+        }));
+    }
+    topics
+}
+
+impl Topic {
+    pub fn orders(group: &str) -> Self {
+        Self {
+            name: names::orders(group),
+            holds: Holds::Orders,
+        }
+    }
+
+    pub fn lock(group: &str) -> Self {
+        Self {
+            name: names::replay(group),
+            holds: Holds::Lock,
+        }
+    }
+
+    /// Whether nothing may be taken without it. What the others are for is refused where they are
+    /// missing, and nothing else.
+    pub fn is_needed(&self) -> bool {
+        matches!(self.holds, Holds::Letters | Holds::Waiting(_))
+    }
+
+    /// How many partitions it has, where our topics are of this size.
+    pub fn partitions(&self, size: Size) -> usize {
+        if self.is_needed() { size.partitions } else { 1 }
+    }
+
+    /// What it is made with, beside its partitions and the cluster's own defaults.
+    pub fn settings(&self, size: Size) -> Vec<(&'static str, String)> {
+        let (policy, kept_ms) = match self.holds {
+            Holds::Letters => ("compact", "-1".to_owned()),
+            Holds::Waiting(_) => ("delete", "-1".to_owned()),
+            Holds::Orders => {
+                let kept_ms = super::orders::KEPT.as_millis().to_string();
+                let stamped = ("message.timestamp.type", "LogAppendTime".to_owned());
+                let policy = ("cleanup.policy", "compact,delete".to_owned());
+                return vec![policy, ("retention.ms", kept_ms), stamped];
+            }
+            Holds::Lock => return Vec::new(),
+        };
+        vec![
+            ("cleanup.policy", policy.to_owned()),
+            ("retention.ms", kept_ms),
+            ("retention.bytes", "-1".to_owned()),
+            ("message.timestamp.type", "LogAppendTime".to_owned()),
+            ("max.message.bytes", size.max_bytes.to_string()),
+        ]
+    }
+}
+
+/// How large our topics are: as wide as the widest source, and a little more per message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    pub partitions: usize,
+    pub max_bytes: u64,
+}
+
+impl Size {
+    /// Where no source says anything else.
+    pub const SMALLEST: Self = Self {
+        partitions: 1,
+        max_bytes: DEFAULT_MESSAGE_BYTES + HEADER_ROOM,
+    };
+
+    /// What `sources`, the topics that events come from, ask for.
+    pub async fn of(
+        admin: &Admin,
+        catalogue: &Catalogue,
+        sources: &[String],
+    ) -> anyhow::Result<Self> {
+        let widest = sources
+            .iter()
+            .filter_map(|topic| catalogue.get(topic))
+            .max();
+        Ok(Self {
+            partitions: widest.map_or(1, |widest| (*widest).clamp(1, MOST_PARTITIONS)),
+            max_bytes: largest_message(admin, sources).await? + HEADER_ROOM,
+        })
+    }
+}
+
+/// Makes what is missing of our topics and checks what is there; where we may not make any, what is
+/// missing is an error. `sources` are the topics that events come from.
 pub async fn ensure(
     admin: &Admin,
     group: &str,
     tiers: &Tiers,
     catalogue: &Catalogue,
     sources: &[String],
+    declare: bool,
 ) -> anyhow::Result<()> {
-    let partitions = sources
-        .iter()
-        .filter_map(|topic| catalogue.get(topic))
-        .max()
-        .map_or(1, |widest| (*widest).clamp(1, MOST_PARTITIONS));
-    let max_bytes = largest_message(admin, sources).await? + HEADER_ROOM;
-    let mut wanted = vec![(names::dead(group), None)];
-    let holds = tiers.for_holds();
-    let kinds = [(WaitKind::Retry, tiers), (WaitKind::Hold, &holds)];
-    for (kind, tiers) in kinds {
-        wanted.extend(
-            tiers
-                .iter()
-                .map(|delay| (names::tier(group, kind, delay), Some(delay))),
+    let size = Size::of(admin, catalogue, sources).await?;
+    let (there, missing): (Vec<_>, Vec<_>) = own(group, tiers)
+        .into_iter()
+        .filter(Topic::is_needed)
+        .partition(|topic| catalogue.contains_key(&topic.name));
+    if declare {
+        create(admin, &missing, size).await?;
+    } else if !missing.is_empty() {
+        let missing: Vec<_> = missing.iter().map(|topic| topic.name.as_str()).collect();
+        bail!(
+            "missing, and not ours to make (`declare: false`): {}; `hookbridge topology` prints what has \
+             to be made",
+            missing.join(", ")
         );
     }
-    let (there, missing): (Vec<_>, Vec<_>) = wanted
-        .into_iter()
-        .partition(|(topic, _)| catalogue.contains_key(topic));
-    create(admin, &missing, partitions, max_bytes).await?;
-    check(admin, &there, max_bytes).await
-}
-
-/// Makes the topic of the replay lock where it is missing. Nothing is ever written to it.
-pub async fn ensure_lock(admin: &Admin, topic: &str) -> anyhow::Result<()> {
-    if catalogue(admin).await?.contains_key(topic) {
-        return Ok(());
-    }
-    let lock = NewTopic::new(topic, 1, TopicReplication::Fixed(-1));
-    for made in admin.create_topics([&lock], &options()).await? {
-        match made {
-            Ok(topic) => info!(topic, "created the topic of the replay lock"),
-            Err((_, Code::TopicAlreadyExists)) => {}
-            Err((topic, code)) => {
-                bail!("topic {topic} (one partition, nothing in it) could not be created: {code}")
-            }
-        }
+    check(admin, &there, size.max_bytes).await?;
+    if let Err(error) = ensure_orders(admin, group, declare).await {
+        warn!(
+            error = format!("{error:#}"),
+            "parked deliveries cannot be brought forward or dropped"
+        );
     }
     Ok(())
 }
 
-async fn create(
-    admin: &Admin,
-    missing: &[(String, Option<Duration>)],
-    partitions: usize,
-    max_bytes: u64,
-) -> anyhow::Result<()> {
-    if missing.is_empty() {
+/// Makes the topic of orders where it is missing.
+pub async fn ensure_orders(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
+    let topic = Topic::orders(group);
+    if catalogue(admin).await?.contains_key(&topic.name) {
+        let found = describe(admin, &[&topic.name]).await?;
+        let found = found.into_iter().flatten().next();
+        if let Some(fault) = found.and_then(|config| fault(&config, topic.holds)) {
+            bail!("topic {}: {fault}", topic.name);
+        }
         return Ok(());
     }
-    let max_bytes = max_bytes.to_string();
+    if !declare {
+        bail!("topic {} is missing, and not ours to make", topic.name);
+    }
+    create(admin, &[topic], Size::SMALLEST).await
+}
+
+/// Makes the topic of the replay lock where it is missing. Nothing is ever written to it.
+pub async fn ensure_lock(admin: &Admin, group: &str) -> anyhow::Result<()> {
+    let topic = Topic::lock(group);
+    if catalogue(admin).await?.contains_key(&topic.name) {
+        return Ok(());
+    }
+    create(admin, &[topic], Size::SMALLEST).await
+}
+
+async fn create(admin: &Admin, missing: &[Topic], size: Size) -> anyhow::Result<()> {
+    let settings: Vec<_> = missing.iter().map(|topic| topic.settings(size)).collect();
     let topics: Vec<_> = missing
         .iter()
-        .map(|(topic, delay)| {
-            let policy = if delay.is_some() { "delete" } else { "compact" };
-            NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1))
-                .set("cleanup.policy", policy)
-                .set("retention.ms", "-1")
-                .set("retention.bytes", "-1")
-                .set("message.timestamp.type", "LogAppendTime")
-                .set("max.message.bytes", &max_bytes)
+        .zip(&settings)
+        .map(|(topic, settings)| {
+            let partitions = topic.partitions(size) as i32;
+            let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1));
+            settings
+                .iter()
+                .fold(new, |new, (name, value)| new.set(name, value))
         })
         .collect();
+    if topics.is_empty() {
+        return Ok(());
+    }
     for made in admin.create_topics(&topics, &options()).await? {
         match made {
-            Ok(topic) => info!(topic, partitions, "created a topic of ours"),
+            Ok(topic) => info!(topic, "created a topic of ours"),
             // Another instance was faster.
             Err((_, Code::TopicAlreadyExists)) => {}
             Err((topic, code)) => bail!("topic {topic} could not be created: {code}"),
@@ -141,27 +266,24 @@ async fn create(
     Ok(())
 }
 
-async fn check(
-    admin: &Admin,
-    there: &[(String, Option<Duration>)],
-    max_bytes: u64,
-) -> anyhow::Result<()> {
-    let topics: Vec<_> = there.iter().map(|(topic, _)| topic.as_str()).collect();
-    let configs = describe(admin, &topics).await?;
-    for ((topic, delay), config) in there.iter().zip(&configs) {
+async fn check(admin: &Admin, there: &[Topic], max_bytes: u64) -> anyhow::Result<()> {
+    let names: Vec<_> = there.iter().map(|topic| topic.name.as_str()).collect();
+    let configs = describe(admin, &names).await?;
+    for (topic, config) in there.iter().zip(&configs) {
+        let name = &topic.name;
         let Some(config) = config else {
             warn!(
-                topic,
+                topic = name,
                 "the settings of a topic of ours cannot be read, so they are not checked"
             );
             continue;
         };
-        if let Some(fault) = fault(config, *delay) {
-            bail!("topic {topic}: {fault}");
+        if let Some(fault) = fault(config, topic.holds) {
+            bail!("topic {name}: {fault}");
         }
-        if number(config, "max.message.bytes").is_some_and(|bytes| (bytes as u64) < max_bytes) {
+        if is_small(config, max_bytes) {
             warn!(
-                topic,
+                topic = name,
                 needed_bytes = max_bytes,
                 "max.message.bytes is smaller than what a source may hold: \
                  larger events become dead letters without a body"
@@ -171,19 +293,35 @@ async fn check(
     Ok(())
 }
 
-/// What is wrong with a topic of ours; `delay` for a tier, `None` for the dead letters.
-fn fault(config: &ConfigResource, delay: Option<Duration>) -> Option<String> {
+/// Whether a topic of ours takes less than what a source may hold.
+pub fn is_small(config: &ConfigResource, max_bytes: u64) -> bool {
+    number(config, "max.message.bytes").is_some_and(|bytes| (bytes as u64) < max_bytes)
+}
+
+/// What is wrong with a topic of ours that holds this.
+pub fn fault(config: &ConfigResource, holds: Holds) -> Option<String> {
     let text = |name| config.get(name).and_then(|entry| entry.value.as_deref());
     let policy = text("cleanup.policy").unwrap_or_default();
-    let Some(delay) = delay else {
-        return (policy != "compact")
-            .then(|| format!("cleanup.policy is {policy}, must be compact or letters get lost"));
+    let unstamped = || {
+        text("message.timestamp.type")
+            .is_some_and(|kind| kind != "LogAppendTime")
+            .then(|| "message.timestamp.type must be LogAppendTime".to_owned())
+    };
+    let delay = match holds {
+        Holds::Letters => {
+            return (policy != "compact").then(|| {
+                format!("cleanup.policy is {policy}, must be compact or letters get lost")
+            });
+        }
+        Holds::Orders => return unstamped(),
+        Holds::Lock => return None,
+        Holds::Waiting(delay) => delay,
     };
     if policy != "delete" {
         return Some(format!("cleanup.policy is {policy}, must be delete"));
     }
-    if text("message.timestamp.type").is_some_and(|kind| kind != "LogAppendTime") {
-        return Some("message.timestamp.type must be LogAppendTime".to_owned());
+    if let Some(unstamped) = unstamped() {
+        return Some(unstamped);
     }
     if number(config, "retention.bytes").is_some_and(|bytes| bytes != -1) {
         return Some("retention.bytes must be -1".to_owned());
@@ -194,7 +332,7 @@ fn fault(config: &ConfigResource, delay: Option<Duration>) -> Option<String> {
         .map(|ms| format!("retention.ms is {ms}, must be -1 or at least {enough_ms}"))
 }
 
-fn number(config: &ConfigResource, name: &str) -> Option<i64> {
+pub fn number(config: &ConfigResource, name: &str) -> Option<i64> {
     config.get(name)?.value.as_deref()?.parse().ok()
 }
 
@@ -211,7 +349,10 @@ async fn largest_message(admin: &Admin, topics: &[String]) -> anyhow::Result<u64
 }
 
 /// The settings of `topics`, in their order; `None` where we may not look.
-async fn describe(admin: &Admin, topics: &[&str]) -> anyhow::Result<Vec<Option<ConfigResource>>> {
+pub async fn describe(
+    admin: &Admin,
+    topics: &[&str],
+) -> anyhow::Result<Vec<Option<ConfigResource>>> {
     let mut found = Vec::with_capacity(topics.len());
     for some in topics.chunks(50) {
         let topics: Vec<_> = some.iter().map(|t| ResourceSpecifier::Topic(t)).collect();

@@ -25,6 +25,8 @@ pub struct Watermark {
     again: BTreeSet<i64>,
     /// One more than the highest offset received.
     next: i64,
+    /// Not received yet, and in somebody's hands all the same: an order has brought them forward.
+    ahead: BTreeSet<i64>,
     /// Settled before, as an earlier commit's metadata says: start to end (exclusive).
     done_before: BTreeMap<i64, i64>,
 }
@@ -68,17 +70,43 @@ impl Watermark {
             return false;
         }
         self.open.insert(offset);
-        true
+        !self.ahead.remove(&offset)
+    }
+
+    /// Notes that `offset` is handed out before it is received; whether it may be.
+    pub fn take_ahead(&mut self, offset: i64) -> bool {
+        let before = self.done_before.range(..=offset).next_back();
+        if offset < self.next || before.is_some_and(|(_, end)| offset < *end) {
+            return false;
+        }
+        self.ahead.insert(offset)
     }
 
     /// The event at `offset` is done with. Whether it was open.
     pub fn settle(&mut self, offset: i64) -> bool {
+        if self.ahead.remove(&offset) {
+            self.settled_ahead(offset);
+            return true;
+        }
         self.again.remove(&offset);
         self.open.remove(&offset)
     }
 
+    fn settled_ahead(&mut self, offset: i64) {
+        let (mut start, mut end) = (offset, offset + 1);
+        let before = self.done_before.range(..offset).next_back();
+        if let Some((&first, _)) = before.filter(|(_, end)| **end == offset) {
+            start = first;
+        }
+        if let Some(last) = self.done_before.remove(&end) {
+            end = last;
+        }
+        self.done_before.insert(start, end);
+    }
+
     /// Nobody works on `offset` any more: it must be received again.
     pub fn give_back(&mut self, offset: i64) {
+        self.ahead.remove(&offset);
         if self.open.contains(&offset) {
             self.again.insert(offset);
         }
@@ -91,7 +119,7 @@ impl Watermark {
 
     /// Events in somebody's hands.
     pub fn in_hand(&self) -> usize {
-        self.open.len() - self.again.len()
+        self.open.len() - self.again.len() + self.ahead.len()
     }
 
     /// One more than the highest offset received.
@@ -267,6 +295,41 @@ mod tests {
         fn foreign_metadata_is_never_a_panic(metadata in ".{0,40}") {
             let _ = Watermark::starting_at(5, &metadata);
         }
+    }
+
+    #[test]
+    fn what_is_settled_ahead_is_not_handed_out_again_also_after_a_restart() {
+        let mut mark = Watermark::starting_at(0, "");
+        assert!(mark.receive(0));
+        for offset in [5, 7, 6, 9] {
+            assert!(mark.take_ahead(offset));
+            assert!(!mark.take_ahead(offset), "in hand");
+        }
+        assert!(mark.settle(5) && mark.settle(7) && mark.settle(6));
+        assert!(!mark.take_ahead(6), "settled");
+        let commit = mark.commit();
+        assert_eq!(commit.offset, 0);
+        let mut restarted = Watermark::starting_at(0, &commit.metadata);
+        let fresh: Vec<_> = (0..11).filter(|o| restarted.receive(*o)).collect();
+        assert_eq!(fresh, [0, 1, 2, 3, 4, 8, 9, 10]);
+        // The one in hand is met by the reader, and its answer comes later.
+        let fresh: Vec<_> = (1..11).filter(|o| mark.receive(*o)).collect();
+        assert_eq!(fresh, [1, 2, 3, 4, 8, 10]);
+        for offset in [0, 1, 2, 3, 4, 8, 10] {
+            mark.settle(offset);
+        }
+        assert_eq!(mark.offset(), 9);
+        assert!(mark.settle(9));
+        assert_eq!(mark.offset(), 11);
+    }
+
+    #[test]
+    fn what_was_taken_ahead_and_given_back_is_received_as_usual() {
+        let mut mark = Watermark::starting_at(0, "");
+        assert!(mark.take_ahead(3));
+        mark.give_back(3);
+        assert_eq!(mark.in_hand(), 0);
+        assert!((0..5).all(|offset| mark.receive(offset)));
     }
 
     #[test]

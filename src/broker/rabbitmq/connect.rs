@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use lapin::protocol::AMQPSoftError;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
@@ -81,6 +81,26 @@ impl Connector {
         timeout(CONNECT_DEADLINE, greeting::version(&uri, &tls))
             .await
             .map_err(|_| anyhow!("no greeting within {CONNECT_DEADLINE:?}"))?
+    }
+
+    /// The virtual host that the URLs name.
+    pub fn vhost(&self) -> String {
+        let first = self.urls.first().and_then(|url| parsed(url).ok());
+        first.map_or_else(|| "/".to_owned(), |uri| uri.vhost)
+    }
+
+    /// Every node with its address and whether TLS is spoken; `None` for a URL that cannot be read.
+    pub fn nodes(&self) -> Vec<Option<(String, u16, bool)>> {
+        let node = |url: &Secret| {
+            let uri = parsed(url).ok()?;
+            let encrypted = uri.scheme == AMQPScheme::AMQPS;
+            Some((uri.authority.host, uri.authority.port, encrypted))
+        };
+        self.urls.iter().map(node).collect()
+    }
+
+    pub fn tls_files(&self) -> &TlsFiles {
+        &self.tls
     }
 
     async fn connect_to(&self, url: &Secret, role: &str) -> anyhow::Result<Connection> {

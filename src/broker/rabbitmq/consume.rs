@@ -184,7 +184,7 @@ async fn feed_all(
 
 async fn declare_own(broker: &RabbitMq, connection: &Connection) -> anyhow::Result<()> {
     let version = broker.version().await?;
-    topology::declare_own(connection, &broker.names, version).await
+    topology::declare_own(connection, &broker.names, version, broker.settings.declare).await
 }
 
 /// Waits for the connection's end and says why. Errors of single channels come by here too.
@@ -381,13 +381,14 @@ impl Feeder {
         prefetch: u16,
     ) -> anyhow::Result<(&str, Channel, Consumer)> {
         let version = self.broker.version().await?;
+        let declare = self.broker.settings.declare;
         match &self.feed {
             Feed::Source(source, _) => {
-                topology::declare_source(connection, source, version).await?;
+                topology::declare_source(connection, source, version, declare).await?;
             }
             Feed::Due(kind, _) => {
                 let names = &self.broker.names;
-                topology::declare_due(connection, names, version, *kind).await?;
+                topology::declare_due(connection, names, version, *kind, declare).await?;
             }
         }
         let queue = self.queue();

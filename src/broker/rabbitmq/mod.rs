@@ -10,16 +10,20 @@
 //! `<group>.hold.<seconds>`, `<group>.due.retry`, `<group>.due.hold`, `<group>.dead`.
 
 mod acks;
+mod adopt;
+mod clock;
 mod connect;
 mod consume;
 mod failures;
 mod greeting;
+mod inspect;
 mod letters;
 mod message;
+mod parked;
 mod probe;
 mod publish;
-mod release;
 mod topology;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,15 +35,18 @@ use jiff::Timestamp;
 use lapin::BasicProperties;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use self::connect::Connector;
 use self::greeting::Version;
 use self::publish::{Publisher, Target, Unkept};
 use super::envelope::{Dialect, Envelope};
+use super::parked::{Done, Follow, Order, Waiting};
 use super::tiers::Tiers;
 use super::{
-    Broker, Health, Intakes, Letters, Naming, NotOpened, Publication, Purpose, Refused, Wait,
+    Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
+    Purpose, Reach, Refused, Span, Wait,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::meters::SourceMeters;
@@ -59,6 +66,8 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
     /// `false` where another broker keeps our retries: nothing of ours is declared here.
     pub keeps_deliveries: bool,
+    /// `false` where we may not declare: our queues are only checked.
+    pub declare: bool,
 }
 
 /// One source: a queue, and how it is bound.
@@ -89,6 +98,7 @@ pub struct RabbitMq {
     connector: Connector,
     publisher: Publisher,
     probe: probe::Probe,
+    clock: clock::Clock,
     health: Mutex<Health>,
     /// Of the server, while a session lasts.
     version: AsyncMutex<Option<Version>>,
@@ -122,6 +132,7 @@ impl RabbitMq {
             connector,
             publisher,
             probe: probe::Probe::new(),
+            clock: clock::Clock::default(),
             health,
             version: AsyncMutex::new(None),
             letters: Arc::default(),
@@ -156,7 +167,8 @@ impl RabbitMq {
             WaitKind::Retry => self.settings.tiers.hop(rest, whole),
             WaitKind::Hold => self.settings.tiers.for_holds().hop(rest, whole),
         };
-        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining);
+        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining)
+            .parked_at(self.clock.at_the_latest());
         self.publish_envelope(&envelope, &self.names.tier(kind, hop.tier))
             .await
     }
@@ -207,7 +219,7 @@ impl RabbitMq {
         let version = self.version().await?;
         self.publisher
             .repair(async |connection| {
-                topology::declare_own(connection, &self.names, version).await
+                topology::declare_own(connection, &self.names, version, self.settings.declare).await
             })
             .await
     }
@@ -219,6 +231,27 @@ impl RabbitMq {
             Some(version) => Ok(version),
             None => Ok(*known.insert(self.connector.server_version().await?)),
         }
+    }
+}
+
+impl RabbitMq {
+    /// Why there is no history of a queue, and what there is instead.
+    fn forgotten(&self, source: &str) -> NotPossible {
+        let found = self.settings.sources.iter().find(|s| &*s.name == source);
+        let Some(settings) = found else {
+            return NotPossible::UnknownSource {
+                broker: self.settings.name.clone(),
+                name: source.into(),
+            };
+        };
+        let queue = &settings.queue;
+        let why = format!(
+            "source `{source}` is the RabbitMQ queue `{queue}`, and a queue forgets an event as soon as it is acknowledged: \
+             there is nothing to replay. What was given up is among the dead letters \
+             (`hookbridge dead list`, `hookbridge dead retry`). To replay time, keep the events where \
+             they stay: have the services publish to Kafka, or bind a RabbitMQ stream beside the queue, and send again from there"
+        );
+        NotPossible::Forgotten { why }
     }
 }
 
@@ -234,6 +267,13 @@ impl Broker for RabbitMq {
         stop: CancellationToken,
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
+        let broker = self.clone();
+        let until = stop.clone();
+        let _clock = AbortOnDropHandle::new(tokio::spawn(async move {
+            if broker.settings.keeps_deliveries {
+                clock::keep(&broker, &until).await;
+            }
+        }));
         let mut backoff = connect::Backoff::default();
         while !stop.is_cancelled() {
             let ended = consume::session(&self, &intakes, &stop, &drain, &mut backoff).await;
@@ -289,8 +329,12 @@ impl Broker for RabbitMq {
         Ok(Box::new(letters::open(self, purpose).await?))
     }
 
-    async fn release(&self, kind: WaitKind) -> Result<Option<u64>, Refused> {
-        release::release(self, kind).await.map(Some)
+    async fn parked(&self) -> Result<Vec<Waiting>, Refused> {
+        parked::list(self).await
+    }
+
+    async fn order(&self, order: &Order, follow: &dyn Follow) -> Result<Done, Refused> {
+        parked::carry_out(self, order, follow).await
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {
@@ -303,6 +347,14 @@ impl Broker for RabbitMq {
             .publish(&target, &publication.body, properties)
             .await
             .map_err(|unkept| self.publisher.refused(unkept, &target))
+    }
+
+    async fn history(&self, source: &str, _: Span) -> Result<Box<dyn History>, NotPossible> {
+        Err(self.forgotten(source))
+    }
+
+    async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
+        Err(self.forgotten(source))
     }
 
     fn health(&self) -> Health {

@@ -1,5 +1,9 @@
-//! Topology: the names of our queues, and declaring what is missing.
+//! Topology: the queues that the config needs, and declaring what is missing.
+//!
+//! [`own`] and [`of_source`] are the one list: what is declared at the start, checked where we may
+//! not declare, and printed by `hookbridge topology`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -60,28 +64,84 @@ impl Names {
     }
 }
 
-/// Declares our queues: the due queues first, since a tier that expires into a missing queue hands
-/// over minutes late, then the dead letters and the tiers.
+/// A value of a queue's argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Argument {
+    Text(String),
+    Number(i64),
+}
+
+/// Arguments of a queue, by name.
+pub type Arguments = BTreeMap<String, Argument>;
+
+/// A queue that the config needs. What is declared and what `topology` prints are these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    pub name: String,
+    arguments: Arguments,
+}
+
+impl Queue {
+    fn quorum(name: &str) -> Self {
+        let kind = Argument::Text("quorum".into());
+        Self {
+            name: name.to_owned(),
+            arguments: BTreeMap::from([("x-queue-type".to_owned(), kind)]),
+        }
+    }
+
+    fn tier(name: &str, delay: Duration, due: &str) -> Self {
+        let mut queue = Self::quorum(name);
+        let mut put = |name: &str, value| queue.arguments.insert(name.to_owned(), value);
+        put("x-dead-letter-exchange", Argument::Text(String::new()));
+        put("x-dead-letter-routing-key", Argument::Text(due.to_owned()));
+        let at_least_once = Argument::Text("at-least-once".to_owned());
+        put("x-dead-letter-strategy", at_least_once);
+        let reject = Argument::Text("reject-publish".to_owned());
+        put("x-overflow", reject);
+        let ttl_ms = Argument::Number(delay.as_millis() as i64);
+        put("x-message-ttl", ttl_ms);
+        queue
+    }
+
+    /// As a server of this version is to have it. From 4.0 on a quorum queue drops what was
+    /// delivered 20 times, and a crash counts for every message that was under way; on 3.x there is
+    /// no limit, and this argument deletes after one look.
+    pub fn arguments(&self, version: Version) -> Arguments {
+        let mut arguments = self.arguments.clone();
+        if version.limits_deliveries() {
+            arguments.insert("x-delivery-limit".to_owned(), Argument::Number(-1));
+        }
+        arguments
+    }
+}
+
+/// All queues of our own: the due queues first, since a tier that expires into a missing queue
+/// hands over minutes late, then the dead letters and the tiers.
+pub fn own(names: &Names) -> Vec<Queue> {
+    let first = [&names.due_retry, &names.due_hold, &names.dead];
+    let mut queues: Vec<_> = first.into_iter().map(|name| Queue::quorum(name)).collect();
+    for kind in [WaitKind::Retry, WaitKind::Hold] {
+        let tiers = names.tiers(kind).iter();
+        let tier = |&delay| Queue::tier(&names.tier(kind, delay), delay, names.due(kind));
+        queues.extend(tiers.map(tier));
+    }
+    queues
+}
+
+/// The queue of a source, as we declare it.
+pub fn of_source(source: &SourceSettings) -> Queue {
+    Queue::quorum(&source.queue)
+}
+
+/// Declares our queues, or where we may not, checks that all of them are there as they should be.
 pub async fn declare_own(
     connection: &Connection,
     names: &Names,
     version: Version,
+    declare: bool,
 ) -> anyhow::Result<()> {
-    let mut declarer = Declarer::new(connection, version);
-    for queue in [&names.due_retry, &names.due_hold, &names.dead] {
-        declarer.queue(queue, quorum()).await?;
-    }
-    for kind in [WaitKind::Retry, WaitKind::Hold] {
-        for &delay in names.tiers(kind) {
-            declarer
-                .queue(
-                    &names.tier(kind, delay),
-                    tier_arguments(delay, names.due(kind)),
-                )
-                .await?;
-        }
-    }
-    Ok(())
+    provide(connection, &own(names), version, declare).await
 }
 
 /// Declares the due queue of `kind` where it is missing.
@@ -90,38 +150,63 @@ pub async fn declare_due(
     names: &Names,
     version: Version,
     kind: WaitKind,
+    declare: bool,
 ) -> anyhow::Result<()> {
-    Declarer::new(connection, version)
-        .queue(names.due(kind), quorum())
-        .await
+    let due = Queue::quorum(names.due(kind));
+    provide(connection, &[due], version, declare).await
 }
 
-/// Declares and binds a source's queue, or checks that it is there.
+async fn provide(
+    connection: &Connection,
+    queues: &[Queue],
+    version: Version,
+    declare: bool,
+) -> anyhow::Result<()> {
+    let mut declarer = Declarer::new(connection, version);
+    let mut missing = Vec::new();
+    for queue in queues {
+        if declare {
+            declarer.queue(queue).await?;
+        } else if declarer.is_there(&queue.name).await? {
+            declarer.as_ours(queue, true).await?;
+        } else {
+            missing.push(format!("`{}`", queue.name));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "missing, and not ours to declare (`declare: false`): {}; `hookbridge topology` prints what \
+         has to be made",
+        missing.join(", ")
+    )
+}
+
+/// Declares and binds a source's queue, or checks that it is there. A binding cannot be looked at
+/// over AMQP, so where we may not declare it is taken to be there.
 pub async fn declare_source(
     connection: &Connection,
     source: &SourceSettings,
     version: Version,
+    declare: bool,
 ) -> anyhow::Result<()> {
     let mut declarer = Declarer::new(connection, version);
     if !source.declare {
         return declarer.check(&source.queue).await;
     }
-    declarer.queue(&source.queue, quorum()).await?;
+    provide(connection, &[of_source(source)], version, declare).await?;
+    if !declare {
+        return Ok(());
+    }
     for binding in &source.bind {
-        let mut arguments = FieldTable::default();
-        for (name, value) in &binding.arguments {
-            arguments.insert(
-                name.as_str().into(),
-                AMQPValue::LongString(value.as_str().into()),
-            );
-        }
         let channel = declarer.channel().await?;
         let bound = channel.queue_bind(
             source.queue.as_str().into(),
             binding.exchange.as_str().into(),
             binding.key.as_str().into(),
             QueueBindOptions::default(),
-            arguments,
+            binding_table(&binding.arguments),
         );
         let what = format!(
             "queue `{}` cannot be bound to exchange `{}` with key `{}`",
@@ -132,47 +217,37 @@ pub async fn declare_source(
     Ok(())
 }
 
-fn quorum() -> FieldTable {
-    let mut arguments = FieldTable::default();
-    arguments.insert(
-        "x-queue-type".into(),
-        AMQPValue::LongString("quorum".into()),
-    );
-    arguments
+/// A binding's arguments as the protocol has them.
+pub fn binding_table(arguments: &BTreeMap<String, String>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        let value = AMQPValue::LongString(value.as_str().into());
+        table.insert(name.as_str().into(), value);
+    }
+    table
 }
 
-/// From 4.0 on a quorum queue drops what was delivered 20 times, and a crash counts for every
-/// message that was under way; on 3.x there is no limit, and this argument deletes after one look.
-fn without_delivery_limit(mut arguments: FieldTable) -> FieldTable {
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(-1));
-    arguments
-}
-
-fn tier_arguments(delay: Duration, due: &str) -> FieldTable {
-    let mut arguments = quorum();
-    let mut put = |name: &str, value: &str| {
-        arguments.insert(name.into(), AMQPValue::LongString(value.into()));
-    };
-    put("x-dead-letter-exchange", "");
-    put("x-dead-letter-routing-key", due);
-    put("x-dead-letter-strategy", "at-least-once");
-    put("x-overflow", "reject-publish");
-    arguments.insert(
-        "x-message-ttl".into(),
-        AMQPValue::LongLongInt(delay.as_millis() as i64),
-    );
-    arguments
+fn table(arguments: &Arguments) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+        };
+        table.insert(name.as_str().into(), value);
+    }
+    table
 }
 
 /// Declares on a channel that is opened again when the broker closes it, as it does for each "no".
-struct Declarer<'a> {
+pub struct Declarer<'a> {
     connection: &'a Connection,
     version: Version,
     channel: Option<Channel>,
 }
 
 impl<'a> Declarer<'a> {
-    fn new(connection: &'a Connection, version: Version) -> Self {
+    pub fn new(connection: &'a Connection, version: Version) -> Self {
         Self {
             connection,
             version,
@@ -180,7 +255,7 @@ impl<'a> Declarer<'a> {
         }
     }
 
-    async fn channel(&mut self) -> anyhow::Result<&Channel> {
+    pub async fn channel(&mut self) -> anyhow::Result<&Channel> {
         if !self
             .channel
             .as_ref()
@@ -198,44 +273,63 @@ impl<'a> Declarer<'a> {
     }
 
     async fn check(&mut self, queue: &str) -> anyhow::Result<()> {
+        self.look(queue).await.map(|_| ())
+    }
+
+    /// How many messages wait in `queue`, and how many consumers it has; an error where it is not
+    /// there, or we may not know.
+    pub async fn look(&mut self, queue: &str) -> anyhow::Result<(u32, u32)> {
         let options = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::durable()
         };
         let channel = self.channel().await?;
         let checked = channel.queue_declare(queue.into(), options, FieldTable::default());
-        answer(
+        let looked = answer(
             format!("queue `{queue}` is not there, and is not ours to declare"),
             checked,
         )
         .await?;
-        Ok(())
+        Ok((looked.message_count(), looked.consumer_count()))
+    }
+
+    /// Whether `queue` exists. Errors: anything but a clear answer.
+    pub async fn is_there(&mut self, queue: &str) -> anyhow::Result<bool> {
+        match self.check(queue).await {
+            Ok(()) => Ok(true),
+            Err(error) if refusal(&error) == Some(AMQPSoftError::NOTFOUND) => Ok(false),
+            // Somebody's exclusive queue is there as well, which is not ours to use.
+            Err(error) => Err(error),
+        }
     }
 
     /// Checks first and declares what is missing; where it exists, declaring it again shows whether
     /// its arguments are ours. Without the permission to declare, existing is enough.
-    async fn queue(&mut self, queue: &str, arguments: FieldTable) -> anyhow::Result<()> {
-        let exists = self.check(queue).await.is_ok();
-        if self.version.limits_deliveries() {
-            let unlimited = without_delivery_limit(arguments.clone());
-            match self.declare(queue, unlimited).await {
-                // Declared before the server was upgraded to 4.x, perhaps.
-                Err(error) if refusal(&error) == Some(AMQPSoftError::PRECONDITIONFAILED) => {
-                    self.declare_as(queue, arguments, exists).await?;
-                    warn!(
-                        queue,
-                        "this queue was declared without `x-delivery-limit: -1` and drops a message that was \
-                         delivered 20 times; set the policy `delivery-limit: -1` on it"
-                    );
-                    Ok(())
-                }
-                Err(error) if refusal(&error) == Some(AMQPSoftError::ACCESSREFUSED) && exists => {
-                    Ok(())
-                }
-                other => other,
+    pub async fn queue(&mut self, queue: &Queue) -> anyhow::Result<()> {
+        let exists = self.check(&queue.name).await.is_ok();
+        self.as_ours(queue, exists).await
+    }
+
+    /// Declares with our arguments, which changes nothing where the queue is as it should be.
+    pub async fn as_ours(&mut self, queue: &Queue, exists: bool) -> anyhow::Result<()> {
+        let (name, arguments) = (queue.name.as_str(), table(&queue.arguments));
+        if !self.version.limits_deliveries() {
+            return self.declare_as(name, arguments, exists).await;
+        }
+        let unlimited = table(&queue.arguments(self.version));
+        match self.declare(name, unlimited).await {
+            // Declared before the server was upgraded to 4.x, perhaps.
+            Err(error) if refusal(&error) == Some(AMQPSoftError::PRECONDITIONFAILED) => {
+                self.declare_as(name, arguments, exists).await?;
+                warn!(
+                    queue = name,
+                    "this queue was declared without `x-delivery-limit: -1` and drops a message that was \
+                     delivered 20 times; set the policy `delivery-limit: -1` on it"
+                );
+                Ok(())
             }
-        } else {
-            self.declare_as(queue, arguments, exists).await
+            Err(error) if refusal(&error) == Some(AMQPSoftError::ACCESSREFUSED) && exists => Ok(()),
+            other => other,
         }
     }
 
@@ -258,6 +352,15 @@ impl<'a> Declarer<'a> {
         }
     }
 
+    /// Declares with these arguments; the broker's own words where it says no.
+    pub async fn try_arguments(
+        &mut self,
+        queue: &str,
+        arguments: &Arguments,
+    ) -> anyhow::Result<()> {
+        self.declare(queue, table(arguments)).await
+    }
+
     async fn declare(&mut self, queue: &str, arguments: FieldTable) -> anyhow::Result<()> {
         let channel = self.channel().await?;
         let declared =
@@ -267,7 +370,13 @@ impl<'a> Declarer<'a> {
     }
 }
 
-fn refusal(error: &anyhow::Error) -> Option<AMQPSoftError> {
+/// Whether the broker said that there is no such queue.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    refusal(error) == Some(AMQPSoftError::NOTFOUND)
+}
+
+/// The broker's "no" to one request, if that is what went wrong.
+pub fn refusal(error: &anyhow::Error) -> Option<AMQPSoftError> {
     error
         .downcast_ref::<lapin::Error>()
         .and_then(failures::soft)
@@ -279,9 +388,21 @@ mod tests {
 
     #[test]
     fn a_tier_hands_over_at_least_once_to_its_due_queue() {
-        let arguments = tier_arguments(Duration::from_secs(5), "shop.due.retry");
-        let text = |name: &str| match arguments.inner().get(name) {
-            Some(AMQPValue::LongString(text)) => text.to_string(),
+        let tiers = Tiers::new([5]).unwrap();
+        let queues = own(&Names::new("shop", &tiers));
+        let names: Vec<_> = queues.iter().map(|queue| queue.name.as_str()).collect();
+        let expected = [
+            "shop.due.retry",
+            "shop.due.hold",
+            "shop.dead",
+            "shop.retry.5",
+            "shop.hold.5",
+        ];
+        assert_eq!(names, expected);
+        let version = |major| Version { major, minor: 0 };
+        let arguments = queues[3].arguments(version(3));
+        let text = |name: &str| match &arguments[name] {
+            Argument::Text(text) => text.as_str(),
             other => panic!("{name}: {other:?}"),
         };
         assert_eq!(text("x-queue-type"), "quorum");
@@ -289,11 +410,9 @@ mod tests {
         assert_eq!(text("x-dead-letter-routing-key"), "shop.due.retry");
         assert_eq!(text("x-dead-letter-strategy"), "at-least-once");
         assert_eq!(text("x-overflow"), "reject-publish");
-        assert_eq!(
-            arguments.inner().get("x-message-ttl"),
-            Some(&AMQPValue::LongLongInt(5_000))
-        );
+        assert_eq!(arguments["x-message-ttl"], Argument::Number(5_000));
         assert!(!arguments.contains_key("x-delivery-limit"));
-        assert!(without_delivery_limit(arguments).contains_key("x-delivery-limit"));
+        let newer = queues[3].arguments(version(4));
+        assert_eq!(newer["x-delivery-limit"], Argument::Number(-1));
     }
 }

@@ -1,8 +1,14 @@
 //! The table itself. What is written here is documented, offered by editors, and accepted.
 
-use super::{Form, Key, Section};
+use super::{Form, Key, SIGNATURE, Section};
+use crate::subscription::Scheme;
 
-const fn key(name: &'static str, form: Form, default: &'static str, meaning: &'static str) -> Key {
+pub(super) const fn key(
+    name: &'static str,
+    form: Form,
+    default: &'static str,
+    meaning: &'static str,
+) -> Key {
     Key {
         name,
         form,
@@ -63,6 +69,12 @@ pub static TOP: Section = Section {
             Form::Section(&LIMITS),
             "",
             "Limits of the whole process.",
+        ),
+        key(
+            "attempts",
+            Form::Section(&ATTEMPTS),
+            "",
+            "The journal of attempts, which `trace` reads.",
         ),
         key(
             "brokers",
@@ -205,6 +217,56 @@ pub static LIMITS: Section = Section {
     ],
 };
 
+pub static ATTEMPTS: Section = Section {
+    name: "attempts",
+    keys: &[
+        key(
+            "enabled",
+            Form::Bool,
+            "`true`",
+            "Whether attempts are kept at all, in `attempts.redb` in `data_dir`.",
+        ),
+        key("keep", Form::Duration, "`7d`", "How long, `1m` or more."),
+        key(
+            "max_bytes",
+            Form::Bytes,
+            "`1GiB`",
+            "Beyond this the oldest go, whatever `keep` says; `1MiB` or more.",
+        ),
+        key(
+            "bodies",
+            Form::Bool,
+            "`false`",
+            "Keep the request too: method, headers and the first 64 KiB of the body. Headers of the endpoint are masked.",
+        ),
+        key(
+            "publish",
+            Form::Section(&PUBLISH),
+            "not at all",
+            "An audit stream of what is recorded, as JSON, as far as the broker keeps up.",
+        ),
+    ],
+};
+
+pub static PUBLISH: Section = Section {
+    name: "attempts.publish",
+    keys: &[
+        key("broker", Form::Name, MANDATORY, "One of `brokers`."),
+        key(
+            "topic",
+            Form::Text,
+            MANDATORY,
+            "The topic; the routing key on RabbitMQ.",
+        ),
+        key(
+            "exchange",
+            Form::Text,
+            "the default exchange, where `topic` is a queue's name",
+            "RabbitMQ only.",
+        ),
+    ],
+};
+
 pub static BROKER: Section = Section {
     name: "broker",
     keys: &[
@@ -226,6 +288,12 @@ pub static BROKER: Section = Section {
             Form::List(&Form::Duration),
             "`[1s, 5s, 15s, 1m, 5m, 15m, 1h, 4h, 12h]`",
             "Delays of the retry and hold tiers, in whole seconds.",
+        ),
+        key(
+            "declare",
+            Form::Bool,
+            "`true`",
+            "Make what is missing of our queues and topics. `false`: they are made by others (`hookbridge topology` prints them) and only checked.",
         ),
         key(
             "retries_on",
@@ -315,7 +383,7 @@ pub static EMBEDDED: Section = Section {
             "retention",
             Form::Duration,
             "`0s`",
-            "How long settled events are kept.",
+            "How long settled events are kept, counted from publishing. Replays reach as far back.",
         ),
         key(
             "max_bytes",
@@ -483,7 +551,7 @@ pub static ENDPOINT: Section = Section {
             "secret",
             Form::Text,
             "",
-            "What signs the requests: `whsec_` and base64 of 24 to 64 bytes, or for `standard-ed25519` `whsk_` and base64 of 32 or 64 bytes. Mandatory unless `signature` is `none`.",
+            "What signs the requests: for `standard` and `svix` `whsec_` and base64 of 24 to 64 bytes, for `standard-ed25519` `whsk_` and base64 of 32 or 64 bytes, for others 16 to 256 characters. Mandatory unless `signature` is one that signs nothing.",
         ),
         key(
             "secrets",
@@ -493,9 +561,9 @@ pub static ENDPOINT: Section = Section {
         ),
         key(
             "signature",
-            Form::OneOf(&crate::subscription::Scheme::NAMES),
+            Form::Either(&Form::OneOf(&Scheme::NAMES), &Form::One(&SIGNATURE)),
             "`standard`",
-            "The signature: Standard Webhooks with HMAC-SHA256 or with ed25519, or none.",
+            "The signature, by its name, or by its name with settings.",
         ),
         key(
             "tls",

@@ -27,11 +27,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
+use super::inspect::Steps;
 use super::resolver::Resolver;
-use super::tls;
-use crate::attempt::ErrorClass;
+use crate::attempt::{ErrorClass, Failure};
 use crate::deliver::guard::{self, AddressPolicy};
 use crate::subscription::TlsFiles;
+use crate::tls;
 
 const STAGGER: Duration = Duration::from_millis(300);
 /// A name with more addresses is tried at the first of them only.
@@ -78,25 +79,60 @@ impl Connector {
     }
 }
 
-impl Means {
-    async fn connect(&self, uri: &Uri) -> Result<Wire, ConnectFailure> {
-        let encrypted = uri.scheme() == Some(&Scheme::HTTPS);
-        let host = uri
-            .host()
-            .ok_or_else(|| fail(ErrorClass::Protocol, "the URL has no host"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+impl Connector {
+    /// Connects as for a request, notes how far it came, and hangs up.
+    pub(super) async fn inspect(&self, uri: &Uri) -> Steps {
+        let mut steps = Steps {
+            addresses: Vec::new(),
+            chain: Vec::new(),
+            failure: None,
+        };
+        let inspected = self.0.inspect(uri, &mut steps).await;
+        steps.failure = inspected.err().map(|failure| Failure {
+            class: failure.class,
+            detail: failure.detail,
+        });
+        steps
+    }
+}
 
-        let addresses = self.addresses(host, port).await?;
-        let vetted = self
-            .policy
-            .vet(&addresses)
-            .map_err(|denied| fail(ErrorClass::Denied, denied))?;
+impl Means {
+    async fn inspect(&self, uri: &Uri, steps: &mut Steps) -> Result<(), ConnectFailure> {
+        let (host, port, encrypted) = goal(uri)?;
+        steps.addresses = self.vetted(host, port).await?;
+        let addresses = steps.addresses.clone();
+        if !encrypted {
+            return self.connect_to(addresses, host, None).await.map(|_| ());
+        }
+        let files = self.files.clone();
+        let config =
+            tokio::task::spawn_blocking(move || tls::witnessed_config(files.as_deref())).await;
+        let (config, witness) = config
+            .map_err(|error| fail(ErrorClass::Tls, error))?
+            .map_err(|why| fail(ErrorClass::Tls, why))?;
+        let tls = TlsConnector::from(Arc::new(config));
+        let connected = self.connect_to(addresses, host, Some(tls)).await;
+        steps.chain = witness.chain();
+        connected.map(|_| ())
+    }
+
+    async fn connect(&self, uri: &Uri) -> Result<Wire, ConnectFailure> {
+        let (host, port, encrypted) = goal(uri)?;
+        let vetted = self.vetted(host, port).await?;
         let tls = match encrypted {
             true => Some(self.tls().await?),
             false => None,
         };
+        self.connect_to(vetted, host, tls).await
+    }
 
+    /// Connects to one of the addresses that the guard has let through.
+    async fn connect_to(
+        &self,
+        vetted: Vec<SocketAddr>,
+        host: &str,
+        tls: Option<TlsConnector>,
+    ) -> Result<Wire, ConnectFailure> {
         let deadline = Instant::now() + self.connect_timeout;
         let tcp = timeout_at(deadline, first_to_answer(vetted))
             .await
@@ -114,6 +150,13 @@ impl Means {
             .map_err(|_| fail(ErrorClass::Tls, "no TLS handshake in time"))?
             .map_err(|error| fail(ErrorClass::Tls, error))?;
         Ok(Wire::Tls(TokioIo::new(Box::new(stream))))
+    }
+
+    async fn vetted(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectFailure> {
+        let addresses = self.addresses(host, port).await?;
+        self.policy
+            .vet(&addresses)
+            .map_err(|denied| fail(ErrorClass::Denied, denied))
     }
 
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectFailure> {
@@ -143,6 +186,17 @@ impl Means {
         });
         made.await.cloned()
     }
+}
+
+/// Host, port, and whether TLS is spoken.
+fn goal(uri: &Uri) -> Result<(&str, u16, bool), ConnectFailure> {
+    let encrypted = uri.scheme() == Some(&Scheme::HTTPS);
+    let host = uri
+        .host()
+        .ok_or_else(|| fail(ErrorClass::Protocol, "the URL has no host"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+    Ok((host, port, encrypted))
 }
 
 /// The first of `addresses` that accepts, with a new one tried every [`STAGGER`] or as soon as the

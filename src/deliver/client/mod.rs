@@ -1,6 +1,6 @@
 //! The HTTP client under the courier: hyper-util's pooled client over our own connections.
 //!
-//! Nothing above this folder names a type of hyper or rustls, so the client can be exchanged.
+//! Nothing above this folder names a type of hyper, so the client can be exchanged.
 //! What is not here on purpose: redirects, proxies from the environment, cookies, decompression,
 //! `accept-encoding`, and retries other than of a request that a dying pooled connection never sent.
 //!
@@ -10,8 +10,8 @@
 //! `docs/decisions/0001-http-client-and-runtime.md`.
 
 mod connector;
+pub(super) mod inspect;
 mod resolver;
-mod tls;
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};

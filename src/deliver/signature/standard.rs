@@ -1,16 +1,19 @@
 //! Standard Webhooks: `id.timestamp.body`, signed with HMAC-SHA256 (`v1`) or ed25519 (`v1a`).
 //!
-//! See <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
+//! Svix, from which it comes, has the same under other names. See
+//! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::HeaderName;
 use sha2::Sha256;
-use subtle::ConstantTimeEq as _;
 
-use super::SecretError;
-use crate::subscription::Secret;
+use super::mac::same;
+use super::{Clock, ID, Received, SIGNATURE, SecretError, TIMESTAMP, VerifyError, put, text_of};
+use crate::outgoing::Outgoing;
+use crate::subscription::{Secret, TimeUnit};
 
 const HMAC_SECRET: &str = "whsec_";
 const ED25519_SECRET: &str = "whsk_";
@@ -18,11 +21,51 @@ const ED25519_PUBLIC: &str = "whpk_";
 const HMAC_VERSION: &str = "v1,";
 const ED25519_VERSION: &str = "v1a,";
 
+/// Where a receiver looks.
+pub(super) struct Names {
+    id: HeaderName,
+    timestamp: HeaderName,
+    signature: HeaderName,
+}
+
+pub(super) static NAMES: Names = Names {
+    id: ID,
+    timestamp: TIMESTAMP,
+    signature: SIGNATURE,
+};
+pub(super) static SVIX_NAMES: Names = Names {
+    id: HeaderName::from_static("svix-id"),
+    timestamp: HeaderName::from_static("svix-timestamp"),
+    signature: HeaderName::from_static("svix-signature"),
+};
+
+impl Names {
+    pub(super) fn has(&self, name: &HeaderName) -> bool {
+        [&self.id, &self.timestamp, &self.signature].contains(&name)
+    }
+
+    /// What a request says: id, timestamp and signatures.
+    fn read<'a>(
+        &self,
+        request: &Received<'a>,
+        clock: Clock,
+    ) -> Result<(&'a str, &'a str, &'a str), VerifyError> {
+        let id = text_of(request.headers, &self.id)?;
+        let timestamp = text_of(request.headers, &self.timestamp)?;
+        clock.check(timestamp, TimeUnit::Seconds, &self.timestamp)?;
+        let signatures = text_of(request.headers, &self.signature)?;
+        Ok((id, timestamp, signatures))
+    }
+}
+
 /// HMAC states in which the keys are already absorbed; a signature starts from a copy.
-pub(super) struct HmacKeys(Vec<Hmac<Sha256>>);
+pub(super) struct HmacKeys {
+    macs: Vec<Hmac<Sha256>>,
+    names: &'static Names,
+}
 
 impl HmacKeys {
-    pub(super) fn new(secrets: &[Secret]) -> Result<Self, SecretError> {
+    pub(super) fn new(names: &'static Names, secrets: &[Secret]) -> Result<Self, SecretError> {
         let prepare = |secret: &Secret| {
             let key = decode(secret, HMAC_SECRET)?;
             if !(24..=64).contains(&key.len()) {
@@ -33,35 +76,39 @@ impl HmacKeys {
             }
             Ok(Hmac::new_from_slice(&key).expect("HMAC takes keys of any length"))
         };
-        secrets
-            .iter()
-            .map(prepare)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let macs = secrets.iter().map(prepare).collect::<Result<_, _>>()?;
+        Ok(Self { macs, names })
     }
 
-    pub(super) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+    pub(super) fn sign(&self, id: &str, timestamp: i64, request: &mut Outgoing) {
         let timestamp = timestamp.to_string();
-        let mut signatures = String::with_capacity(self.0.len() * 48);
-        for tag in self.tags(id, &timestamp, body) {
+        let mut signatures = String::with_capacity(self.macs.len() * 48);
+        for tag in self.tags(id, &timestamp, &request.body) {
             append(&mut signatures, HMAC_VERSION, &tag);
         }
-        signatures
+        let (names, headers) = (self.names, &mut request.headers);
+        put(headers, names.signature.clone(), signatures);
+        // Under the names of the standard they are there already.
+        if names.id != ID {
+            put(headers, names.id.clone(), id.to_owned());
+            put(headers, names.timestamp.clone(), timestamp);
+        }
     }
 
-    pub(super) fn verify(&self, id: &str, timestamp: &str, body: &[u8], given: &str) -> bool {
+    pub(super) fn verify(&self, request: &Received<'_>, clock: Clock) -> Result<(), VerifyError> {
+        let (id, timestamp, signatures) = self.names.read(request, clock)?;
         let mut found = false;
-        for tag in self.tags(id, timestamp, body) {
+        for tag in self.tags(id, timestamp, request.body) {
             let expected = BASE64.encode(tag);
-            for signature in each(given, HMAC_VERSION) {
-                found |= bool::from(signature.as_bytes().ct_eq(expected.as_bytes()));
+            for given in each(signatures, HMAC_VERSION) {
+                found |= same(given, &expected);
             }
         }
-        found
+        found.then_some(()).ok_or(VerifyError::Mismatch)
     }
 
     fn tags(&self, id: &str, timestamp: &str, body: &[u8]) -> impl Iterator<Item = [u8; 32]> {
-        self.0.iter().map(move |prepared| {
+        self.macs.iter().map(move |prepared| {
             let mut mac = prepared.clone();
             mac.update(id.as_bytes());
             mac.update(b".");
@@ -84,8 +131,8 @@ impl Ed25519Keys {
             .map(Self)
     }
 
-    pub(super) fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
-        let message = message(id, &timestamp.to_string(), body);
+    pub(super) fn sign(&self, id: &str, timestamp: i64, request: &mut Outgoing) {
+        let message = message(id, &timestamp.to_string(), &request.body);
         let mut signatures = String::with_capacity(self.0.len() * 93);
         for key in &self.0 {
             append(
@@ -94,7 +141,11 @@ impl Ed25519Keys {
                 &key.sign(&message).to_bytes(),
             );
         }
-        signatures
+        put(&mut request.headers, SIGNATURE, signatures);
+    }
+
+    pub(super) fn verifiers(&self) -> Ed25519Verifiers {
+        Ed25519Verifiers(self.0.iter().map(SigningKey::verifying_key).collect())
     }
 }
 
@@ -120,16 +171,18 @@ impl Ed25519Verifiers {
         secrets.iter().map(key).collect::<Result<_, _>>().map(Self)
     }
 
-    pub(super) fn verify(&self, id: &str, timestamp: &str, body: &[u8], given: &str) -> bool {
-        let message = message(id, timestamp, body);
-        each(given, ED25519_VERSION)
+    pub(super) fn verify(&self, request: &Received<'_>, clock: Clock) -> Result<(), VerifyError> {
+        let (id, timestamp, signatures) = NAMES.read(request, clock)?;
+        let message = message(id, timestamp, request.body);
+        let found = each(signatures, ED25519_VERSION)
             .filter_map(|signature| BASE64.decode(signature).ok())
             .filter_map(|bytes| Signature::from_slice(&bytes).ok())
             .any(|signature| {
                 self.0
                     .iter()
                     .any(|key| key.verify_strict(&message, &signature).is_ok())
-            })
+            });
+        found.then_some(()).ok_or(VerifyError::Mismatch)
     }
 }
 
@@ -178,36 +231,28 @@ fn each<'a>(list: &'a str, version: &'static str) -> impl Iterator<Item = &'a st
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::HeaderMap;
     use proptest::prelude::*;
 
-    use super::super::{Signer, TOLERANCE, VerifyError, verify};
+    use super::super::tests::{AT, ID, check as check_request, kept, request, sign_at};
+    use super::super::{Signer, VerifyError};
     use super::*;
-    use crate::event::EventId;
     use crate::subscription::Scheme;
 
-    const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
-    const AT: i64 = 1_614_265_330;
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const OTHER: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     const KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
 
     fn signed(scheme: Scheme, secrets: &[&str], at: i64) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        let id = EventId::kept(ID).unwrap();
-        signer(scheme, secrets)
-            .unwrap()
-            .sign(&id, at, BODY, &mut headers);
-        headers
+        let mut request = request("https://h/", "application/json", BODY);
+        sign_at(&scheme, secrets, at * 1000, &mut request);
+        request.headers
     }
 
     fn signer(scheme: Scheme, secrets: &[&str]) -> Result<Signer, SecretError> {
-        Signer::new(scheme, &kept(secrets))
-    }
-
-    fn kept(secrets: &[&str]) -> Vec<Secret> {
-        secrets.iter().copied().map(Secret::new).collect()
+        Signer::new(&scheme, &kept(secrets))
     }
 
     fn check(
@@ -216,7 +261,9 @@ mod tests {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<(), VerifyError> {
-        verify(scheme, &kept(&[secret]), headers, body, AT, TOLERANCE)
+        let mut request = request("https://h/", "application/json", body);
+        request.headers = headers.clone();
+        check_request(&scheme, secret, &request, AT)
     }
 
     #[test]
@@ -265,14 +312,25 @@ mod tests {
 
     #[test]
     fn an_unsigned_request_still_has_the_id_and_drops_a_forged_signature() {
-        let mut headers = HeaderMap::new();
-        headers.insert("webhook-signature", "v1,forged".parse().unwrap());
-        let id = EventId::kept(ID).unwrap();
-        signer(Scheme::None, &[])
-            .unwrap()
-            .sign(&id, AT, BODY, &mut headers);
-        assert_eq!(headers["webhook-id"], ID);
+        let mut request = request("https://h/", "application/json", BODY);
+        let forged = "v1,forged".parse().unwrap();
+        request.headers.insert("webhook-signature", forged);
+        sign_at(&Scheme::None, &[], AT * 1000, &mut request);
+        assert_eq!(request.headers["webhook-id"], ID);
+        assert!(!request.headers.contains_key("webhook-signature"));
+    }
+
+    #[test]
+    fn svix_has_names_of_its_own() {
+        let headers = signed(Scheme::Svix, &[SECRET], AT);
+        assert_eq!(headers["svix-id"], ID);
+        assert_eq!(headers["svix-timestamp"], "1614265330");
+        assert_eq!(
+            headers["svix-signature"],
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+        );
         assert!(!headers.contains_key("webhook-signature"));
+        assert_eq!(check(Scheme::Svix, SECRET, &headers, BODY), Ok(()));
     }
 
     #[test]
@@ -401,14 +459,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn any_flipped_byte_is_noticed(body in prop::collection::vec(any::<u8>(), 1..200), at in any::<prop::sample::Index>(), flip in 1u8..) {
-            let id = EventId::random();
             for (scheme, secret) in [(Scheme::Standard, SECRET), (Scheme::StandardEd25519, KEY)] {
-                let mut headers = HeaderMap::new();
-                signer(scheme, &[secret]).unwrap().sign(&id, AT, &body, &mut headers);
-                prop_assert_eq!(check(scheme, secret, &headers, &body), Ok(()));
+                let mut request = request("https://h/", "application/json", &body);
+                sign_at(&scheme, &[secret], AT * 1000, &mut request);
+                prop_assert_eq!(check_request(&scheme, secret, &request, AT), Ok(()));
                 let mut changed = body.clone();
                 changed[at.index(body.len())] ^= flip;
-                prop_assert_eq!(check(scheme, secret, &headers, &changed), Err(VerifyError::Mismatch));
+                request.body = Bytes::from(changed);
+                prop_assert_eq!(check_request(&scheme, secret, &request, AT), Err(VerifyError::Mismatch));
             }
         }
     }

@@ -114,12 +114,12 @@ pub async fn what_dies_during_a_pass_is_left_for_the_next(place: impl Place) {
     let all = dead(&mut rig, &place, 3).await;
     let broker = place.beside(&rig);
     let mut pass = broker.open_letters(Purpose::Change).await.expect("opened");
-    for number in 0..3 {
+    for dead in all {
         pass.next().await.expect("read").expect("a letter");
         pass.remove().await.expect("removed");
         let again = Delivery {
             generation: 1,
-            ..all[number].clone()
+            ..dead
         };
         let buried = rig.broker.dead_letter(&again, Reason::Gone).await;
         buried.expect("dead-lettered");

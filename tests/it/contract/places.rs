@@ -36,7 +36,7 @@ fn naming() -> Naming {
 }
 
 fn tiers() -> Tiers {
-    Tiers::new([1, 30]).expect("tiers")
+    Tiers::new([1, 8, 30]).expect("tiers")
 }
 
 pub struct Embedded {
@@ -114,6 +114,7 @@ impl Place for RabbitMq {
                 meters: Meters::new().of_source(SOURCE),
             }],
             keeps_deliveries: true,
+            declare: true,
         })
     }
 

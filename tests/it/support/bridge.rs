@@ -116,13 +116,18 @@ impl Bridge {
 
     /// SIGHUP, after `config` was written where the first one was.
     pub fn reload(&self, config: &str) {
+        self.write_config(config);
+        self.signal("HUP");
+    }
+
+    /// Writes `config` where the first one was.
+    pub fn write_config(&self, config: &str) {
         let text = config.replace("{admin}", &self.admin).replace(
             "{data}",
             &self.folder.path().join("data").display().to_string(),
         );
         std::fs::write(self.folder.path().join("hookbridge.yaml"), text)
             .expect("the config is written");
-        self.signal("HUP");
     }
 
     fn signal(&self, name: &str) {

@@ -4,10 +4,15 @@ pub mod bridge;
 pub mod brokers;
 pub mod bus;
 pub mod cli;
+pub mod command;
 pub mod letters;
 pub mod receiver;
 
 use std::time::{Duration, Instant};
+
+use hookbridge::broker::Broker;
+use hookbridge::broker::parked::{Deed, Order, Unwatched, Whose};
+use hookbridge::delivery::WaitKind;
 
 /// The demo secret of Standard Webhooks' documentation.
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -34,4 +39,11 @@ pub fn unique(prefix: &str) -> String {
         "{prefix}-{}",
         &uuid::Uuid::now_v7().simple().to_string()[14..]
     )
+}
+
+/// Makes everything of `kind` due that is parked on `broker`; how many there were.
+pub async fn all_now(broker: &dyn Broker, kind: WaitKind) -> u64 {
+    let order = Order::new(Deed::Now, Whose::All, Some(kind));
+    let done = broker.order(&order, &Unwatched::default()).await;
+    done.expect("brought forward").count
 }

@@ -16,6 +16,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::names;
@@ -31,9 +33,13 @@ const JOIN: Duration = Duration::from_secs(20);
 /// Between looks at the group.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(5);
+
 /// The lock, held until this is dropped or [`Lock::is_lost`].
 pub struct Lock {
     state: Arc<State>,
+    polling: Option<JoinHandle<()>>,
 }
 
 impl Lock {
@@ -41,6 +47,14 @@ impl Lock {
     /// cluster was not reached.
     pub fn is_lost(&self) -> bool {
         !self.state.held.load(Ordering::Acquire)
+    }
+
+    /// Gives the lock up and returns when the group knows.
+    pub async fn release(mut self) {
+        self.state.given_up.store(true, Ordering::Release);
+        if let Some(polling) = self.polling.take() {
+            let _ = timeout(LEAVE, polling).await;
+        }
     }
 }
 
@@ -65,7 +79,7 @@ struct State {
 pub async fn hold(kafka: &Kafka) -> Result<Lock, NotOpened> {
     let failed = |error: anyhow::Error| NotOpened::Refused(kafka.unavailable(&error));
     let topic = names::replay(&kafka.settings.group);
-    topics::ensure_lock(&kafka.admin, &topic)
+    topics::ensure_lock(&kafka.admin, &kafka.settings.group)
         .await
         .map_err(failed)?;
     let until = Instant::now() + PATIENCE;
@@ -116,8 +130,11 @@ async fn try_to_hold(connection: &Connection, topic: &str) -> anyhow::Result<Res
         state: state.clone(),
     };
     // From here on the thread lets go when the lock is dropped, or was never taken over.
-    let lock = Lock { state };
-    tokio::task::spawn_blocking(move || polling.run(reply));
+    let mut lock = Lock {
+        state,
+        polling: None,
+    };
+    lock.polling = Some(tokio::task::spawn_blocking(move || polling.run(reply)));
     let outcome = answer.await.context("the replay lock's thread has ended")?;
     Ok(outcome?.map(|()| lock))
 }

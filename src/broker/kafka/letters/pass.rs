@@ -134,6 +134,13 @@ impl Letters for Pass {
         };
         self.producer.send(tombstone).await.map(drop)
     }
+
+    async fn close(&mut self) {
+        self.found.close();
+        if let Some(lock) = self.lock.take() {
+            lock.release().await;
+        }
+    }
 }
 
 /// Offsets of the records that are alive, by partition, ascending.

@@ -42,7 +42,7 @@ pub struct Taking {
     next_chunk: u16,
     bytes_seen: usize,
     /// Of this instance, one listing at a time: they would hide letters from each other.
-    pub turn: Option<OwnedMutexGuard<()>>,
+    _turn: Option<OwnedMutexGuard<()>>,
 }
 
 impl Taking {
@@ -63,7 +63,7 @@ impl Taking {
             chunk: None,
             next_chunk: FIRST_CHUNK,
             bytes_seen: 0,
-            turn,
+            _turn: turn,
         }
     }
 

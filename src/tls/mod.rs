@@ -1,12 +1,17 @@
 //! TLS: whom we believe, and who we say we are.
 //!
-//! The platform's authorities are believed, and those of `tls.ca` beside them. TLS 1.2 and 1.3,
-//! HTTP/2 by ALPN. There is no way to skip verification. Errors name files, never their contents.
+//! The platform's authorities are believed, and those of `tls.ca` beside them. TLS 1.2 and 1.3.
+//! There is no way to skip verification. Errors name files, never their contents. What `doctor`
+//! tells of a certificate is in [`certificate`]; it sees them by way of a [`Witness`].
+
+pub mod certificate;
+mod witness;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,8 +19,26 @@ use rustls_platform_verifier::Verifier;
 
 use crate::subscription::TlsFiles;
 
+pub use witness::Witness;
+
 /// Reads the platform's authorities and `files`. Blocks for some milliseconds.
-pub(super) fn client_config(files: Option<&TlsFiles>) -> Result<ClientConfig, String> {
+pub fn client_config(files: Option<&TlsFiles>) -> Result<ClientConfig, String> {
+    config_verified_by(files, |verifier| verifier)
+}
+
+/// The same, with somebody who remembers what certificates the server has shown, believed or not.
+pub fn witnessed_config(files: Option<&TlsFiles>) -> Result<(ClientConfig, Arc<Witness>), String> {
+    let mut witness = None;
+    let config = config_verified_by(files, |verifier| {
+        witness.insert(Arc::new(Witness::of(verifier))).clone()
+    })?;
+    Ok((config, witness.expect("every config has a verifier")))
+}
+
+fn config_verified_by(
+    files: Option<&TlsFiles>,
+    verified_by: impl FnOnce(Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let own_authorities = match files.and_then(|files| files.ca.as_deref()) {
         Some(path) => certificates(path)?,
@@ -27,7 +50,7 @@ pub(super) fn client_config(files: Option<&TlsFiles>) -> Result<ClientConfig, St
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous() // only the name of the method: the platform verifier verifies everything
-        .with_custom_certificate_verifier(Arc::new(verifier));
+        .with_custom_certificate_verifier(verified_by(Arc::new(verifier)));
     let mut config = match files.map(|files| (files.cert.as_deref(), files.key.as_deref())) {
         Some((Some(cert), key)) => {
             // A PEM file often holds both.
@@ -42,7 +65,7 @@ pub(super) fn client_config(files: Option<&TlsFiles>) -> Result<ClientConfig, St
     Ok(config)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;

@@ -1,0 +1,133 @@
+//! Parked deliveries over the API: what waits, and orders to bring it forward or drop it.
+
+use axum::body::Bytes;
+use axum::extract::{Query, State as Extract};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+
+use super::problem::Problem;
+use super::{State, jobs};
+use crate::broker::parked::{Deed, Order, Whose};
+use crate::delivery::WaitKind;
+use crate::operations::parked::{self, Known, Listing, NotOrdered, Seen};
+use crate::subscription::Uid;
+
+/// Needs the scope `read`.
+pub fn reading() -> Router<State> {
+    Router::new().route("/v1/parked", get(list))
+}
+
+/// Needs the scope `replay`.
+pub fn ordering() -> Router<State> {
+    Router::new()
+        .route("/v1/parked/now", post(now))
+        .route("/v1/parked/drop", post(drop_them))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    broker: Option<String>,
+}
+
+/// An order as it is asked for: of one subscription, or of all.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<String>,
+    #[serde(default)]
+    pub all: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<WaitKind>,
+    /// Also for a subscription that is paused, disabled or not known.
+    #[serde(default)]
+    pub force: bool,
+}
+
+async fn list(
+    Extract(state): Extract<State>,
+    Query(which): Query<Which>,
+) -> Result<Json<Listing>, Problem> {
+    let listed = parked::list(&state.operations, which.broker.as_deref()).await;
+    let mut listing = listed.map_err(|error| Problem::not_found(error.to_string()))?;
+    let seen = state.subscriptions.list().await.into_iter();
+    listing.seen_here = seen
+        .filter(|subscription| subscription.parked > 0)
+        .map(|subscription| Seen {
+            subscription: subscription.name.into(),
+            count: subscription.parked,
+        })
+        .collect();
+    Ok(Json(listing))
+}
+
+async fn now(state: Extract<State>, body: Bytes) -> Result<Response, Problem> {
+    order(state, &body, Deed::Now).await
+}
+
+async fn drop_them(state: Extract<State>, body: Bytes) -> Result<Response, Problem> {
+    order(state, &body, Deed::Drop).await
+}
+
+async fn order(
+    Extract(state): Extract<State>,
+    body: &Bytes,
+    deed: Deed,
+) -> Result<Response, Problem> {
+    let wish: Wish = serde_json::from_slice(body).map_err(|error| {
+        Problem::bad_request(format!(
+            "the body is not an order ({error}); send {{\"subscription\": NAME}} or {{\"all\": true}}"
+        ))
+    })?;
+    let whose = match (&wish.subscription, wish.all) {
+        (None, true) => Whose::All,
+        (Some(name), false) => {
+            let known = known(&state, name).await;
+            parked::whose(name, known, deed, wish.force)?
+        }
+        _ => {
+            return Err(Problem::bad_request(
+                "say either `subscription` or `\"all\": true`",
+            ));
+        }
+    };
+    let order = Order::new(deed, whose, wish.kind);
+    let started = parked::start(&state.operations, wish.broker.as_deref(), order)
+        .map_err(|error| Problem::not_found(error.to_string()))?;
+    let job = started?;
+    Ok(jobs::accepted(&job))
+}
+
+async fn known(state: &State, name: &str) -> Option<Known> {
+    let all = state.subscriptions.list().await;
+    let one = all.into_iter().find(|one| one.name == name)?;
+    Some(Known {
+        uid: Uid::from_stored(&one.uid),
+        halted: match one.state {
+            "active" => None,
+            "not_enabled" => Some("not enabled"),
+            other => Some(other),
+        },
+    })
+}
+
+impl From<NotOrdered> for Problem {
+    fn from(not_ordered: NotOrdered) -> Self {
+        let detail = not_ordered.to_string();
+        match not_ordered {
+            NotOrdered::Unknown(_) => Self::not_found(detail),
+            NotOrdered::Halted { .. } => Self::new(
+                StatusCode::CONFLICT,
+                "conflict",
+                "The subscription takes no deliveries now",
+                detail,
+            ),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Sources over the API: where events come from, and how far back they can be replayed.
+
+use axum::extract::State as Extract;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+
+use super::State;
+use crate::operations::sources;
+
+/// Needs the scope `read`.
+pub fn reading() -> Router<State> {
+    Router::new().route("/v1/sources", get(list))
+}
+
+async fn list(Extract(state): Extract<State>) -> Response {
+    let sources = sources::list(&state.operations).await;
+    Json(json!({ "sources": sources })).into_response()
+}

@@ -1,0 +1,203 @@
+//! Parked deliveries: listed, brought forward, dropped.
+//!
+//! The index by due time is read in pages; what an order is about goes to the writer page by page,
+//! each page one transaction, so that an order about very many holds nobody up and one that is
+//! interrupted has been carried out for the pages so far.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use redb::ReadableDatabase;
+use tracing::info;
+
+use super::letters::reading;
+use super::writer::{Place, Work};
+use super::{Declined, Embedded, Shared, kind_number, record, tables};
+use crate::broker::envelope;
+use crate::broker::parked::{Deed, Done, Follow, Order, Waiting, Whose};
+use crate::delivery::WaitKind;
+use crate::subscription::Uid;
+
+/// Entries of the index that are read, and changed, at once.
+const PAGE: usize = 1_024;
+
+/// Whose a delivery is, where its record can be read.
+type Owner = Option<(Arc<str>, Uid)>;
+
+/// By kind and subscription.
+pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
+    let mut groups: BTreeMap<(u8, Owner), Waiting> = BTreeMap::new();
+    for kind in [WaitKind::Retry, WaitKind::Hold] {
+        let mut from = (0, 0);
+        loop {
+            let page = page(shared.clone(), kind, from, true).await?;
+            let read = page.len();
+            for entry in page {
+                from = (entry.place.due_ms, entry.place.sequence + 1);
+                let owner = entry.owner.clone();
+                let row = groups
+                    .entry((kind_number(kind), entry.owner))
+                    .or_insert_with(|| empty_row(kind, owner));
+                row.count += 1;
+                let since = entry.place.due_ms.saturating_sub(entry.delay_ms);
+                row.oldest = earlier(row.oldest, at(since));
+                row.next_due = earlier(row.next_due, at(entry.place.due_ms));
+            }
+            if read < PAGE {
+                break;
+            }
+        }
+    }
+    Ok(groups.into_values().collect())
+}
+
+fn empty_row(kind: WaitKind, subscription: Owner) -> Waiting {
+    Waiting {
+        kind,
+        tier_seconds: None,
+        subscription,
+        count: 0,
+        at_least: false,
+        oldest: None,
+        next_due: None,
+    }
+}
+
+fn at(ms: u64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(ms.cast_signed()).ok()
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Carries out an order about what is parked by now.
+pub async fn carry_out(
+    broker: &Embedded,
+    order: &Order,
+    follow: &dyn Follow,
+) -> Result<Done, Declined> {
+    let shared = &broker.shared;
+    let parked_by_now = next_sequence(shared.clone()).await?;
+    let of_somebody = order.whose != Whose::All;
+    let mut done = Done::default();
+    for kind in order.kinds() {
+        // What is due is on its way already.
+        let mut from = (shared.clock.now_ms() + 1, 0);
+        while !follow.cancelled().is_cancelled() {
+            let page = page(shared.clone(), kind, from, of_somebody).await?;
+            let Some(last) = page.last() else { break };
+            from = (last.place.due_ms, last.place.sequence + 1);
+            let (read, mut meant) = (page.len(), Vec::new());
+            for entry in page {
+                let old = entry.place.sequence < parked_by_now;
+                let whose = match &entry.owner {
+                    Some((name, uid)) => order.whose.includes_of(uid, name),
+                    None => !of_somebody,
+                };
+                if old && whose {
+                    meant.push(entry.place);
+                } else if old {
+                    follow.expects(1);
+                    follow.saw(false);
+                }
+            }
+            done.count += change(broker, order.deed, meant, follow).await?;
+            if read < PAGE {
+                break;
+            }
+        }
+    }
+    if done.count > 0 {
+        info!(broker = %shared.name, order = order.deed.as_str(), count = done.count, "parked deliveries were brought forward or dropped");
+    }
+    Ok(done)
+}
+
+async fn change(
+    broker: &Embedded,
+    deed: Deed,
+    meant: Vec<Place>,
+    follow: &dyn Follow,
+) -> Result<u64, Declined> {
+    if meant.is_empty() {
+        return Ok(0);
+    }
+    let changed = broker
+        .shared
+        .ask(match deed {
+            Deed::Now => Work::Bring(meant),
+            Deed::Drop => Work::Discard(meant),
+        })
+        .await?;
+    follow.expects(changed);
+    for _ in 0..changed {
+        follow.saw(true);
+    }
+    Ok(changed)
+}
+
+/// An entry of the index.
+struct Entry {
+    place: Place,
+    delay_ms: u64,
+    /// Only where it was asked for.
+    owner: Owner,
+}
+
+/// The entries of `kind` from (due in ms, sequence) on.
+async fn page(
+    shared: Arc<Shared>,
+    kind: WaitKind,
+    from: (u64, u64),
+    with_owners: bool,
+) -> Result<Vec<Entry>, Declined> {
+    reading(shared, move |_, db| {
+        let txn = db.begin_read()?;
+        let due = txn.open_table(tables::DUE)?;
+        let parked = txn.open_table(tables::PARKED)?;
+        let number = kind_number(kind);
+        let mut page = Vec::new();
+        for row in due
+            .range((number, from.0, from.1)..=(number, u64::MAX, u64::MAX))?
+            .take(PAGE)
+        {
+            let (key, delay_ms) = row?;
+            let (_, due_ms, sequence) = key.value();
+            let owner = match with_owners {
+                true => parked.get(sequence)?.and_then(|r| owner(r.value())),
+                false => None,
+            };
+            page.push(Entry {
+                place: Place {
+                    kind,
+                    due_ms,
+                    sequence,
+                },
+                delay_ms: delay_ms.value(),
+                owner,
+            });
+        }
+        Ok(page)
+    })
+    .await
+}
+
+fn owner(record: &[u8]) -> Owner {
+    let written = record::read_delivery(Bytes::copy_from_slice(record)).ok()?;
+    let (name, uid) = envelope::owner(&written.headers)?;
+    Some((name.into(), uid))
+}
+
+/// What is parked from now on has this sequence or a later one.
+async fn next_sequence(shared: Arc<Shared>) -> Result<u64, Declined> {
+    reading(shared, |_, db| {
+        tables::counts(db).map(|counts| counts.next_sequence)
+    })
+    .await
+}

@@ -1,0 +1,73 @@
+//! Sources, as operators are shown them: which broker, and how far back they can be replayed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Operations;
+use crate::broker::NotPossible;
+
+/// How long looking for the oldest event may take, of one source.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What is known of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The broker that its events come from.
+    pub broker: Arc<str>,
+    /// The broker that keeps its deliveries: another one where it says `retries_on:`.
+    pub keeper: Arc<str>,
+    /// `rabbitmq`, `kafka` or `embedded`.
+    pub kind: &'static str,
+}
+
+/// A source as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    pub name: String,
+    pub broker: String,
+    pub kind: String,
+    /// Whether time can be replayed.
+    pub replay: bool,
+    /// Why it cannot, or why that is not known now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// The oldest event that is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+}
+
+/// All sources, by name.
+pub async fn list(operations: &Operations) -> Vec<Listed> {
+    let looks = operations.sources.iter().map(|(name, source)| async move {
+        let mut listed = Listed {
+            name: name.to_string(),
+            broker: source.broker.to_string(),
+            kind: source.kind.to_owned(),
+            replay: false,
+            why: None,
+            oldest: None,
+        };
+        let Some(broker) = operations.brokers.get(&source.broker) else {
+            return listed;
+        };
+        match tokio::time::timeout(LOOK, broker.reach(name)).await {
+            Ok(Ok(reach)) => {
+                listed.replay = true;
+                listed.oldest = reach.oldest;
+            }
+            Ok(Err(why)) => {
+                listed.replay = matches!(why, NotPossible::Unavailable(_));
+                listed.why = Some(why.to_string());
+            }
+            Err(_) => {
+                listed.replay = true;
+                listed.why = Some("the broker does not say how far back it goes".to_owned());
+            }
+        }
+        listed
+    });
+    futures_util::future::join_all(looks).await
+}

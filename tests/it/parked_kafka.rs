@@ -1,0 +1,215 @@
+//! Parked deliveries on Kafka: an order reaches every instance, those started later, and what lies
+//! far behind in a backlog.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use hookbridge::broker::kafka::{Kafka, Settings};
+use hookbridge::broker::parked::{Deed, Order, Unwatched, Whose};
+use hookbridge::broker::tiers::Tiers;
+use hookbridge::broker::{Broker as _, Received, Settlement, Wait};
+use hookbridge::delivery::{Delivery, WaitKind};
+use hookbridge::event::{Event, EventId, Headers, Origin, Place};
+use hookbridge::subscription::Uid;
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use tokio::time::timeout;
+
+use crate::kafka_support::*;
+use crate::support::eventually;
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn delivery(name: &str) -> Delivery {
+    let event = Event {
+        id: EventId::random(),
+        topic: "orders".into(),
+        kind: "orders".into(),
+        source: "orders".into(),
+        published_at: None,
+        content_type: None,
+        content_encoding: None,
+        key: None,
+        headers: Headers::default(),
+        properties: Vec::new(),
+        body: "x".into(),
+        origin: Origin {
+            broker: "lake".into(),
+            place: Place::Kafka {
+                topic: "orders".into(),
+                partition: 0,
+                offset: 0,
+            },
+        },
+    };
+    let uid = Uid::of_config(name);
+    Delivery::first(Arc::new(event), name.into(), uid, jiff::Timestamp::now())
+}
+
+fn long(group: &str, topic: &str) -> Settings {
+    let source = source(
+        "orders",
+        &[topic],
+        hookbridge::broker::kafka::Start::Earliest,
+    );
+    Settings {
+        tiers: Tiers::new([1, 600]).expect("tiers"),
+        ..settings(group, vec![source])
+    }
+}
+
+/// A tier as the bridge makes it, with so many partitions.
+async fn create_tier(topic: &str, partitions: i32) {
+    let tier = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
+        .set("cleanup.policy", "delete")
+        .set("retention.ms", "-1")
+        .set("message.timestamp.type", "LogAppendTime");
+    let made = admin().create_topics(&[tier], &AdminOptions::new()).await;
+    made.expect("kafka is there").remove(0).expect("made");
+}
+
+async fn park(kafka: &Arc<Kafka>, name: &str, count: usize) {
+    let wait = Wait {
+        kind: WaitKind::Retry,
+        delay: LONG,
+    };
+    let parking = stream::iter(0..count).map(|_| {
+        let kafka = kafka.clone();
+        async move { kafka.park(&delivery(name), wait).await }
+    });
+    let mut parked = parking.buffer_unordered(256);
+    while let Some(parked) = parked.next().await {
+        parked.expect("parked");
+    }
+}
+
+async fn order(kafka: &Kafka, deed: Deed, name: &str) -> u64 {
+    let whose = Whose::Of {
+        uid: Uid::of_config(name),
+        name: name.into(),
+    };
+    let order = Order::new(deed, whose, None);
+    let done = kafka.order(&order, &Unwatched::default()).await;
+    done.expect("given").count
+}
+
+async fn waiting(kafka: &Kafka) -> u64 {
+    let rows = kafka.parked().await.expect("listed");
+    assert!(rows.iter().all(|row| !row.at_least));
+    rows.iter().map(|row| row.count).sum()
+}
+
+/// Takes what is due here until nothing comes for two seconds.
+async fn all_due(rig: &mut Rig) -> Vec<Delivery> {
+    let mut all = Vec::new();
+    while let Ok(Some(received)) = timeout(Duration::from_secs(2), rig.retries.recv()).await {
+        let Received::Due(delivery, _, receipt) = received else {
+            panic!("not due");
+        };
+        receipt.settle(Settlement::Ack);
+        all.push(delivery);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_reaches_both_instances_and_one_that_starts_later() {
+    let (topic, group) = (unique("orders"), unique("g"));
+    create_topic(&topic, 1).await;
+    // Wider than all else of the group together, so that both instances get some of it.
+    create_tier(&format!("{group}.retry.600"), 8).await;
+    let mut one = start(long(&group, &topic), 200);
+    one.ready().await;
+    let mut two = start(long(&group, &topic), 200);
+    two.ready().await;
+    // Somebody who runs no bridge gives the orders.
+    let outside = Kafka::new(long(&group, &topic)).expect("settings");
+    park(&outside, "erp", 50).await;
+    assert_eq!(waiting(&outside).await, 50);
+    // Both take part as soon as the group has given both some of the partitions.
+    let (mut of_one, mut of_two) = (0, 0);
+    for round in 0..15 {
+        for _ in 0..20 {
+            park(&outside, "crm", 1).await;
+        }
+        let began = Instant::now();
+        assert_eq!(order(&outside, Deed::Now, "crm").await, 20, "{round}");
+        let (first, second) = tokio::join!(all_due(&mut one), all_due(&mut two));
+        println!(
+            "{} and {} due in {:?}",
+            first.len(),
+            second.len(),
+            began.elapsed()
+        );
+        assert_eq!(first.len() + second.len(), 20);
+        let mut all = first.iter().chain(&second);
+        assert!(all.all(|due| &*due.subscription == "crm"));
+        of_one += first.len();
+        of_two += second.len();
+        if of_one > 0 && of_two > 0 {
+            break;
+        }
+    }
+    assert!(of_one > 0 && of_two > 0, "one took all");
+    eventually("the others are left", PATIENCE, async || {
+        (waiting(&outside).await == 50).then_some(())
+    })
+    .await;
+    // Parked after the order: not meant by it.
+    park(&one.kafka, "crm", 10).await;
+    assert!(all_due(&mut one).await.is_empty());
+    one.stop().await;
+    two.stop().await;
+    // Given while nobody runs.
+    assert_eq!(order(&outside, Deed::Drop, "erp").await, 50);
+    assert_eq!(order(&outside, Deed::Now, "erp").await, 50);
+    assert_eq!(order(&outside, Deed::Now, "crm").await, 10);
+    let mut three = start(long(&group, &topic), 200);
+    three.ready().await;
+    let (due, _, receipt) = three.due().await;
+    receipt.settle(Settlement::Ack);
+    let mut all = all_due(&mut three).await;
+    all.push(due);
+    assert_eq!(all.len(), 10);
+    assert!(all.iter().all(|due| &*due.subscription == "crm"));
+    eventually("nothing is left", PATIENCE, async || {
+        (waiting(&outside).await == 0).then_some(())
+    })
+    .await;
+    three.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_reaches_far_behind_a_backlog() {
+    let (topic, group) = (unique("orders"), unique("g"));
+    create_topic(&topic, 1).await;
+    let mut rig = start(long(&group, &topic), 200);
+    rig.ready().await;
+    // More than is read ahead.
+    park(&rig.kafka, "erp", 9_000).await;
+    park(&rig.kafka, "crm", 300).await;
+    let began = Instant::now();
+    assert_eq!(order(&rig.kafka, Deed::Now, "crm").await, 300);
+    let (due, _, receipt) = rig.due().await;
+    receipt.settle(Settlement::Ack);
+    println!("the first was due after {:?}", began.elapsed());
+    let mut all = all_due(&mut rig).await;
+    all.push(due);
+    assert_eq!(all.len(), 300);
+    assert!(all.iter().all(|due| &*due.subscription == "crm"));
+    eventually("the others are left", PATIENCE, async || {
+        (waiting(&rig.kafka).await == 9_000).then_some(())
+    })
+    .await;
+    rig.stop().await;
+    let mut again = start(long(&group, &topic), 200);
+    again.ready().await;
+    assert!(all_due(&mut again).await.is_empty(), "delivered twice");
+    order(&again.kafka, Deed::Drop, "erp").await;
+    eventually("nothing is left", PATIENCE, async || {
+        (waiting(&again.kafka).await == 0).then_some(())
+    })
+    .await;
+    assert!(all_due(&mut again).await.is_empty());
+    again.stop().await;
+}
