@@ -123,6 +123,14 @@ fn the_page_has_every_command_with_its_options() {
     });
 }
 
+/// Without what a shell does with the output, which is its own business. Within filters such
+/// characters stand without spaces.
+fn of_one_command(line: &str) -> &str {
+    let ends = ["; ", " | ", " > ", " 2> "].into_iter();
+    let end = ends.filter_map(|what| line.find(what)).min();
+    line[..end.unwrap_or(line.len())].trim()
+}
+
 /// What is written as a command of ours, with where: lines of code blocks, and code within a line.
 fn written() -> Vec<(String, Vec<String>, bool)> {
     let mut found = Vec::new();
@@ -140,13 +148,7 @@ fn written() -> Vec<(String, Vec<String>, bool)> {
                 (!is_usage).then_some(rest)
             });
             if let (true, Some(arguments)) = (code, whole) {
-                // What a shell does with the output is its own business. Within filters such
-                // characters stand without spaces.
-                let end = ["; ", " | ", " > ", " 2> "]
-                    .iter()
-                    .filter_map(|what| arguments.find(what));
-                let arguments = &arguments[..end.min().unwrap_or(arguments.len())];
-                found.push((place, words(arguments.trim()), true));
+                found.push((place, words(of_one_command(arguments)), true));
             } else if !code {
                 for quoted in line.split('`').skip(1).step_by(2) {
                     if let Some(arguments) = quoted.strip_prefix("hookbridge ") {
@@ -209,7 +211,7 @@ fn commands_that_need_nobody_are_run_as_they_are_written() {
     for (name, text) in pages() {
         let lines = blocks(&text, "sh").into_iter().flat_map(str::lines);
         for line in lines.filter_map(|line| line.strip_prefix("hookbridge ")) {
-            let mut arguments = words(line.split('>').next().unwrap_or_default());
+            let mut arguments = words(of_one_command(line));
             if !ALONE.contains(&arguments[0].as_str()) {
                 continue;
             }
