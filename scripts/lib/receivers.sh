@@ -22,8 +22,18 @@ receivers_install() {
         say "fetching the verifiers for Node"
         mkdir -p "$into/node"
         cp "$from/package.json" "$from/package-lock.json" "$into/node/"
-        npm ci --prefix "$into/node" --ignore-scripts --no-audit --no-fund >"$into/node.log" 2>&1 ||
+        npm_ci "$into/node" >"$into/node.log" 2>&1 || npm_ci "$into/node" >>"$into/node.log" 2>&1 ||
             die "could not fetch the verifiers for Node, see $into/node.log"
         cp "$from/package-lock.json" "$into/node.lock"
     fi
+}
+
+# npm has been seen to wait for ever after its last download; what it has fetched is kept.
+npm_ci() {
+    # Node trusts its own list of authorities only, unless it is told to trust the machine's too.
+    local authorities=/etc/ssl/certs/ca-certificates.crt
+    if [[ -r $authorities ]]; then
+        export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-$authorities}
+    fi
+    timeout 180 npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --prefer-offline
 }
