@@ -29,7 +29,7 @@ pub fn of_pipeline(
 }
 
 /// Those of a process that runs no bridge, over the brokers whose names are `wanted`. Of
-/// subscriptions it knows what the config says.
+/// subscriptions it knows what the config says, and the store: paused, disabled.
 pub fn operations(
     config: &Config,
     wanted: impl Fn(&str) -> bool,
@@ -38,7 +38,7 @@ pub fn operations(
     for name in config.brokers.keys().filter(|name| wanted(name)) {
         built.insert(name.clone(), brokers::without_sources(config, name)?);
     }
-    let known = Arc::new(OfConfig::new(config, None)?);
+    let known = Arc::new(OfConfig::new(config)?);
     let sources = brokers::sources(config);
     Ok(Operations::knowing(
         built,
@@ -49,7 +49,7 @@ pub fn operations(
 }
 
 /// The same over the broker of `source`, with its sources, and over the one that keeps its
-/// deliveries. Of subscriptions it also knows what the store says: paused, disabled.
+/// deliveries.
 pub fn on_source(config: &Config, source: &str) -> Result<Arc<Operations>, Failure> {
     let sources = brokers::sources(config);
     let mut built = BTreeMap::new();
@@ -59,16 +59,7 @@ pub fn on_source(config: &Config, source: &str) -> Result<Arc<Operations>, Failu
             built.insert(name.clone(), brokers::alone(config, name)?);
         }
     }
-    // Without a data folder no bridge has ever run here, and nothing is paused or disabled.
-    let store = match config.data_dir.exists() {
-        true => {
-            let meters = Meters::new();
-            let (bytes, flush) = (meters.store_bytes.clone(), meters.store_flush.clone());
-            Some(Store::open(&config.data_dir, bytes, flush)?)
-        }
-        false => None,
-    };
-    let known = Arc::new(OfConfig::new(config, store.as_ref())?);
+    let known = Arc::new(OfConfig::new(config)?);
     Ok(Operations::knowing(
         built,
         elsewhere(config),
@@ -109,10 +100,20 @@ struct OfConfig {
 }
 
 impl OfConfig {
-    fn new(config: &Config, store: Option<&Store>) -> Result<Self, Failure> {
+    /// The store is let go of again. Without one no bridge has ever run here, and nothing is paused
+    /// or disabled.
+    fn new(config: &Config) -> Result<Self, Failure> {
+        let store = match Store::is_in(&config.data_dir) {
+            true => {
+                let meters = Meters::new();
+                let (bytes, flush) = (meters.store_bytes.clone(), meters.store_flush.clone());
+                Some(Store::open(&config.data_dir, bytes, flush)?)
+            }
+            false => None,
+        };
         let mut states = BTreeMap::new();
         for (name, spec) in &config.subscriptions {
-            states.insert(name.clone(), state_of(spec, store)?);
+            states.insert(name.clone(), state_of(spec, store.as_ref())?);
         }
         let config = config.clone();
         Ok(Self { config, states })

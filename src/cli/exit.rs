@@ -22,10 +22,6 @@ impl Exit {
         Self::new(64, message)
     }
 
-    pub fn storage(message: impl Into<String>) -> Self {
-        Self::new(70, message)
-    }
-
     pub fn io(message: impl Into<String>) -> Self {
         Self::new(74, message)
     }

@@ -5,33 +5,21 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::anyhow;
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 
-use super::admin::Admin;
+use super::desk::Desk;
 use super::exit::Exit;
+use super::progress::{self, Words};
 use super::settings::ConfigFile;
 use crate::admin::parked::Wish;
-use crate::app;
-use crate::broker::embedded;
 use crate::broker::parked::{Deed, Order, Whose};
 use crate::config::Config;
 use crate::delivery::WaitKind;
+use crate::operations::Report;
 use crate::operations::parked::{self, Known, Listing};
-use crate::operations::{Job, Operations, Report, State};
-use crate::subscription::Uid;
-
-/// Between looks at a job.
-const LOOK: Duration = Duration::from_millis(150);
-/// Between plain lines of progress, where there is no terminal.
-const SAY_EVERY: Duration = Duration::from_secs(5);
-/// A cancelled job has ended within this, or is left.
-const END_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -113,79 +101,35 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Who is asked.
-enum Asked {
-    Bridge(Admin),
-    /// The brokers themselves.
-    Brokers(Arc<Operations>),
+/// The running bridge, or else this process with the brokers that keep deliveries.
+async fn desk(config: &Config, broker: Option<&str>) -> anyhow::Result<Desk> {
+    let keeps = |name: &str| {
+        let settings = config.brokers.get(name);
+        settings.is_some_and(|settings| settings.retries_on.is_none())
+    };
+    Desk::of(config, |name| {
+        broker.is_none_or(|only| only == name) && keeps(name)
+    })
+    .await
 }
 
-impl Asked {
-    async fn of(config: &Config, broker: Option<&str>) -> anyhow::Result<Self> {
-        if let Some(admin) = Admin::of(config).await? {
-            return Ok(Self::Bridge(admin));
+async fn listing(desk: &Desk, broker: Option<&str>) -> anyhow::Result<Listing> {
+    match desk {
+        Desk::There(admin) => {
+            let query: Vec<_> = broker
+                .map(|name| ("broker", name.to_owned()))
+                .into_iter()
+                .collect();
+            admin.get("/v1/parked", &query).await
         }
-        let mut brokers = std::collections::BTreeMap::new();
-        for (name, settings) in &config.brokers {
-            let wanted = broker.is_none_or(|only| only == &**name);
-            if wanted && settings.retries_on.is_none() {
-                let opened = app::publisher(config, name).map_err(in_use)?;
-                brokers.insert(name.clone(), opened);
-            }
-        }
-        Ok(Self::Brokers(Operations::new(brokers)))
-    }
-
-    async fn listing(&self, broker: Option<&str>) -> anyhow::Result<Listing> {
-        match self {
-            Self::Bridge(admin) => {
-                let query: Vec<_> = broker
-                    .map(|name| ("broker", name.to_owned()))
-                    .into_iter()
-                    .collect();
-                admin.get("/v1/parked", &query).await
-            }
-            Self::Brokers(operations) => parked::list(operations, broker).await,
-        }
-    }
-
-    async fn start(&self, args: &OrderArgs, order: Order) -> anyhow::Result<Running<'_>> {
-        let deed = order.deed;
-        Ok(match self {
-            Self::Bridge(admin) => {
-                let wish = Wish {
-                    subscription: args.subscription.clone(),
-                    all: args.all,
-                    broker: args.broker.clone(),
-                    kind: args.kind,
-                    force: args.force,
-                };
-                let path = format!("/v1/parked/{}", deed.as_str());
-                let report: Report = admin.post(&path, &wish).await?;
-                Running::There(admin, report.id)
-            }
-            Self::Brokers(operations) => {
-                Running::Here(parked::start(operations, args.broker.as_deref(), order)??)
-            }
-        })
-    }
-}
-
-/// The embedded broker's file belongs to one process at a time.
-fn in_use(error: anyhow::Error) -> anyhow::Error {
-    let of_file = error
-        .chain()
-        .any(|cause| cause.downcast_ref::<embedded::OpenError>().is_some());
-    match of_file {
-        true => Exit::storage(format!("{error:#}")).into(),
-        false => error,
+        Desk::Here(operations) => parked::list(operations, broker).await,
     }
 }
 
 async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let asked = Asked::of(&config, args.broker.as_deref()).await?;
-    let listing = asked.listing(args.broker.as_deref()).await?;
+    let desk = desk(&config, args.broker.as_deref()).await?;
+    let listing = listing(&desk, args.broker.as_deref()).await?;
     let mut out = std::io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &listing)?;
@@ -273,48 +217,58 @@ fn short(time: Duration) -> String {
 
 async fn order(args: OrderArgs, deed: Deed) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let asked = Asked::of(&config, args.broker.as_deref()).await?;
-    let whose = match &args.subscription {
-        None => Whose::All,
-        // A bridge decides itself: it knows more than the config.
-        Some(name) => {
-            let in_config = config
-                .subscriptions
-                .contains_key(name.as_str())
-                .then(|| Known {
-                    uid: Uid::of_config(name),
-                    halted: None,
-                });
-            let force = args.force || matches!(asked, Asked::Bridge(_));
-            parked::whose(name, in_config, deed, force)?
+    let desk = desk(&config, args.broker.as_deref()).await?;
+    let whose = match (&args.subscription, &desk) {
+        (None, _) => Whose::All,
+        // A bridge decides itself, as soon as the operator has agreed.
+        (Some(name), Desk::There(_)) => parked::whose(name, None, deed, true)?,
+        (Some(name), Desk::Here(operations)) => {
+            let known = Known::of(&operations.subscriptions(), name);
+            parked::whose(name, known, deed, args.force)?
         }
     };
     let order = Order::new(deed, whose, args.kind);
-    if !args.yes && !agreed(&args, &order, &asked).await? {
+    if !args.yes && !agreed(&args, &order, &desk).await? {
         eprintln!("nothing was done");
-        return Ok(ExitCode::from(1));
+        return Ok(ExitCode::FAILURE);
     }
-    let running = asked.start(&args, order).await?;
-    let (report, interrupted) = follow(&running).await?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!("{}", summary(&report, deed));
-    }
-    match report.state {
-        State::Failed => {
-            let why = report.why.as_deref().unwrap_or("it failed");
-            Err(Exit::unavailable(why).into())
+    let words = Words {
+        thing: "parked delivery",
+        things: "parked deliveries",
+        done: match deed {
+            Deed::Now => "due now",
+            Deed::Drop => "dropped",
+        },
+        would: "",
+    };
+    let started = start(&desk, &args, order).await?;
+    let report = progress::follow(&desk, started, words).await?;
+    progress::conclude(&report, words, args.json)
+}
+
+async fn start(desk: &Desk, args: &OrderArgs, order: Order) -> anyhow::Result<Report> {
+    match desk {
+        Desk::There(admin) => {
+            let wish = Wish {
+                subscription: args.subscription.clone(),
+                all: args.all,
+                broker: args.broker.clone(),
+                kind: args.kind,
+                force: args.force,
+            };
+            let path = format!("/v1/parked/{}", order.deed.as_str());
+            admin.post(&path, &wish).await
         }
-        _ if interrupted => Err(Exit::interrupted().into()),
-        _ if report.done == 0 => Ok(ExitCode::from(1)),
-        _ => Ok(ExitCode::SUCCESS),
+        Desk::Here(operations) => {
+            let job = parked::start(operations, args.broker.as_deref(), order)??;
+            Ok(job.report())
+        }
     }
 }
 
 /// Whether the operator wants it, told how many it is about. What cannot be undone needs `--yes`
 /// where nobody can be asked.
-async fn agreed(args: &OrderArgs, order: &Order, asked: &Asked) -> anyhow::Result<bool> {
+async fn agreed(args: &OrderArgs, order: &Order, desk: &Desk) -> anyhow::Result<bool> {
     let can_ask = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match (order.deed, can_ask) {
         (Deed::Drop, false) => {
@@ -325,7 +279,7 @@ async fn agreed(args: &OrderArgs, order: &Order, asked: &Asked) -> anyhow::Resul
         (Deed::Now, true) if !args.all => return Ok(true),
         _ => {}
     }
-    let listing = asked.listing(args.broker.as_deref()).await?;
+    let listing = listing(desk, args.broker.as_deref()).await?;
     let (count, exact) = listing.preview(order, args.broker.as_deref());
     let number = if exact { "" } else { "up to " };
     let deed = match order.deed {
@@ -346,86 +300,11 @@ async fn agreed(args: &OrderArgs, order: &Order, asked: &Asked) -> anyhow::Resul
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// A job under way.
-enum Running<'a> {
-    There(&'a Admin, String),
-    Here(Arc<Job>),
-}
-
-impl Running<'_> {
-    async fn report(&self) -> anyhow::Result<Report> {
-        match self {
-            Self::There(admin, id) => admin.get(&format!("/v1/jobs/{id}"), &[]).await,
-            Self::Here(job) => Ok(job.report()),
-        }
-    }
-
-    async fn cancel(&self) -> anyhow::Result<()> {
-        match self {
-            Self::There(admin, id) => {
-                let _: Report = admin.delete(&format!("/v1/jobs/{id}")).await?;
-            }
-            Self::Here(job) => job.cancelled().cancel(),
-        }
-        Ok(())
-    }
-}
-
-/// Shows how far a job is until it ends; whether it was interrupted.
-async fn follow(running: &Running<'_>) -> anyhow::Result<(Report, bool)> {
-    let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} looked at, {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let mut interrupted: Option<Instant> = None;
-    let mut said = Instant::now();
-    loop {
-        let report = running.report().await?;
-        if report.state != State::Running {
-            bar.finish_and_clear();
-            return Ok((report, interrupted.is_some()));
-        }
-        bar.set_length(report.total.unwrap_or(report.seen));
-        bar.set_position(report.seen);
-        bar.set_message(format!("{} done", report.done));
-        if bar.is_hidden() && said.elapsed() >= SAY_EVERY {
-            said = Instant::now();
-            eprintln!("{} looked at, {} done", report.seen, report.done);
-        }
-        match interrupted {
-            Some(at) if at.elapsed() > END_WITHIN => {
-                return Err(anyhow!("the job does not end; what it has done stays done")
-                    .context(Exit::interrupted()));
-            }
-            Some(_) => tokio::time::sleep(LOOK).await,
-            None => tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                _ = tokio::signal::ctrl_c() => {
-                    interrupted = Some(Instant::now());
-                    running.cancel().await?;
-                }
-            },
-        }
-    }
-}
-
-fn summary(report: &Report, deed: Deed) -> String {
-    let done = match deed {
-        Deed::Now => "due now",
-        Deed::Drop => "dropped",
-    };
-    let others = report.seen.saturating_sub(report.done);
-    let rest = match (report.state, others) {
-        (State::Cancelled, _) => "; cancelled before the end".to_owned(),
-        (_, 0) => String::new(),
-        (_, others) => format!("; {others} others wait on"),
-    };
-    format!("{} {done}{rest}", report.done)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::operations::parked::{NotTold, Row, Seen};
+    use crate::subscription::Uid;
 
     fn row(broker: &str, subscription: Option<&str>) -> Row {
         let told = subscription.is_some();

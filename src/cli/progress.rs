@@ -22,12 +22,24 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// How a command speaks of its job.
 #[derive(Debug, Clone, Copy)]
 pub struct Words {
-    /// What is done with: `letters`.
+    /// What is done with, when it is one: `letter`.
+    pub thing: &'static str,
+    /// `letters`.
     pub things: &'static str,
     /// `sent again`.
     pub done: &'static str,
     /// `would be sent again`, of a dry run.
     pub would: &'static str,
+}
+
+impl Words {
+    /// `1 letter`, `2 letters`.
+    fn count(&self, count: u64) -> String {
+        match count {
+            1 => format!("1 {}", self.thing),
+            _ => format!("{count} {}", self.things),
+        }
+    }
 }
 
 /// Follows a job that was just started until it has ended, showing how far it is, and returns its
@@ -90,19 +102,16 @@ pub fn conclude(report: &Report, words: Words, json: bool) -> anyhow::Result<Exi
 
 /// What was done and what was left, in a few lines.
 pub fn summary(report: &Report, words: Words) -> String {
-    let Words { things, .. } = words;
     let done = verb(report, words);
     let mut text = String::new();
-    let (did, seen) = (report.done, report.seen);
+    let (did, seen) = (words.count(report.done), words.count(report.seen));
     match report.state {
-        State::Cancelled => {
-            text += &format!("cancelled: {did} {things} {done}, the rest is as it was\n")
-        }
+        State::Cancelled => text += &format!("cancelled: {did} {done}, the rest is as it was\n"),
         State::Failed => {
             let why = report.why.as_deref().unwrap_or("for no known reason");
-            text += &format!("failed: {why}\n{did} {things} {done}, the rest is as it was\n");
+            text += &format!("failed: {why}\n{did} {done}, the rest is as it was\n");
         }
-        State::Running | State::Done => text += &format!("{did} {things} {done}\n"),
+        State::Running | State::Done => text += &format!("{did} {done}\n"),
     }
     let left: u64 = report.skipped.values().sum();
     if left > 0 {
@@ -111,8 +120,8 @@ pub fn summary(report: &Report, words: Words) -> String {
     for (why, count) in &report.skipped {
         text += &format!("  {count}  {why}\n");
     }
-    if did + left == 0 && report.state == State::Done {
-        text += &format!("none of {seen} {things} is meant\n");
+    if report.done + left == 0 && report.state == State::Done {
+        text += &format!("none of {seen} is meant\n");
     }
     if matches!(report.state, State::Cancelled | State::Failed) {
         text += "run it again to go on\n";
@@ -193,6 +202,7 @@ mod tests {
     use super::*;
 
     const WORDS: Words = Words {
+        thing: "letter",
         things: "letters",
         done: "sent again",
         would: "would be sent again",
@@ -228,6 +238,8 @@ mod tests {
         one.operation = "dead_retry_dry_run".into();
         one.skipped.clear();
         assert_snapshot!(summary(&one, WORDS), @"9 letters would be sent again");
+        one.done = 1;
+        assert_snapshot!(summary(&one, WORDS), @"1 letter would be sent again");
         one.done = 0;
         assert_snapshot!(summary(&one, WORDS), @r"
         0 letters would be sent again

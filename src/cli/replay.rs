@@ -20,6 +20,7 @@ use crate::selection::Selection;
 use crate::subscription::Rate;
 
 const WORDS: Words = Words {
+    thing: "event",
     things: "events",
     done: "sent",
     would: "would be sent",

@@ -101,6 +101,10 @@ fn section(
             Some(value) => Some(form(&key.form, value, node)),
             None => default(of, key, node, around),
         };
+        let says_nothing = matches!(&value, Some(Shown::Map(map)) if map.is_empty());
+        if says_nothing && is_same_left_out(of, key) {
+            continue;
+        }
         if let Some(value) = value {
             shown.push((key.name.to_owned(), value));
         }
@@ -150,10 +154,9 @@ fn default(
             };
             return Some(Shown::One((delays + 1).to_string()));
         }
-        ("broker", kind) if keys::KINDS.contains(&kind) => return None,
         _ => {}
     }
-    if let ("", Some(below)) = (key.default, optional_section(&key.form)) {
+    if let Some(below) = optional_section(&key.form).filter(|_| is_same_left_out(of, key)) {
         return Some(Shown::Map(section(below, None, None)));
     }
     let written = key.default.strip_prefix('`')?.strip_suffix('`')?;
@@ -161,6 +164,12 @@ fn default(
         return None;
     }
     Some(form(&key.form, &node::read(written).ok()?, node))
+}
+
+/// Whether a section that is empty is as if it were left out. A broker's kind is not.
+fn is_same_left_out(of: &Section, key: &Key) -> bool {
+    let is_kind = of.name == "broker" && keys::KINDS.contains(&key.name);
+    key.default.is_empty() && optional_section(&key.form).is_some() && !is_kind
 }
 
 /// A section that is all defaults when it is left out.

@@ -20,6 +20,7 @@ use super::{Job, Operations};
 use crate::broker::Broker;
 use crate::broker::parked::{Deed, Follow, Order, Unwatched, Waiting, Whose};
 use crate::delivery::WaitKind;
+use crate::pipeline::{State, SubscriptionStatus};
 use crate::subscription::Uid;
 
 /// A list is complete within this, or a broker is said not to answer.
@@ -154,6 +155,22 @@ pub struct Known {
     pub uid: Uid,
     /// Why nothing would be sent to it now: `paused`, `disabled`, `not enabled`.
     pub halted: Option<&'static str>,
+}
+
+impl Known {
+    /// The subscription of this name among all of them.
+    pub fn of(all: &[SubscriptionStatus], name: &str) -> Option<Self> {
+        let one = all.iter().find(|one| &*one.name == name)?;
+        Some(Self {
+            uid: one.uid.clone(),
+            halted: match one.state {
+                State::Active => None,
+                State::Paused => Some("paused"),
+                State::Disabled => Some("disabled"),
+                State::Off => Some("not enabled"),
+            },
+        })
+    }
 }
 
 /// Why an order is not given.

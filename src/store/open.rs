@@ -40,6 +40,11 @@ pub enum OpenError {
 }
 
 impl Store {
+    /// Whether there is a store in `dir`.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join("store").exists()
+    }
+
     /// Opens the store in `dir`, which is made if it is missing, and locks `dir`. `disk_bytes` and
     /// `flush_seconds` are kept up to date. Blocks while a crashed store is recovered.
     pub fn open(

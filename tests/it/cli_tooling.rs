@@ -189,7 +189,6 @@ data_dir: "./data"
 admin:
   listen: "127.0.0.1:8400"
   max_event_bytes: 16MiB
-dead_letters: {}
 delivery:
   allow_http: false
 limits:

@@ -10,6 +10,8 @@ use futures_util::{StreamExt as _, stream};
 use hookbridge::broker::{Broker as _, embedded};
 use hookbridge::delivery::{Delivery, Reason};
 use hookbridge::event::{Event, EventId, Headers, Origin, Place};
+use hookbridge::meters::Meters;
+use hookbridge::store::{Disabled, DisabledBecause, EndpointStanding, Store, SubscriptionStanding};
 use hookbridge::subscription::Uid;
 use insta::assert_snapshot;
 use jiff::Timestamp;
@@ -206,6 +208,43 @@ async fn the_api_says_what_is_wrong_with_a_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_bridge_the_store_tells_who_is_disabled_or_paused() {
+    let mut scene = scene(1).await;
+    scene.stop().await;
+    let meters = Meters::new();
+    let (bytes, flush) = (meters.store_bytes.clone(), meters.store_flush.clone());
+    let store = Store::open(&scene.bridge.data_dir(), bytes, flush).unwrap();
+    let gone = EndpointStanding {
+        disabled: Some(Disabled {
+            reason: DisabledBecause::Gone,
+            at: Timestamp::now(),
+        }),
+        first_gone_at: None,
+    };
+    store.set_endpoint_standing("crm", gone).await.unwrap();
+    let stock = Uid::of_config("stock");
+    let paused = SubscriptionStanding { paused: true };
+    store
+        .set_subscription_standing(&stock, paused)
+        .await
+        .unwrap();
+    let in_use = scene.dead(&["list"]).await;
+    assert_eq!(in_use.code, Some(70), "{}", in_use.err);
+    assert!(in_use.err.contains("in use by"), "{}", in_use.err);
+    drop(store);
+    let left = scene.dead(&["retry", "--all", "--yes"]).await;
+    assert_eq!(left.code, Some(1), "{}", left.err);
+    assert_snapshot!(left.out, @r"
+    0 letters sent again
+    1 left as they were:
+      1  subscription `crm` is disabled by its receiver: enable it first
+    ");
+    let now = cli::run(&scene.bridge.config_path(), &["parked", "now", "stock"]).await;
+    assert_eq!(now.code, Some(1), "{}", now.err);
+    assert!(now.err.contains("`stock` is paused"), "{}", now.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_whose_subscription_is_gone_or_off_is_left_with_a_message() {
     let mut scene = scene(2).await;
     let off = scene.config.replace("crm: {", "crm: { enabled: false,");
@@ -277,7 +316,7 @@ async fn an_edited_letter_is_a_new_event_that_says_what_it_was_made_of() {
     assert_eq!((unchanged.code, broken.code), (Some(1), Some(1)));
     assert_eq!(scene.taken().len(), 0);
     let sent = edit("printf '{\"order\": 1, \"total\": 11}' > \"$1\"", &[]).await;
-    assert_eq!(sent.ok(), "1 letters sent again\n");
+    assert_eq!(sent.ok(), "1 letter sent again\n");
     let requests = scene.crm.wait_for(3, SOON).await;
     let request = requests.last().unwrap();
     assert_eq!(&request.body[..], b"{\"order\": 1, \"total\": 11}");
@@ -295,7 +334,7 @@ async fn one_person_s_letters_are_removed() {
     let asks = scene.dead(&["drop", "data.order:2"]).await;
     assert_eq!(asks.code, Some(64), "nobody can be asked");
     let dry = scene.dead(&["drop", "data.order:2", "--dry-run"]).await;
-    assert_eq!(dry.ok(), "1 letters would be removed\n");
+    assert_eq!(dry.ok(), "1 letter would be removed\n");
     let dropped = scene
         .dead(&["drop", "data.order:2", "--yes", "--json"])
         .await;

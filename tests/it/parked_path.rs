@@ -94,7 +94,11 @@ async fn one_is_brought_forward_and_the_other_waits(bus: Bus) {
     assert!(text(&list).contains("retry"), "{}", text(&list));
     let now = parked(&bridge, &["now", "a", "--kind", "retry"]);
     assert_eq!(now.status.code(), Some(0), "{}", text(&now));
-    assert!(text(&now).starts_with("10 due now"), "{}", text(&now));
+    assert!(
+        text(&now).starts_with("10 parked deliveries due now"),
+        "{}",
+        text(&now)
+    );
     let of_a = waits(&a.wait_for(2 * COUNT, SOON).await);
     assert!(of_a.iter().all(|wait| *wait < WAIT), "{of_a:?}");
     assert_eq!(b.count(), COUNT, "the other's were not to come");

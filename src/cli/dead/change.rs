@@ -20,11 +20,13 @@ use crate::operations::dead::{self, Choice};
 use crate::subscription::Rate;
 
 const SENT: Words = Words {
+    thing: "letter",
     things: "letters",
     done: "sent again",
     would: "would be sent again",
 };
 const REMOVED: Words = Words {
+    thing: "letter",
     things: "letters",
     done: "removed",
     would: "would be removed",

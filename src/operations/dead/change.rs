@@ -10,6 +10,7 @@ use tracing::info;
 use super::look::find_letter;
 use super::{Choice, NotDone, Rounds};
 use crate::broker::{Broker, Letter, Purpose, Refused, Wait};
+use crate::delivery::{Delivery, DeliveryId};
 use crate::operations::{Job, Operations, Pace, receiver_of};
 use crate::pipeline::{State, SubscriptionStatus};
 use crate::selection::Selection;
@@ -103,17 +104,40 @@ pub async fn retry_one(
         broker: Some(at),
     };
     let mut rounds = Rounds::open(operations, &choice, Purpose::Change).await?;
-    let (id, generation) = (wanted.delivery.id, wanted.delivery.generation);
+    let wanted = One {
+        id: wanted.delivery.id,
+        generation: wanted.delivery.generation,
+        body,
+    };
     let started = operations.jobs.start("dead_retry", |job| async move {
+        let sent = wanted.send(&mut rounds, &job).await;
+        rounds.close().await;
+        sent
+    })?;
+    started.expects(1);
+    Ok(started)
+}
+
+/// The letter that is sent again alone.
+struct One {
+    id: DeliveryId,
+    generation: u32,
+    /// Instead of its own.
+    body: Option<Bytes>,
+}
+
+impl One {
+    async fn send(self, rounds: &mut Rounds, job: &Job) -> anyhow::Result<()> {
         while let Some((letter, _, broker)) = rounds.next().await? {
             if job.cancelled().is_cancelled() {
                 return Ok(());
             }
-            if letter.delivery.id != id || letter.delivery.generation != generation {
+            let Delivery { id, generation, .. } = &letter.delivery;
+            if *id != self.id || *generation != self.generation {
                 continue;
             }
             job.saw();
-            match body {
+            match self.body {
                 None => broker.revive(&letter).await?,
                 Some(body) => {
                     let edited = letter.edited(body, Timestamp::now());
@@ -125,10 +149,8 @@ pub async fn retry_one(
             job.did();
             return Ok(());
         }
-        Err(NotDone::NotFound(id.to_string()).into())
-    })?;
-    started.expects(1);
-    Ok(started)
+        Err(NotDone::NotFound(self.id.to_string()).into())
+    }
 }
 
 /// What is done with a letter.
@@ -179,6 +201,12 @@ impl Work {
 
     /// Does it with every selected letter, until the job is cancelled.
     async fn run(mut self, job: &Job) -> anyhow::Result<()> {
+        let ended = self.go_through(job).await;
+        self.rounds.close().await;
+        ended
+    }
+
+    async fn go_through(&mut self, job: &Job) -> anyhow::Result<()> {
         if let Some(total) = self.rounds.total() {
             job.expects(total);
         }

@@ -148,6 +148,7 @@ pub async fn list(
             break;
         }
     }
+    rounds.close().await;
     let last = letters.last().map(|(cursor, _)| cursor.write());
     let notes = match letters.is_empty() {
         true => notes(operations, choice),
@@ -311,6 +312,7 @@ pub async fn export(
                 break;
             }
         }
+        rounds.close().await;
     });
     Ok(receiver)
 }

@@ -99,14 +99,27 @@ impl Rounds {
         };
         let mut passes = VecDeque::new();
         for broker in operations.keepers().filter(is_meant) {
-            let letters = broker.open_letters(purpose).await?;
-            let broker = broker.clone();
-            passes.push_back(Pass { broker, letters });
+            match broker.open_letters(purpose).await {
+                Ok(letters) => {
+                    let broker = broker.clone();
+                    passes.push_back(Pass { broker, letters });
+                }
+                Err(not_opened) => {
+                    close(passes).await;
+                    return Err(not_opened.into());
+                }
+            }
         }
         Ok(Self {
             selection: choice.selection.clone(),
             passes,
         })
+    }
+
+    /// Gives back what is left, where the way through ends early. A process that exits cuts off what
+    /// dropping would give back in the background, and the next one waits for the lock.
+    async fn close(self) {
+        close(self.passes).await;
     }
 
     /// How many letters there are to go through, where all brokers tell.
@@ -115,15 +128,24 @@ impl Rounds {
     }
 
     /// The next letter, selected or not, with whether it is, and the broker that it lies on. A broker
-    /// whose letters have come to their end is let go of, and its lock with it.
+    /// whose letters have come to their end is let go of, and its lock with it; all are after an error.
     async fn next(&mut self) -> Result<Option<(Letter, bool, Arc<dyn Broker>)>, Refused> {
         while let Some(pass) = self.passes.front_mut() {
-            if let Some(letter) = pass.letters.next().await? {
-                let broker = pass.broker.clone();
-                let is_selected = is_selected(&self.selection, &letter, broker.name());
-                return Ok(Some((letter, is_selected, broker)));
+            match pass.letters.next().await {
+                Ok(Some(letter)) => {
+                    let broker = pass.broker.clone();
+                    let is_selected = is_selected(&self.selection, &letter, broker.name());
+                    return Ok(Some((letter, is_selected, broker)));
+                }
+                Ok(None) => {
+                    pass.letters.close().await;
+                    self.passes.pop_front();
+                }
+                Err(refused) => {
+                    close(std::mem::take(&mut self.passes)).await;
+                    return Err(refused);
+                }
             }
-            self.passes.pop_front();
         }
         Ok(None)
     }
@@ -134,6 +156,12 @@ impl Rounds {
             Some(pass) => pass.letters.remove().await,
             None => Ok(()),
         }
+    }
+}
+
+async fn close(passes: VecDeque<Pass>) {
+    for mut pass in passes {
+        pass.letters.close().await;
     }
 }
 
