@@ -128,6 +128,21 @@ impl Rounds {
         Ok(None)
     }
 
+    /// Sends the letter that `next` returned last again: `letter`.
+    async fn send_again(&mut self, letter: &Letter) -> Result<(), Refused> {
+        match self.passes.front_mut() {
+            Some(Pass { broker, letters }) => letters.send_again(&**broker, letter).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends before the end, and returns when every broker has heard of all that was done.
+    async fn close(mut self) {
+        for pass in &mut self.passes {
+            pass.letters.close().await;
+        }
+    }
+
     /// Removes the letter that `next` returned last.
     async fn remove(&mut self) -> Result<(), Refused> {
         match self.passes.front_mut() {
