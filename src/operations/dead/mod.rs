@@ -3,9 +3,9 @@
 //! All of it goes through the letters of the chosen brokers once, oldest first, as far as they
 //! reached at the beginning. Looking ([`list`], [`count`], [`groups`], [`find`], [`export`]) disturbs
 //! nobody. Changing ([`retry`], [`retry_one`], [`purge`]) is a job that holds the group's replay lock
-//! on each of these brokers, and works letter by letter, each step confirmed by the broker: a letter
-//! is parked first and removed then. Interrupted, it is continued by doing it again, with no letter
-//! lost and only the one in hand perhaps sent twice.
+//! on each of these brokers, and works letter by letter, each new life confirmed by the broker before
+//! the letter is removed. Killed, it is continued by doing it again, with no letter lost and only
+//! the one in hand perhaps sent twice; on the embedded broker, where both is one transaction, none.
 
 mod change;
 mod look;
