@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::Refused;
+use super::{Broker, Refused};
 use crate::delivery::{Delivery, DeliveryId, Progress, Reason};
 use crate::event::{Event, EventId, Headers, Origin};
 use crate::subscription::Uid;
@@ -97,6 +97,15 @@ impl Letter {
         }
     }
 
+    /// The same for `broker`, which it lies on.
+    pub fn revived_on(&self, broker: &Arc<str>) -> Result<Delivery, Refused> {
+        let revived = self.revived(Timestamp::now());
+        revived.map_err(|why| Refused::Rejected {
+            broker: broker.clone(),
+            why: why.into(),
+        })
+    }
+
     /// A new event with another body for the same subscription, which says what it was made of.
     pub fn edited(&self, body: Bytes, now: Timestamp) -> Result<Delivery, &'static str> {
         if self.reason == Reason::EnvelopeUnreadable {
@@ -154,6 +163,18 @@ pub trait Letters: Send {
     /// Takes the letter that `next` returned last away; `Ok` when the broker has confirmed. Only
     /// where it was opened to be changed.
     async fn remove(&mut self) -> Result<(), Refused>;
+
+    /// Gives the letter that `next` returned last, `letter`, a new life on `broker`, whose pass this
+    /// is, and takes it away.
+    ///
+    /// Whoever is killed before, during or after it has lost nothing, and of all letters that were
+    /// given to this at most the last one is both here and in its new life. With `Refused` it
+    /// is here still. A broker may keep the removal to itself until the next letter is sent again,
+    /// [`Letters::next`] has come to its end, or [`Letters::close`] has returned.
+    async fn send_again(&mut self, broker: &dyn Broker, letter: &Letter) -> Result<(), Refused> {
+        broker.revive(letter).await?;
+        self.remove().await
+    }
 
     /// Ends the pass before its end and returns when everything is given back. For a process that
     /// exits: what dropping starts in the background would be cut off.

@@ -34,7 +34,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 pub use history::{History, NotPossible, Reach, Span};
@@ -152,11 +151,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Gives a dead letter a new life: parks it to be due at once ([`Letter::revived`]). `Ok` when
     /// the broker has confirmed; the letter itself is still there.
     async fn revive(&self, letter: &Letter) -> Result<(), Refused> {
-        let revived = letter.revived(Timestamp::now());
-        let delivery = revived.map_err(|why| Refused::Rejected {
-            broker: self.name().clone(),
-            why: why.into(),
-        })?;
+        let delivery = letter.revived_on(self.name())?;
         self.park(&delivery, Wait::AT_ONCE).await
     }
 

@@ -14,6 +14,7 @@ mod contract;
 mod dead_brokers;
 mod dead_commands;
 mod dead_support;
+mod dead_thousands;
 mod deliver_http;
 mod deliver_listen;
 mod deliver_tls;

@@ -1,7 +1,7 @@
 //! Dead letters: gone through in chunks, each in a reading transaction of its own.
 //!
-//! The pass ends at the letter that was the last when it began. Removing goes through the writer
-//! and is answered after the sync; the replay lock is a lock of the process, since no other process
+//! The pass ends at the letter that was the last when it began. Removing and sending again go through
+//! the writer, a transaction each, and are answered after the sync; the replay lock is a lock of the process, since no other process
 //! can have the file open.
 
 use std::collections::VecDeque;
@@ -18,9 +18,9 @@ use tokio::time::timeout;
 
 use super::writer::{LetterKey, Work};
 use super::{Declined, Shared, record, tables};
-use crate::broker::envelope::{Envelope, Stay};
+use crate::broker::envelope::{Dialect, Envelope, Stay};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
-use crate::broker::{Letter, Letters, NotOpened, Purpose, Refused};
+use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 use crate::delivery::{Delivery, DeliveryId, Reason};
 use crate::event::{Event, EventId, Headers, Origin, Place};
 use crate::subscription::Uid;
@@ -133,6 +133,25 @@ impl Letters for Pass {
         removed
             .map(drop)
             .map_err(|declined| self.shared.refused(declined))
+    }
+
+    /// In one transaction: no letter is ever both here and in its next life.
+    async fn send_again(&mut self, _: &dyn Broker, letter: &Letter) -> Result<(), Refused> {
+        let (Some(_), Some(key)) = (&self.lock, &self.in_hand) else {
+            return Err(nothing_to_remove(&self.shared.name));
+        };
+        let delivery = letter.revived_on(&self.shared.name)?;
+        let Wait { kind, delay } = Wait::AT_ONCE;
+        let envelope = Envelope::parked(&delivery, kind, delay, delay);
+        let work = Work::Revive {
+            letter: key.clone(),
+            due_ms: self.shared.clock.due_ms(delay),
+            record: record::write_delivery(&envelope.write(Dialect::Opaque, usize::MAX)),
+        };
+        let sent = self.shared.ask(work).await;
+        sent.map_err(|declined| self.shared.refused(declined))?;
+        self.in_hand = None;
+        Ok(())
     }
 }
 

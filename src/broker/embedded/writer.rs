@@ -48,6 +48,12 @@ pub enum Work {
     },
     /// A letter is done with.
     Forget(LetterKey),
+    /// A letter is done with, and parked in its next life: both or neither.
+    Revive {
+        letter: LetterKey,
+        due_ms: u64,
+        record: Vec<u8>,
+    },
     /// Parked deliveries that are to be due at once.
     Bring(Vec<Place>),
     /// Parked deliveries that are to go.
@@ -318,6 +324,9 @@ impl Writer {
                     }
                 }
                 (Work::Park { kind, .. }, Ok(_)) => shared.due_lane(*kind).news.notify_one(),
+                (Work::Revive { .. }, Ok(_)) => {
+                    shared.due_lane(WaitKind::Retry).news.notify_one();
+                }
                 (Work::Bring(places), Ok(_)) => {
                     for kind in [WaitKind::Retry, WaitKind::Hold] {
                         if places.iter().any(|place| place.kind == kind) {
@@ -389,13 +398,7 @@ impl<'t> Change<'t> {
                 due_ms,
                 delay_ms,
                 record,
-            } => {
-                let sequence = self.next_sequence();
-                self.due
-                    .insert((kind_number(*kind), *due_ms, sequence), delay_ms)?;
-                self.parked.insert(sequence, record.as_slice())?;
-                self.counts.bytes += record.len() as u64;
-            }
+            } => self.park(*kind, *due_ms, *delay_ms, record)?,
             Work::Dead {
                 key,
                 record,
@@ -407,6 +410,14 @@ impl<'t> Change<'t> {
                 self.bury(key, record)?;
             }
             Work::Forget(key) => self.forget(key)?,
+            Work::Revive {
+                letter,
+                due_ms,
+                record,
+            } => {
+                self.park(WaitKind::Retry, *due_ms, 0, record)?;
+                self.forget(letter)?;
+            }
             Work::Bring(places) => return self.bring(places).map(Ok),
             Work::Discard(places) => return self.discard(places).map(Ok),
             Work::Flush => {}
@@ -441,6 +452,21 @@ impl<'t> Change<'t> {
         }
         self.counts.bytes += more;
         Ok(Ok(events.len() as u64))
+    }
+
+    fn park(
+        &mut self,
+        kind: WaitKind,
+        due_ms: u64,
+        delay_ms: u64,
+        record: &[u8],
+    ) -> Result<(), redb::Error> {
+        let sequence = self.next_sequence();
+        self.due
+            .insert((kind_number(kind), due_ms, sequence), delay_ms)?;
+        self.parked.insert(sequence, record)?;
+        self.counts.bytes += record.len() as u64;
+        Ok(())
     }
 
     /// A letter written twice (a crash between the letter and the answer) is one letter.

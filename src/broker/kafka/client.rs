@@ -113,7 +113,6 @@ impl Connection {
             .set("message.timeout.ms", give_up.as_millis().to_string())
             .set("message.max.bytes", "100000000")
             .set("compression.type", "zstd")
-            .set("linger.ms", "1")
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.kbytes", "65536");
         config

@@ -220,24 +220,13 @@ impl Kafka {
         key: Option<&[u8]>,
         envelope: &Envelope,
     ) -> Result<(), Refused> {
-        let event = &envelope.delivery.event;
-        let values = event.headers.iter().map(|(_, value)| value);
-        let properties = event.properties.iter().map(|(_, value)| value);
-        // AMQP's typed values have no form in a Kafka header: they travel in front of the body.
-        let room = match headers::has_typed_values(values.chain(properties)) {
-            true => 0,
-            false => HEADER_BYTES,
-        };
-        let written = envelope.write(Dialect::Opaque, room);
-        let record = Record {
-            topic,
-            partition: None,
-            key,
-            payload: Some(&written.body),
-            headers: Some(headers::write(&written.headers)),
-            stamped: true,
-        };
-        self.producer.send(record).await.map(|_| ())
+        put(&self.producer, topic, key, envelope).await
+    }
+
+    /// A producer for records that go one after the other, for as long as they do.
+    fn producer_at_once(&self) -> anyhow::Result<Producer> {
+        let name = self.settings.name.clone();
+        Producer::at_once(name, self.connection.clone(), self.clock.clone())
     }
 
     fn unavailable(&self, error: &anyhow::Error) -> Refused {
@@ -346,6 +335,33 @@ fn wanted_by_all(settings: &Settings) -> anyhow::Result<Vec<Vec<Wanted>>> {
         all.push(wanted);
     }
     Ok(all)
+}
+
+/// Writes an envelope to one of our topics, and returns when it is confirmed.
+async fn put(
+    producer: &Producer,
+    topic: &str,
+    key: Option<&[u8]>,
+    envelope: &Envelope,
+) -> Result<(), Refused> {
+    let event = &envelope.delivery.event;
+    let values = event.headers.iter().map(|(_, value)| value);
+    let properties = event.properties.iter().map(|(_, value)| value);
+    // AMQP's typed values have no form in a Kafka header: they travel in front of the body.
+    let room = match headers::has_typed_values(values.chain(properties)) {
+        true => 0,
+        false => HEADER_BYTES,
+    };
+    let written = envelope.write(Dialect::Opaque, room);
+    let record = Record {
+        topic,
+        partition: None,
+        key,
+        payload: Some(&written.body),
+        headers: Some(headers::write(&written.headers)),
+        stamped: true,
+    };
+    producer.send(record).await.map(|_| ())
 }
 
 #[async_trait]

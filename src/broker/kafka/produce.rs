@@ -20,6 +20,8 @@ use crate::broker::Refused;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The library gives up before we do, so that nothing is sent after it was refused.
 const GIVE_UP: Duration = Duration::from_secs(9);
+/// How long a record waits for others to go with it.
+const LINGER: Duration = Duration::from_millis(1);
 /// Between looks at a full queue.
 const QUEUE_FULL: Duration = Duration::from_millis(10);
 
@@ -28,6 +30,7 @@ type Client = FutureProducer<Quiet>;
 pub struct Producer {
     broker: Arc<str>,
     connection: Connection,
+    linger: Duration,
     live: Mutex<Client>,
     clock: Arc<Clock>,
 }
@@ -50,10 +53,29 @@ impl Producer {
         connection: Connection,
         clock: Arc<Clock>,
     ) -> anyhow::Result<Self> {
-        let live = connect(&connection)?;
+        Self::lingering(LINGER, broker, connection, clock)
+    }
+
+    /// For one record after the other: none waits for more to go with it.
+    pub fn at_once(
+        broker: Arc<str>,
+        connection: Connection,
+        clock: Arc<Clock>,
+    ) -> anyhow::Result<Self> {
+        Self::lingering(Duration::ZERO, broker, connection, clock)
+    }
+
+    fn lingering(
+        linger: Duration,
+        broker: Arc<str>,
+        connection: Connection,
+        clock: Arc<Clock>,
+    ) -> anyhow::Result<Self> {
+        let live = connect(&connection, linger)?;
         Ok(Self {
             broker,
             connection,
+            linger,
             live: Mutex::new(live),
             clock,
         })
@@ -155,7 +177,7 @@ impl Producer {
             return;
         }
         warn!(broker = %self.broker, reason, "the producer cannot go on and is replaced");
-        match connect(&self.connection) {
+        match connect(&self.connection, self.linger) {
             Ok(client) => {
                 let old = std::mem::replace(&mut *live, client);
                 // Its drop waits for the polling thread.
@@ -166,6 +188,8 @@ impl Producer {
     }
 }
 
-fn connect(connection: &Connection) -> anyhow::Result<Client> {
-    Ok(connection.producer(GIVE_UP).create_with_context(Quiet)?)
+fn connect(connection: &Connection, linger: Duration) -> anyhow::Result<Client> {
+    let mut config = connection.producer(GIVE_UP);
+    config.set("linger.ms", linger.as_millis().to_string());
+    Ok(config.create_with_context(Quiet)?)
 }

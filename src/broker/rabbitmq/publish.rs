@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const FRAME_RESERVE_BYTES: usize = 4 * 1024;
 /// RabbitMQ's own limit on a frame where the handshake named none.
 const DEFAULT_FRAME_BYTES: u32 = 131_072;
-const BLOCKED: &str = "an alarm (memory or disk) blocks publishers";
+pub const BLOCKED: &str = "an alarm (memory or disk) blocks publishers";
 
 /// Where a message is published to.
 #[derive(Debug)]
@@ -82,6 +82,39 @@ impl From<Refused> for Unkept {
     }
 }
 
+/// How many bytes of headers fit into a frame of `connection`.
+pub fn header_room(connection: &Connection) -> usize {
+    let negotiated = connection.configuration().frame_max();
+    let frame = if negotiated == 0 {
+        DEFAULT_FRAME_BYTES
+    } else {
+        negotiated
+    };
+    (frame as usize).saturating_sub(FRAME_RESERVE_BYTES)
+}
+
+/// Publishes on `channel`, which confirms and has no other publish under way. Kept is what is
+/// answered with `Ack(None)`, and nothing else.
+pub async fn publish_alone(
+    channel: &Channel,
+    target: &Target,
+    body: &[u8],
+    properties: BasicProperties,
+) -> lapin::Result<Confirmation> {
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..Default::default()
+    };
+    let sent = channel.basic_publish(
+        target.exchange.as_str().into(),
+        target.routing_key.as_str().into(),
+        options,
+        body,
+        properties,
+    );
+    sent.await?.await
+}
+
 /// A pool of confirming channels on a connection of its own.
 pub struct Publisher {
     broker: Arc<str>,
@@ -107,13 +140,7 @@ impl Publisher {
     /// How many bytes of headers fit into a frame of the connection.
     pub async fn header_room(&self) -> anyhow::Result<usize> {
         let link = self.connected().await?;
-        let negotiated = link.connection.configuration().frame_max();
-        let frame = if negotiated == 0 {
-            DEFAULT_FRAME_BYTES
-        } else {
-            negotiated
-        };
-        Ok((frame as usize).saturating_sub(FRAME_RESERVE_BYTES))
+        Ok(header_room(&link.connection))
     }
 
     /// Publishes a persistent message and returns when a queue has it.
@@ -160,24 +187,7 @@ impl Publisher {
             .channel(link)
             .await
             .map_err(|error| self.unavailable(format!("{error:#}")))?;
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..Default::default()
-        };
-        let sent = channel
-            .basic_publish(
-                target.exchange.as_str().into(),
-                target.routing_key.as_str().into(),
-                options,
-                body,
-                properties,
-            )
-            .await;
-        let confirmed = match sent {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
-        };
-        match confirmed {
+        match publish_alone(&channel, target, body, properties).await {
             Ok(Confirmation::Ack(None)) => {
                 link.idle().push(channel);
                 Ok(())

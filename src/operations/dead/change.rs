@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::look::find_letter;
 use super::{Choice, NotDone, Rounds};
-use crate::broker::{Broker, Letter, Purpose, Refused, Wait};
+use crate::broker::{Letter, Purpose, Refused, Wait};
 use crate::delivery::{Delivery, DeliveryId};
 use crate::operations::{Job, Operations, Pace, receiver_of};
 use crate::pipeline::{State, SubscriptionStatus};
@@ -138,15 +138,16 @@ impl One {
             }
             job.saw();
             match self.body {
-                None => broker.revive(&letter).await?,
+                None => rounds.send_again(&letter).await?,
                 Some(body) => {
                     let edited = letter.edited(body, Timestamp::now());
                     let edited = edited.map_err(|why| anyhow::anyhow!(why))?;
                     broker.park(&edited, Wait::AT_ONCE).await?;
+                    rounds.remove().await?;
                 }
             }
-            rounds.remove().await?;
             job.did();
+            rounds.close().await;
             return Ok(());
         }
         Err(NotDone::NotFound(self.id.to_string()).into())
@@ -211,52 +212,43 @@ impl Work {
             job.expects(total);
         }
         while !job.cancelled().is_cancelled() {
-            let Some((letter, is_selected, broker)) = self.rounds.next().await? else {
+            let Some((letter, is_selected, _)) = self.rounds.next().await? else {
                 break;
             };
             if is_selected {
                 if !self.pace.turn(job).await {
                     break;
                 }
-                let left = match self.deed {
-                    Deed::Send => self.send(&letter, &broker).await?,
-                    Deed::Remove => self.remove().await?,
-                };
-                match left {
+                match self.handle(&letter).await? {
                     Some(why) => job.skipped(&why),
                     None => job.did(),
                 }
             }
             job.saw();
         }
+        self.rounds.close().await;
         Ok(())
     }
 
-    /// Why the letter was left, if it was.
-    async fn send(
-        &mut self,
-        letter: &Letter,
-        broker: &Arc<dyn Broker>,
-    ) -> Result<Option<String>, Refused> {
-        if let Some(why) = unfit(letter, self.known()) {
+    /// Does it with this letter; why it was left, if it was.
+    async fn handle(&mut self, letter: &Letter) -> Result<Option<String>, Refused> {
+        if matches!(self.deed, Deed::Send)
+            && let Some(why) = unfit(letter, self.known())
+        {
             return Ok(Some(why));
         }
         if self.dry_run {
             return Ok(None);
         }
-        match broker.revive(letter).await {
+        let done = match self.deed {
+            Deed::Send => self.rounds.send_again(letter).await,
+            Deed::Remove => self.rounds.remove().await,
+        };
+        match done {
             // A letter too large for the way back stays, and stops none of the others.
             Err(Refused::TooLarge { .. }) => Ok(Some("it is larger than the broker takes".into())),
-            Err(refused) => Err(refused),
-            Ok(()) => self.remove().await,
+            done => done.map(|()| None),
         }
-    }
-
-    async fn remove(&mut self) -> Result<Option<String>, Refused> {
-        if !self.dry_run {
-            self.rounds.remove().await?;
-        }
-        Ok(None)
     }
 }
 

@@ -3,9 +3,9 @@
 //! All of it goes through the letters of the chosen brokers once, oldest first, as far as they
 //! reached at the beginning. Looking ([`list`], [`count`], [`groups`], [`find`], [`export`]) disturbs
 //! nobody. Changing ([`retry`], [`retry_one`], [`purge`]) is a job that holds the group's replay lock
-//! on each of these brokers, and works letter by letter, each step confirmed by the broker: a letter
-//! is parked first and removed then. Interrupted, it is continued by doing it again, with no letter
-//! lost and only the one in hand perhaps sent twice.
+//! on each of these brokers, and works letter by letter, each new life confirmed by the broker before
+//! the letter is removed. Killed, it is continued by doing it again, with no letter lost and only
+//! the one in hand perhaps sent twice; on the embedded broker, where both is one transaction, none.
 
 mod change;
 mod look;
@@ -148,6 +148,21 @@ impl Rounds {
             }
         }
         Ok(None)
+    }
+
+    /// Sends the letter that `next` returned last again: `letter`.
+    async fn send_again(&mut self, letter: &Letter) -> Result<(), Refused> {
+        match self.passes.front_mut() {
+            Some(Pass { broker, letters }) => letters.send_again(&**broker, letter).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends before the end, and returns when every broker has heard of all that was done.
+    async fn close(mut self) {
+        for pass in &mut self.passes {
+            pass.letters.close().await;
+        }
     }
 
     /// Removes the letter that `next` returned last.

@@ -22,11 +22,13 @@ use tokio::sync::mpsc;
 use super::lock::{self, Lock};
 use super::scan::{SILENCE, reader, scan};
 use super::{is_marker, names, read};
+use crate::broker::envelope::Envelope;
 use crate::broker::kafka::Kafka;
 use crate::broker::kafka::client::{Connection, blocking};
 use crate::broker::kafka::produce::{Producer, Record};
+use crate::broker::kafka::put;
 use crate::broker::letters::nothing_to_remove;
-use crate::broker::{Letter, Letters, NotOpened, Purpose, Refused};
+use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 
 /// Letters read ahead of the one that is asked for, beside those that the merge holds.
 const AHEAD: usize = 16;
@@ -37,7 +39,10 @@ const AHEAD_BYTES: usize = 8 << 20;
 pub struct Pass {
     broker: Arc<str>,
     topic: String,
-    producer: Arc<Producer>,
+    /// Where deliveries are parked that are to be due at once: the shortest tier.
+    way_back: String,
+    /// For the changes: they go one after the other.
+    producer: Option<Producer>,
     total: u64,
     found: mpsc::Receiver<anyhow::Result<Found>>,
     in_hand: Option<(i32, Vec<u8>)>,
@@ -61,6 +66,18 @@ pub async fn open(kafka: &Kafka, purpose: Purpose) -> Result<Pass, NotOpened> {
     let alive = blocking(move || alive(&connection, &group)).await;
     let alive = alive.map_err(|error| kafka.unavailable(&error))?;
     let total = alive.values().map(|offsets| offsets.len() as u64).sum();
+    let producer = match purpose {
+        Purpose::List => None,
+        Purpose::Change => Some(
+            kafka
+                .producer_at_once()
+                .map_err(|error| kafka.unavailable(&error))?,
+        ),
+    };
+    let hop = kafka
+        .settings
+        .tiers
+        .hop(Wait::AT_ONCE.delay, Wait::AT_ONCE.delay);
     let (out, found) = mpsc::channel(AHEAD);
     let stream = Stream {
         connection: kafka.connection.clone(),
@@ -73,7 +90,8 @@ pub async fn open(kafka: &Kafka, purpose: Purpose) -> Result<Pass, NotOpened> {
     Ok(Pass {
         broker: kafka.settings.name.clone(),
         topic: names::dead(&kafka.settings.group),
-        producer: kafka.producer.clone(),
+        way_back: names::tier(&kafka.settings.group, Wait::AT_ONCE.kind, hop.tier),
+        producer,
         total,
         found,
         in_hand: None,
@@ -120,8 +138,8 @@ impl Letters for Pass {
 
     async fn remove(&mut self) -> Result<(), Refused> {
         self.still_locked()?;
-        let (partition, key) = match (&self.lock, self.in_hand.take()) {
-            (Some(_), Some(place)) => place,
+        let (producer, (partition, key)) = match (&self.producer, self.in_hand.take()) {
+            (Some(producer), Some(place)) => (producer, place),
             _ => return Err(nothing_to_remove(&self.broker)),
         };
         let tombstone = Record {
@@ -132,7 +150,20 @@ impl Letters for Pass {
             stamped: true,
             ..Record::default()
         };
-        self.producer.send(tombstone).await.map(drop)
+        producer.send(tombstone).await.map(drop)
+    }
+
+    async fn send_again(&mut self, _: &dyn Broker, letter: &Letter) -> Result<(), Refused> {
+        self.still_locked()?;
+        let (Some(producer), Some(_)) = (&self.producer, &self.in_hand) else {
+            return Err(nothing_to_remove(&self.broker));
+        };
+        let delivery = letter.revived_on(&self.broker)?;
+        let Wait { kind, delay } = Wait::AT_ONCE;
+        let envelope = Envelope::parked(&delivery, kind, delay, delay);
+        put(producer, &self.way_back, None, &envelope).await?;
+        // Only then: nothing says in which order two partitions get what is on its way to both.
+        self.remove().await
     }
 
     async fn close(&mut self) {

@@ -8,6 +8,10 @@
 //! meanwhile. Letters under the eyes of another reader are not there for that moment; a pass that
 //! finds fewer than it counted while others read waits for them, for a while.
 //!
+//! A letter is sent again on the channel that it was taken on. The broker does what comes on a channel
+//! in turn, so the removal of one is done before the next one is published, and needs no round trip
+//! of its own: whoever is killed leaves at most one letter that is here and in its next life.
+//!
 //! The replay lock is an exclusive queue, gone with its connection.
 
 mod give_back;
@@ -17,17 +21,20 @@ mod taking;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use async_trait::async_trait;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
+use lapin::{Channel, Confirmation, Connection};
 use tokio::time::{sleep, timeout};
 
 use super::connect::answer;
-use super::{RabbitMq, failures};
+use super::publish::{BLOCKED, Target, header_room, publish_alone};
+use super::{RabbitMq, failures, message};
+use crate::broker::envelope::{Dialect, Envelope};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
-use crate::broker::{Letter, Letters, NotOpened, Purpose, Refused};
+use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 
 use give_back::give_back;
 use taking::Taking;
@@ -41,6 +48,9 @@ const FOR_OTHERS_CHANGING: Duration = Duration::from_secs(15);
 const TURN: Duration = Duration::from_secs(10);
 /// Between looks at what others do.
 const LOOK: Duration = Duration::from_millis(50);
+/// A larger body, in bytes, is not published on a pass's own channel: a broker that refuses one for
+/// its size closes the channel, and with it the pass.
+const SMALL: usize = 64 << 10;
 /// Between tries to get the lock.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -53,6 +63,8 @@ pub struct Pass {
     taking: Option<Taking>,
     /// The tag of the letter that was returned last.
     in_hand: Option<u64>,
+    /// Where deliveries lie that are due.
+    due: Target,
 }
 
 /// Opens the letters, as far as they reach now.
@@ -72,6 +84,8 @@ pub async fn open(broker: &RabbitMq, purpose: Purpose) -> Result<Pass, NotOpened
     let queue = broker.names.dead.clone();
     let opened = async {
         let channel = answer("no channel", connection.create_channel()).await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        answer("no confirms", confirms).await?;
         let until = Instant::now() + for_others(purpose);
         loop {
             let (ready, readers) = look(&channel, &queue).await?;
@@ -88,6 +102,7 @@ pub async fn open(broker: &RabbitMq, purpose: Purpose) -> Result<Pass, NotOpened
         total,
         taking: Some(Taking::new(connection, channel, queue, total, turn)),
         in_hand: None,
+        due: Target::queue(broker.names.due(Wait::AT_ONCE.kind)),
     })
 }
 
@@ -158,6 +173,25 @@ impl Pass {
         }
     }
 
+    /// Publishes the letter in its next life where it was taken: `false` when it was not kept.
+    async fn publish_here(&mut self, letter: &Letter) -> Result<bool, Refused> {
+        let delivery = letter.revived_on(&self.broker)?;
+        let Some(taking) = &self.taking else {
+            return Err(nothing_to_remove(&self.broker));
+        };
+        if taking.connection.status().blocked() {
+            return Err(self.unavailable(&anyhow!(BLOCKED)));
+        }
+        let Wait { kind, delay } = Wait::AT_ONCE;
+        let envelope = Envelope::parked(&delivery, kind, delay, delay);
+        let written = envelope.write(Dialect::Amqp, header_room(&taking.connection));
+        let properties = message::properties_of(&delivery, &written.headers);
+        let published = publish_alone(&taking.channel, &self.due, &written.body, properties);
+        let confirmed = answer("a letter cannot be sent again", published).await;
+        let confirmed = confirmed.map_err(|error| self.unavailable(&error))?;
+        Ok(matches!(confirmed, Confirmation::Ack(None)))
+    }
+
     async fn find(&mut self) -> anyhow::Result<Option<Letter>> {
         let patience = for_others(self.purpose);
         while let Some(taking) = &mut self.taking
@@ -200,6 +234,25 @@ impl Letters for Pass {
             _ => return Err(nothing_to_remove(&self.broker)),
         };
         let removed = taking.remove_last().await;
+        removed.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn send_again(&mut self, broker: &dyn Broker, letter: &Letter) -> Result<(), Refused> {
+        let may_be_removed = self.purpose == Purpose::Change && self.in_hand.is_some();
+        if !may_be_removed {
+            return Err(nothing_to_remove(&self.broker));
+        }
+        let is_small = letter.delivery.event.body.len() <= SMALL;
+        if !is_small || !self.publish_here(letter).await? {
+            // The broker's own way, which mends what can be mended.
+            broker.revive(letter).await?;
+            return self.remove().await;
+        }
+        self.in_hand = None;
+        let Some(taking) = &mut self.taking else {
+            return Ok(());
+        };
+        let removed = taking.acknowledge_last().await;
         removed.map_err(|error| self.unavailable(&error))
     }
 

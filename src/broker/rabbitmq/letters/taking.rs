@@ -104,8 +104,16 @@ impl Taking {
         Ok(None)
     }
 
-    /// Removes the one that was taken last.
+    /// Removes the one that was taken last, and returns when the broker has done it.
     pub async fn remove_last(&mut self) -> anyhow::Result<()> {
+        self.acknowledge_last().await?;
+        // An acknowledgement has no answer of its own, but the broker takes requests in turn.
+        look(&self.channel, &self.queue).await?;
+        Ok(())
+    }
+
+    /// Removes the one that was taken last before anything else is done on this channel.
+    pub async fn acknowledge_last(&mut self) -> anyhow::Result<()> {
         let Some(tag) = self.taken.pop() else {
             return Ok(());
         };
@@ -115,8 +123,6 @@ impl Taking {
         if let Some((_, missing)) = &mut self.chunk {
             *missing += 1;
         }
-        // An acknowledgement has no answer of its own, but the broker takes requests in turn.
-        look(&self.channel, &self.queue).await?;
         Ok(())
     }
 
