@@ -61,6 +61,34 @@ async fn a_deleted_tier_is_declared_again_by_who_parks_on_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_start_does_not_wait_behind_what_is_due() {
+    let (rig, delivery, group) = parked().await;
+    let queue = match &delivery.event.origin.place {
+        hookbridge::event::Place::Amqp { queue, .. } => queue.to_string(),
+        other => panic!("{other:?}"),
+    };
+    // More than the window, which nobody empties: the marker stays behind them.
+    for _ in 0..300 {
+        let parked = rig.broker.park(&delivery, Wait::AT_ONCE).await;
+        parked.expect("parked");
+    }
+    rig.stop().await;
+    let mut rig = Rig::run(RabbitMq::new(settings(
+        &group,
+        vec![source(SOURCE, &queue)],
+    )))
+    .await;
+    let publication = Publication {
+        topic: queue,
+        body: "fresh".into(),
+        ..Publication::default()
+    };
+    rig.broker.publish(publication).await.expect("published");
+    assert_eq!(&rig.event().await.0.body[..], b"fresh");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_due_queue_is_declared_again_and_fed() {
     let (mut rig, delivery, group) = parked().await;
     let client = Client::open().await;

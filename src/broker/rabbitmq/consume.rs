@@ -490,6 +490,9 @@ impl Taker<'_> {
             });
             return;
         }
+        if kind == WaitKind::Retry {
+            self.broker.probe.delivery_came();
+        }
         let body = Bytes::from(delivery.data);
         match Envelope::read(headers.clone(), body.clone()) {
             Ok(Envelope {
