@@ -147,7 +147,6 @@ impl One {
                 }
             }
             job.did();
-            rounds.close().await;
             return Ok(());
         }
         Err(NotDone::NotFound(self.id.to_string()).into())
@@ -226,7 +225,6 @@ impl Work {
             }
             job.saw();
         }
-        self.rounds.close().await;
         Ok(())
     }
 

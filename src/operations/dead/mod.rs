@@ -158,13 +158,6 @@ impl Rounds {
         }
     }
 
-    /// Ends before the end, and returns when every broker has heard of all that was done.
-    async fn close(mut self) {
-        for pass in &mut self.passes {
-            pass.letters.close().await;
-        }
-    }
-
     /// Removes the letter that `next` returned last.
     async fn remove(&mut self) -> Result<(), Refused> {
         match self.passes.front_mut() {
