@@ -121,6 +121,8 @@ pub struct SourceMeters {
     pub unmatched: Counter,
     /// 1 while intake is paused because the broker refuses to park or dead-letter.
     pub paused_by_broker: Gauge,
+    /// 1 while intake is paused because nobody can be reached from here.
+    pub paused_by_egress: Gauge,
     source: String,
     lag: Family<BySourcePartition, Gauge>,
 }
@@ -354,9 +356,9 @@ impl Meters {
             source: source.to_owned(),
             result,
         };
-        let reason = BySourceReason {
+        let reason = |reason| BySourceReason {
             source: source.to_owned(),
-            reason: "broker_refuses",
+            reason,
         };
         SourceMeters {
             received: handle(&self.received, &by),
@@ -364,7 +366,8 @@ impl Meters {
             redelivered: handle(&self.settled, &outcome("redeliver")),
             matched: handle(&self.matched, &result("matched")),
             unmatched: handle(&self.matched, &result("unmatched")),
-            paused_by_broker: handle(&self.paused, &reason),
+            paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
+            paused_by_egress: handle(&self.paused, &reason("egress")),
             source: source.to_owned(),
             lag: self.lag.clone(),
         }

@@ -16,7 +16,7 @@ use crate::broker::{Broker, Naming};
 use crate::config::{self, BrokerKind, Config, Instance};
 use crate::meters::Meters;
 use crate::operations::sources::Source;
-use crate::pipeline::{BrokerPlan, SourcePlan};
+use crate::pipeline::{BrokerPlan, Check, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
 
@@ -309,6 +309,15 @@ fn embedded_source(
         topics,
         naming: naming(name, source),
         meters: meters.of_source(name),
+    })
+}
+
+/// What is asked whether our own network works.
+pub fn egress_check(config: &Config) -> Option<Check> {
+    let place = config.delivery.egress_check.as_ref()?;
+    Some(Check {
+        host: place.host.clone(),
+        port: place.port,
     })
 }
 

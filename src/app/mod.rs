@@ -120,6 +120,7 @@ impl App {
             meters.clone(),
             journal.clone(),
             config.limits.in_flight_bytes,
+            brokers::egress_check(config),
         );
         pipeline
             .install(compiled(&store, config)?)
@@ -155,7 +156,7 @@ impl App {
             listener,
         } = self;
         let shutdown = Shutdown::default();
-        let readiness = readiness::of(&brokers, &store);
+        let readiness = readiness::of(&brokers, &store, &pipeline);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
         let operations = operations::of_pipeline(&config, brokers.clone(), pipeline.clone());
         let state = admin::State {
@@ -188,6 +189,7 @@ impl App {
             let pipeline = pipeline.clone();
             async move { pipeline.tidy().await }
         });
+        tokio::spawn(pipeline.clone().watch_egress());
         if let Some(retention) = config.dead_letters.retention {
             for broker in keeping_letters(&config, &brokers) {
                 let (expired, stop) = (meters.expired(broker.name()), shutdown.stop.clone());
@@ -234,6 +236,7 @@ impl App {
         };
         info!(deadline = ?config.limits.shutdown, "stopping: taking no more, finishing what is in hand");
         shutdown.stop.cancel();
+        pipeline.leave_in_hand();
         tokio::spawn(signals.exit_on_second());
         let enforcing = tokio::spawn({
             let (shutdown, deadline) = (shutdown.clone(), config.limits.shutdown);

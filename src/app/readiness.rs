@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use crate::admin::{Component, Condition, Readiness};
 use crate::broker::{Broker, Health};
+use crate::pipeline::Pipeline;
 use crate::store::Store;
 
 /// A function that looks at all components now.
 pub fn of(
     brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
     store: &Arc<Store>,
+    pipeline: &Arc<Pipeline>,
 ) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let brokers: Vec<_> = brokers.values().cloned().collect();
-    let store = store.clone();
+    let (store, pipeline) = (store.clone(), pipeline.clone());
     Arc::new(move || {
         let mut components: Vec<_> = brokers
             .iter()
@@ -28,8 +30,22 @@ pub fn of(
             state,
             why,
         });
+        components.push(egress(pipeline.why_out()));
         Readiness { components }
     })
+}
+
+/// Down only while it is us who can reach nobody.
+fn egress(why: Option<String>) -> Component {
+    let state = match why {
+        None => Condition::Ready,
+        Some(_) => Condition::Down,
+    };
+    Component {
+        name: "egress".into(),
+        state,
+        why,
+    }
 }
 
 fn component_of(broker: &dyn Broker) -> Component {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
+use url::Url;
 
 use super::field::Field;
 use super::keys;
 use super::node::Span;
 use super::reader::{Map, Notes};
-use super::{Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Scope};
+use super::{Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Place, Scope};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8400);
 const DEFAULT_MAX_EVENT_BYTES: u64 = 16 << 20;
@@ -216,9 +217,41 @@ pub fn delivery(map: Option<&Map<'_>>) -> DeliverySettings {
         .into_iter()
         .filter_map(network)
         .collect();
+    let egress_check = map
+        .take("egress_check")
+        .and_then(|field| field.parsed::<Place>("a URL, or a host and port"));
     DeliverySettings {
         allow_http,
         allow_networks,
+        egress_check,
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = &'static str;
+
+    /// Shows nothing of the text: a URL may be a credential.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "give an `https:` or `http:` URL, or a host and port such as `example.com:443`";
+        let is_url = text.contains("://");
+        let url = match is_url {
+            true => Url::parse(text),
+            false => Url::parse(&format!("tcp://{text}")),
+        };
+        let url = url.map_err(|_| wrong)?;
+        let only_place =
+            url.path().is_empty() && url.query().is_none() && url.username().is_empty();
+        let fits = match is_url {
+            true => ["http", "https"].contains(&url.scheme()),
+            false => only_place && url.fragment().is_none(),
+        };
+        match (url.host_str(), url.port_or_known_default()) {
+            (Some(host), Some(port)) if fits && !host.is_empty() && port > 0 => Ok(Self {
+                host: host.trim_matches(['[', ']']).to_owned(),
+                port,
+            }),
+            _ => Err(wrong),
+        }
     }
 }
 

@@ -126,6 +126,15 @@ pub struct DeliverySettings {
     pub allow_http: bool,
     /// Otherwise denied address ranges, opened on purpose.
     pub allow_networks: Vec<IpNet>,
+    /// What takes a TCP connection whenever our network works.
+    pub egress_check: Option<Place>,
+}
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub host: String,
+    pub port: u16,
 }
 
 #[derive(Debug, Clone, PartialEq)]

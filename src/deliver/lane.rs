@@ -186,6 +186,11 @@ impl<J> Lane<J> {
         next.map(|(job, _)| job)
     }
 
+    /// Learns how an attempt ended that had been [`finished`](Lane::finished) as unknown.
+    pub fn learned(&self, ended: Ended, now: Instant) {
+        self.lock().learn(ended, now);
+    }
+
     /// What the room asks for now.
     pub fn due(&self, now: Instant) -> Due<J> {
         let mut state = self.lock();

@@ -9,6 +9,7 @@ mod client;
 pub mod guard;
 pub mod inspect;
 pub mod lane;
+pub mod reach;
 pub mod signature;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use http::{HeaderValue, Request, Uri};
 use http_body_util::Full;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use crate::attempt::{Attempt, ErrorClass, Failure, Outcome};
 use crate::event::Facts;
@@ -85,6 +87,11 @@ impl Courier {
             took: began.elapsed(),
             outcome,
         }
+    }
+
+    /// Whether the host of `url` takes a connection; nothing is sent to it.
+    pub async fn reaches(&self, url: &Url) -> bool {
+        reach::endpoint(self.policy.clone(), url).await
     }
 
     fn prepare(

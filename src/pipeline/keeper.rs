@@ -4,7 +4,7 @@
 //! that would bring more for this broker are paused, a gauge is 1 and the log says why.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,6 +26,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 pub struct Keeper {
     pub broker: Arc<dyn Broker>,
     refusing: AtomicUsize,
+    /// Nobody can be reached from here, so nothing more is to be taken.
+    held_back: AtomicBool,
     pause: watch::Sender<bool>,
     paused_gauges: Vec<Gauge>,
     refusals: Counter,
@@ -44,6 +46,7 @@ impl Keeper {
         Self {
             broker,
             refusing: AtomicUsize::new(0),
+            held_back: AtomicBool::new(false),
             pause,
             paused_gauges,
             refusals,
@@ -55,11 +58,27 @@ impl Keeper {
     fn refused<'a>(self: &'a Arc<Self>, why: &Refused) -> Refusal<'a> {
         if self.refusing.fetch_add(1, Ordering::AcqRel) == 0 {
             error!(broker = %self.broker.name(), %why, "the broker does not keep what we park or dead-letter; intake is paused until it does");
-            self.pause.send_replace(true);
+            self.pause_or_not();
             self.set_gauges(1);
         }
         self.refusals.inc();
         Refusal(self)
+    }
+
+    /// Holds intake back, or no longer, whatever the broker confirms.
+    pub fn hold_back(&self, hold: bool) {
+        self.held_back.store(hold, Ordering::Release);
+        self.pause_or_not();
+    }
+
+    /// Two causes, one pause: both are read under the lock of the channel, so that whoever comes
+    /// last writes what holds.
+    fn pause_or_not(&self) {
+        self.pause.send_if_modified(|paused| {
+            let refusing = self.refusing.load(Ordering::Acquire) > 0;
+            let wanted = refusing || self.held_back.load(Ordering::Acquire);
+            std::mem::replace(paused, wanted) != wanted
+        });
     }
 
     /// Dead-letters `delivery`, trying until the broker has confirmed.
@@ -163,7 +182,7 @@ impl Drop for Refusal<'_> {
     fn drop(&mut self) {
         if self.0.refusing.fetch_sub(1, Ordering::AcqRel) == 1 {
             info!(broker = %self.0.broker.name(), "the broker keeps our deliveries again; intake goes on");
-            self.0.pause.send_replace(false);
+            self.0.pause_or_not();
             self.0.set_gauges(0);
         }
     }

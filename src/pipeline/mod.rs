@@ -7,11 +7,12 @@
 //! a little, or hands them back to be parked until it has a slot. What starts is attempted once
 //! ([`attempt`]), the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the
 //! latter two confirmed by the broker ([`keeper`]). When all deliveries of an event are resolved,
-//! its receipt is settled. Anything that goes wrong on the way drops the ticket, and the broker
+//! its receipt is settled. While it is us who can reach nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the broker
 //! delivers again.
 
 mod attempt;
 mod door;
+mod egress;
 mod excerpt;
 mod intake;
 mod keeper;
@@ -40,12 +41,14 @@ use crate::route::Routes;
 use crate::store::Store;
 use crate::subscription::{Subscription, Uid};
 
+use self::egress::Egress;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
 use self::target::{Parked, Target};
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
 
+pub use self::egress::Check;
 pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
 pub use self::under_way::Running;
@@ -94,6 +97,7 @@ pub struct Pipeline {
     store: Arc<Store>,
     meters: Arc<Meters>,
     journal: Journal,
+    egress: Egress,
     under_way: UnderWay,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
@@ -108,6 +112,7 @@ pub struct Feeding {
 
 impl Pipeline {
     /// A pipeline over these brokers, and for each of them its intakes. Nothing runs yet.
+    /// `egress_check`: what is asked whether our own network works.
     pub fn new(
         plans: Vec<BrokerPlan>,
         courier: Arc<Courier>,
@@ -115,6 +120,7 @@ impl Pipeline {
         meters: Arc<Meters>,
         journal: Journal,
         budget_bytes: usize,
+        egress_check: Option<Check>,
     ) -> (Arc<Self>, Vec<Feeding>) {
         let budget = Budget::new(budget_bytes);
         let windows: usize = plans
@@ -143,6 +149,12 @@ impl Pipeline {
             keepers.insert(name.clone(), Arc::new(keeper));
             pauses.insert(name.clone(), paused);
         }
+        let gauges = plans
+            .iter()
+            .flat_map(|plan| &plan.sources)
+            .map(|source| source.meters.paused_by_egress.clone())
+            .collect();
+        let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
         let feedings = plans
             .into_iter()
             .map(|plan| feeding(plan, &budget, &pauses, &keepers))
@@ -154,6 +166,7 @@ impl Pipeline {
             store,
             meters,
             journal,
+            egress,
             under_way: UnderWay::default(),
             parked: Mutex::default(),
         });

@@ -27,6 +27,9 @@ impl Pipeline {
         if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
             return self.spawn_hold(job, STANDING_HOLD, &lane);
         }
+        if self.egress.is_out() {
+            return self.keep_in_hand(job, &lane, Instant::now(), None);
+        }
         let since = Instant::now();
         if let Some(door) = door.as_deref_mut() {
             door.feeds(&lane, since);
@@ -90,29 +93,47 @@ impl Pipeline {
                 self.spawn_hold(job, STANDING_HOLD, &lane);
                 continue;
             }
+            if self.egress.is_out() {
+                next = place.give_back(Ended::Unknown, Duration::ZERO, None);
+                self.keep_in_hand(job, &lane, Instant::now(), None);
+                continue;
+            }
             let began = Instant::now();
             let made = self.attempt(&mut job).await;
-            let verdict = self.decide(&job, &lane, &made.attempt.outcome);
-            self.record(&job, &made, &verdict.fate);
-            let ended = match verdict.signal {
-                Signal::Works => Ended::Well,
-                Signal::Unanswered => Ended::Unanswered,
-                Signal::Fails => Ended::Badly,
-                Signal::Silent => Ended::Unknown,
+            let outcome = &made.attempt.outcome;
+            let verdict = self.decide(&job, &lane, outcome);
+            let now = Instant::now();
+            let failed_as_all = self.observe(&job, outcome, began, now);
+            let ended = match failed_as_all {
+                // It may be us: the breaker learns it when we know better.
+                true => Ended::Unknown,
+                false => ended_of(verdict.signal),
             };
-            next = place.give_back(ended, began.elapsed(), verdict.hold_lane);
+            next = place.give_back(ended, now - began, verdict.hold_lane);
             job.target.meters.breaker.set(match lane.lane.gate() {
                 Gate::Open { .. } => 0,
                 Gate::Probing => 1,
                 Gate::Shut { .. } => 2,
             });
+            if failed_as_all {
+                self.record(&job, &made, &Fate::Hold);
+                let undecided = Some((verdict.fate, ended_of(verdict.signal)));
+                self.keep_in_hand(job, &lane, now, undecided);
+                continue;
+            }
+            self.record(&job, &made, &verdict.fate);
             self.note_endpoint(&lane, verdict.endpoint);
             self.carry_out(job, verdict.fate, &lane);
         }
         lane.touch(Instant::now());
     }
 
-    fn decide(&self, job: &Job, lane: &EndpointLane, outcome: &crate::attempt::Outcome) -> Verdict {
+    pub(super) fn decide(
+        &self,
+        job: &Job,
+        lane: &EndpointLane,
+        outcome: &crate::attempt::Outcome,
+    ) -> Verdict {
         verdict::decide(&Situation {
             outcome,
             progress: &job.delivery.progress,
@@ -131,7 +152,7 @@ impl Pipeline {
         })
     }
 
-    fn carry_out(self: &Arc<Self>, job: Job, fate: Fate, lane: &Arc<EndpointLane>) {
+    pub(super) fn carry_out(self: &Arc<Self>, job: Job, fate: Fate, lane: &Arc<EndpointLane>) {
         match fate {
             Fate::Delivered => job.ticket.resolved(),
             Fate::Retry(wait) => {
@@ -175,7 +196,7 @@ impl Pipeline {
 
     /// Parks a delivery and resolves it when the broker has it. While the broker refuses, it stays
     /// here, and when its wait is over before that, it is attempted from here.
-    async fn park(self: Arc<Self>, job: Job, wait: Wait) {
+    pub(super) async fn park(self: Arc<Self>, job: Job, wait: Wait) {
         let size_bytes = job.delivery.event.size_bytes();
         if !job.target.park(size_bytes) {
             return bury(job, Reason::ParkedLimit).await;
@@ -190,7 +211,7 @@ impl Pipeline {
     }
 
     /// Breaks the cycle of types that `offer` → `park` → `offer` would be.
-    fn offer_again(self: &Arc<Self>, job: Job) {
+    pub(super) fn offer_again(self: &Arc<Self>, job: Job) {
         let pipeline = self.clone();
         let again: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(async move { pipeline.offer(job, None).await });
@@ -214,6 +235,16 @@ impl Pipeline {
                 None => return,
             }
         }
+    }
+}
+
+/// What the breaker is told.
+pub(super) fn ended_of(signal: Signal) -> Ended {
+    match signal {
+        Signal::Works => Ended::Well,
+        Signal::Unanswered => Ended::Unanswered,
+        Signal::Fails => Ended::Badly,
+        Signal::Silent => Ended::Unknown,
     }
 }
 

@@ -5,6 +5,7 @@
 //! `pipeline`.
 
 mod backoff;
+pub mod outage;
 
 use std::time::Duration;
 

@@ -29,6 +29,7 @@ mod docs_screens;
 mod doctor_endpoints;
 mod doctor_kafka;
 mod doctor_rabbitmq;
+mod egress_outage;
 mod embedded_broker;
 mod embedded_crash;
 mod kafka_group;

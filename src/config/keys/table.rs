@@ -184,6 +184,12 @@ pub static DELIVERY: Section = Section {
             "none",
             "Networks such as `10.1.0.0/16` that may be called although they are private, loopback or otherwise special.",
         ),
+        key(
+            "egress_check",
+            Form::Text,
+            "none",
+            "A URL or `host:port` that takes a TCP connection whenever this machine's network works, asked when receivers cannot be reached: only if it fails as well is it our own outage. Any address is allowed, nothing is sent.",
+        ),
     ],
 };
 

@@ -1,0 +1,481 @@
+//! Egress: what becomes of deliveries while it is us who cannot reach anybody.
+//!
+//! Whether it is us is judged by [`Outage`]; this module tells it what attempts have shown, and asks
+//! for it: the place that the operator names, or endpoints that have not been tried. A delivery whose
+//! attempt fails while we are suspected stays **in hand**, and its verdict with it. When somebody is
+//! reached in time, the verdicts are carried out as if nothing had been. When it was us, intake is
+//! paused, what is in hand or still comes is not attempted but for one probe every five seconds, and
+//! with the first sign of the network everything goes on, the attempts uncounted.
+//!
+//! What is in hand is bounded by the windows that it was taken through. It is not kept for long: a
+//! receipt must not get old, so after half a minute it is held on the broker, but for one delivery
+//! for each of a few hosts, which probe. While nothing is wrong all this costs an attempt two atomic
+//! operations.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::{debug, error, info};
+use url::Url;
+
+use super::keeper::Keeper;
+use super::lanes::EndpointLane;
+use super::resolve::ended_of;
+use super::{Job, Pipeline};
+use crate::attempt::Outcome;
+use crate::broker::Wait;
+use crate::deliver::lane::Ended;
+use crate::deliver::reach;
+use crate::delivery::WaitKind;
+use crate::verdict::Fate;
+use crate::verdict::outage::{FEWEST_HOSTS, Next, Outage, PROBE_EVERY, Phase, Sign};
+
+/// How long a delivery is kept in hand while we are out, unless it is to probe.
+const IN_HAND: Duration = Duration::from_secs(30);
+/// How long those are kept that probe: less than RabbitMQ lets a receipt wait (30 minutes).
+const PROBING: Duration = Duration::from_secs(20 * 60);
+/// Hosts that a delivery is kept for, to probe with.
+const PROBED_HOSTS: usize = 16;
+/// Time that what is not kept is held on the broker. Nothing comes back before intake goes on.
+const HOLD: Duration = Duration::from_secs(5);
+/// Endpoints not tried yet that are asked for a connection at a time.
+const ASKED_AT_ONCE: usize = 3;
+
+/// A place outside that takes TCP connections whenever our network works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    pub host: String,
+    pub port: u16,
+}
+
+/// A delivery that waits until it is known whether it is us.
+pub struct InHand {
+    job: Job,
+    lane: Arc<EndpointLane>,
+    since: Instant,
+    /// What is to be done when it was not us; `None`: it has not been attempted.
+    verdict: Option<(Fate, Ended)>,
+}
+
+/// What was in hand, and what to do with it.
+pub struct Released {
+    jobs: Vec<InHand>,
+    /// It was us.
+    was_out: bool,
+}
+
+/// See the module.
+pub struct Egress {
+    begun: Instant,
+    check: Option<Check>,
+    state: Mutex<State>,
+    /// Nothing is suspected.
+    clear: AtomicBool,
+    /// Nothing is to be attempted.
+    out: AtomicBool,
+    /// Microseconds from `begun` to the last answer that came while nothing was suspected.
+    answered_us: AtomicU64,
+    changed: Notify,
+    keepers: Vec<Arc<Keeper>>,
+    gauges: Vec<Gauge>,
+}
+
+struct State {
+    outage: Outage,
+    in_hand: Vec<InHand>,
+    /// The process ends: what cannot be delivered is taken again by the next one.
+    leaving: bool,
+    probed: u64,
+}
+
+impl Egress {
+    /// `keepers`: those whose intakes are to be paused; `gauges`: those of their sources.
+    pub fn new(check: Option<Check>, keepers: Vec<Arc<Keeper>>, gauges: Vec<Gauge>) -> Self {
+        let fewest = if check.is_some() { 1 } else { FEWEST_HOSTS };
+        Self {
+            begun: Instant::now(),
+            check,
+            state: Mutex::new(State {
+                outage: Outage::new(fewest),
+                in_hand: Vec::new(),
+                leaving: false,
+                probed: 0,
+            }),
+            clear: AtomicBool::new(true),
+            out: AtomicBool::new(false),
+            answered_us: AtomicU64::new(0),
+            changed: Notify::new(),
+            keepers,
+            gauges,
+        }
+    }
+
+    /// Nothing is to be attempted but probes.
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Why we count as cut off, if we do.
+    pub fn why_out(&self) -> Option<String> {
+        let state = self.lock();
+        let Phase::Out { since } = state.outage.phase() else {
+            return None;
+        };
+        let for_s = self.at(Instant::now()).saturating_sub(since).as_secs();
+        Some(format!(
+            "none of {} hosts can be reached from here, for {for_s} s: intake is paused",
+            state.outage.failed().len()
+        ))
+    }
+
+    /// Takes note of an attempt that was made from `began` to `now`. What this ends is given back.
+    fn seen(
+        &self,
+        host: &str,
+        outcome: &Outcome,
+        began: Instant,
+        now: Instant,
+    ) -> Option<Released> {
+        let sign = Sign::of(outcome)?;
+        if sign == Sign::Answered && self.clear.load(Ordering::Relaxed) {
+            let us = self.at(now).as_micros() as u64;
+            self.answered_us.store(us, Ordering::Relaxed);
+            return None;
+        }
+        let mut state = self.lock();
+        let before = state.outage.phase();
+        self.catch_up(&mut state);
+        let (began, now) = (self.at(began), self.at(now));
+        state.outage.observe(host, sign, began, now);
+        self.settle(&mut state, before)
+    }
+
+    /// Keeps a delivery in hand for as long as it may be us; gives it back when it is not.
+    fn keep(&self, one: InHand) -> Option<InHand> {
+        let mut state = self.lock();
+        if state.outage.phase() == Phase::Clear {
+            return Some(one);
+        }
+        if !state.leaving {
+            state.in_hand.push(one);
+        }
+        None
+    }
+
+    /// Carries over what was noted without the lock.
+    fn catch_up(&self, state: &mut State) {
+        let us = self.answered_us.load(Ordering::Relaxed);
+        if us > 0 {
+            state.outage.worked(Duration::from_micros(us));
+        }
+    }
+
+    /// After a change: pauses or goes on, says so, and gives back what is no longer kept.
+    fn settle(&self, state: &mut State, before: Phase) -> Option<Released> {
+        let after = state.outage.phase();
+        if before == after {
+            return None;
+        }
+        let (was_out, is_out) = (is_out(before), is_out(after));
+        self.clear.store(after == Phase::Clear, Ordering::Relaxed);
+        self.out.store(is_out, Ordering::Relaxed);
+        if was_out != is_out {
+            for keeper in &self.keepers {
+                keeper.hold_back(is_out);
+            }
+            for gauge in &self.gauges {
+                gauge.set(is_out.into());
+            }
+        }
+        if is_out {
+            let hosts = state.outage.failed().len();
+            error!(
+                hosts,
+                in_hand = state.in_hand.len(),
+                "no receiver can be reached from here: our network or DNS is down; intake is paused, and no attempts are counted"
+            );
+        } else if was_out {
+            info!(
+                in_hand = state.in_hand.len(),
+                "receivers can be reached again; intake goes on"
+            );
+        } else {
+            debug!(?after, "whether our own network is down");
+        }
+        self.changed.notify_one();
+        (after == Phase::Clear).then(|| Released {
+            jobs: std::mem::take(&mut state.in_hand),
+            was_out,
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Outage, Duration)) -> Option<Released> {
+        let mut state = self.lock();
+        let before = state.outage.phase();
+        self.catch_up(&mut state);
+        change(&mut state.outage, self.at(Instant::now()));
+        self.settle(&mut state, before)
+    }
+
+    /// A delivery to probe with: another host each time, none that nobody wants to be called.
+    fn take_probe(&self) -> Option<InHand> {
+        let mut state = self.lock();
+        let mut hosts = BTreeSet::new();
+        let firsts: Vec<usize> = state
+            .in_hand
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| one.may_be_sent() && hosts.insert(one.host()))
+            .map(|(number, _)| number)
+            .collect();
+        let turn = state.probed as usize % firsts.len().max(1);
+        let chosen = *firsts.get(turn)?;
+        state.probed += 1;
+        Some(state.in_hand.remove(chosen))
+    }
+
+    /// What has been in hand for too long.
+    fn take_old(&self, now: Instant) -> Vec<InHand> {
+        let mut state = self.lock();
+        let mut hosts = BTreeSet::new();
+        let (kept, old) = std::mem::take(&mut state.in_hand)
+            .into_iter()
+            .partition(|one| {
+                let age = now.saturating_duration_since(one.since);
+                let probes = hosts.len() < PROBED_HOSTS
+                    && one.may_be_sent()
+                    && hosts.insert(one.host().to_owned());
+                age < if probes { PROBING } else { IN_HAND }
+            });
+        state.in_hand = kept;
+        old
+    }
+
+    /// Gives up what is in hand, to be taken again from the broker.
+    pub fn leave(&self) {
+        let mut state = self.lock();
+        state.leaving = true;
+        state.in_hand.clear();
+    }
+
+    fn at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.begun)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl InHand {
+    fn host(&self) -> &str {
+        host_of(&self.job.target.subscription.endpoint.url)
+    }
+
+    fn may_be_sent(&self) -> bool {
+        let target = &self.job.target;
+        !target.is_paused() && target.subscription.spec.enabled && !self.lane.is_disabled()
+    }
+}
+
+fn is_out(phase: Phase) -> bool {
+    matches!(phase, Phase::Out { .. })
+}
+
+fn host_of(url: &Url) -> &str {
+    url.host_str().unwrap_or_default()
+}
+
+impl Pipeline {
+    /// Tells what an attempt has shown. `true`: it failed as everything does if it is us.
+    pub(super) fn observe(
+        self: &Arc<Self>,
+        job: &Job,
+        outcome: &Outcome,
+        began: Instant,
+        now: Instant,
+    ) -> bool {
+        let host = host_of(&job.target.subscription.endpoint.url);
+        if let Some(released) = self.egress.seen(host, outcome, began, now) {
+            self.release(released);
+        }
+        Sign::of(outcome) == Some(Sign::Unreachable) && !self.egress.clear.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a delivery in hand, with the verdict on its attempt if there was one, while it may be us.
+    pub(super) fn keep_in_hand(
+        self: &Arc<Self>,
+        job: Job,
+        lane: &Arc<EndpointLane>,
+        since: Instant,
+        verdict: Option<(Fate, Ended)>,
+    ) {
+        let one = InHand {
+            job,
+            lane: lane.clone(),
+            since,
+            verdict,
+        };
+        if let Some(one) = self.egress.keep(one) {
+            let was_out = one.verdict.is_none();
+            self.release(Released {
+                jobs: vec![one],
+                was_out,
+            });
+        }
+    }
+
+    fn release(self: &Arc<Self>, released: Released) {
+        for one in released.jobs {
+            match one.verdict {
+                Some((fate, ended)) if !released.was_out => {
+                    one.lane.lane.learned(ended, Instant::now());
+                    self.carry_out(one.job, fate, &one.lane);
+                }
+                _ => self.offer_again(uncounted(one)),
+            }
+        }
+    }
+
+    /// Finds out whether it is us and when it is over, for ever.
+    pub async fn watch_egress(self: Arc<Self>) {
+        let egress = &self.egress;
+        let mut asked_in = Phase::Clear;
+        loop {
+            let (phase, next) = {
+                let state = egress.lock();
+                let phase = state.outage.phase();
+                (phase, state.outage.next(egress.at(Instant::now())))
+            };
+            let is_new = phase != asked_in && matches!(phase, Phase::Suspected { .. });
+            asked_in = phase;
+            if is_new || matches!(next, Next::Confirm | Next::Probe) {
+                if self.somebody_is_reached().await {
+                    self.settle_egress(Outage::refute);
+                } else if next == Next::Confirm {
+                    self.settle_egress(Outage::confirm);
+                }
+            }
+            match next {
+                Next::Probe if egress.is_out() => {
+                    self.settle_egress(Outage::probed);
+                    if let Some(one) = egress.take_probe() {
+                        tokio::spawn(self.clone().probe(one));
+                    }
+                    for one in egress.take_old(Instant::now()) {
+                        self.hold_uncounted(one);
+                    }
+                }
+                Next::At(at) => {
+                    let wait = at.saturating_sub(egress.at(Instant::now()));
+                    let _ = tokio::time::timeout(wait.min(PROBE_EVERY), egress.changed.notified())
+                        .await;
+                }
+                Next::Nothing => egress.changed.notified().await,
+                Next::Probe | Next::Confirm => {}
+            }
+        }
+    }
+
+    /// The process ends: what is in hand only because of an outage is left to the next one.
+    pub fn leave_in_hand(&self) {
+        self.egress.leave();
+    }
+
+    /// Why we count as cut off from all receivers, if we do.
+    pub fn why_out(&self) -> Option<String> {
+        self.egress.why_out()
+    }
+
+    fn settle_egress(self: &Arc<Self>, change: impl FnOnce(&mut Outage, Duration)) {
+        if let Some(released) = self.egress.change(change) {
+            self.release(released);
+        }
+    }
+
+    /// Asks the place that the operator names; without one, endpoints that have not failed, which
+    /// would get nothing while intake is paused.
+    async fn somebody_is_reached(&self) -> bool {
+        if let Some(check) = &self.egress.check {
+            return reach::place(&check.host, check.port).await;
+        }
+        let untried = {
+            let state = self.egress.lock();
+            let failed: BTreeSet<_> = state.outage.failed().cloned().collect();
+            let routes = self.routes.load();
+            let mut hosts = BTreeSet::new();
+            let mut urls: Vec<Arc<Url>> = routes
+                .iter()
+                .filter(|target| target.subscription.spec.enabled && !target.is_paused())
+                .map(|target| &target.subscription.endpoint.url)
+                .filter(|url| !failed.contains(host_of(url)) && hosts.insert(host_of(url)))
+                .cloned()
+                .collect();
+            if !urls.is_empty() {
+                let turn = rand::random_range(0..urls.len());
+                urls.rotate_left(turn);
+            }
+            urls.truncate(ASKED_AT_ONCE);
+            urls
+        };
+        let mut asked = tokio::task::JoinSet::new();
+        for url in untried {
+            let courier = self.courier.clone();
+            asked.spawn(async move { courier.reaches(&url).await });
+        }
+        while let Some(answer) = asked.join_next().await {
+            if answer.unwrap_or(false) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Attempts one delivery beside its lane, which has nothing to do at present.
+    async fn probe(self: Arc<Self>, one: InHand) {
+        let (lane, since, mut job) = (one.lane.clone(), one.since, uncounted(one));
+        let began = Instant::now();
+        let made = self.attempt(&mut job).await;
+        let outcome = &made.attempt.outcome;
+        let verdict = self.decide(&job, &lane, outcome);
+        let failed_as_all = self.observe(&job, outcome, began, Instant::now());
+        let ended = ended_of(verdict.signal);
+        if failed_as_all {
+            self.record(&job, &made, &Fate::Hold);
+            return self.keep_in_hand(job, &lane, since, Some((verdict.fate, ended)));
+        }
+        self.record(&job, &made, &verdict.fate);
+        lane.lane.learned(ended, Instant::now());
+        self.note_endpoint(&lane, verdict.endpoint);
+        self.carry_out(job, verdict.fate, &lane);
+    }
+
+    fn hold_uncounted(self: &Arc<Self>, one: InHand) {
+        let wait = Wait {
+            kind: WaitKind::Hold,
+            delay: HOLD,
+        };
+        tokio::spawn(self.clone().park(uncounted(one), wait));
+    }
+}
+
+/// The delivery as it was before its attempt, which was in vain because of us.
+fn uncounted(one: InHand) -> Job {
+    let mut job = one.job;
+    if one.verdict.is_some() {
+        let progress = &mut job.delivery.progress;
+        progress.attempts = progress.attempts.saturating_sub(1);
+        if progress.attempts == 0 {
+            progress.first_attempt_at = None;
+            progress.last_attempt_at = None;
+        }
+    }
+    job
+}
