@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -95,6 +95,9 @@ impl Hostile {
             }
             _ => (None, None),
         };
+        if mode == Mode::GzipBomb {
+            LazyLock::force(&BOMB);
+        }
         let kept = record.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -264,13 +267,13 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             tokio::time::sleep(Duration::from_millis(1)).await;
         },
         Mode::GzipBomb => {
-            let bomb = bomb();
+            let bomb = &*BOMB;
             let more = format!(
                 "content-encoding: gzip\r\ncontent-length: {}\r\n",
                 bomb.len()
             );
             stream.write_all(head("200 OK", &more).as_bytes()).await?;
-            stream.write_all(&bomb).await?;
+            stream.write_all(bomb).await?;
         }
         Mode::Redirect(to) => {
             let more = format!("location: {to}\r\ncontent-length: 0\r\n");
@@ -293,12 +296,13 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream.flush().await
 }
 
-fn bomb() -> Vec<u8> {
+/// Made once: the answer is not to wait for it.
+static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let output = std::process::Command::new("sh")
         .args(["-c", "head -c 100000000 /dev/zero | gzip -9"])
         .output();
     output.expect("sh, head and gzip").stdout
-}
+});
 
 /// A certificate with the fault, and the authority that the bridge is told to believe.
 fn authority(fault: TlsFault) -> (Authority, TlsAcceptor) {

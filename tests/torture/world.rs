@@ -85,6 +85,8 @@ pub struct World {
     pub proxy: Option<Proxy>,
     pub most_duplicates: usize,
     pub most_recovery: Duration,
+    /// What is parked at the end stays there longer than anybody waits here.
+    pub leaves_parked: bool,
     chance: u64,
 }
 
@@ -123,7 +125,7 @@ impl World {
             let one = Hostile::new(mode).await;
             let endpoint = one.endpoint();
             subscriptions += &format!(
-                "  bad-{number}: {{ topics: ['orders.*'], endpoint: {{ {endpoint}, secret: '{SECRET}', concurrency: 100, breaker: {{ failures: 10000, cool_down: 1s }} }}, timeout: 700ms, connect_timeout: 500ms, retry: {{ schedule: [1s], jitter: 0, max_retry_after: 3s }} }}\n"
+                "  bad-{number}: {{ topics: ['orders.*'], endpoint: {{ {endpoint}, secret: '{SECRET}', concurrency: 100, breaker: {{ failures: 10000, cool_down: 1s }} }}, timeout: 700ms, connect_timeout: 500ms, slow_after: 100ms, retry: {{ schedule: [1s], jitter: 0, max_retry_after: 3s }} }}\n"
             );
             hostile.push(one);
         }
@@ -148,6 +150,7 @@ impl World {
             proxy,
             most_duplicates: 1_000,
             most_recovery: Duration::from_secs(20),
+            leaves_parked: false,
         }
     }
 
@@ -272,7 +275,9 @@ impl World {
                 .collect();
             let open = self.producer.events().confirmed.difference(&ended).count();
             let quiet = since.elapsed() > QUIET;
-            if (open == 0 && parked.is_empty() && quiet) || began.elapsed() > DRAINED_WITHIN {
+            if (open == 0 && (parked.is_empty() || self.leaves_parked) && quiet)
+                || began.elapsed() > DRAINED_WITHIN
+            {
                 return parked;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -7,8 +7,8 @@ use crate::judge::{Evidence, Report};
 use crate::proxy;
 use crate::world::{Plan, Setting, World};
 
-/// Events a second: the hostile ones cost two attempts of 0.7 s each.
-const RATE: usize = 30;
+/// Events a second: a lane that says nothing gets one probe each `slow_after`, here 100 ms.
+const RATE: usize = 20;
 
 async fn beside(setting: Setting, hostile: &[Mode]) -> Evidence {
     let plan = Plan {
@@ -126,15 +126,31 @@ pub async fn redirects(setting: Setting) -> Report {
     all_die(setting, &to.map(Mode::Redirect)).await
 }
 
-/// Disabled at the second 410: what comes afterwards is kept, or its end is a dead letter.
+/// Only a second 410 a minute later disables the endpoint: until then each delivery is attempted
+/// once, and waits where it can be seen.
 pub async fn gone(setting: Setting) -> Report {
-    let evidence = beside(setting, &[Mode::Status(410)]).await;
+    let plan = Plan {
+        hostile: vec![Mode::Status(410)],
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    world.leaves_parked = true;
+    world.producer.go(RATE);
+    world.part(500).await;
+    let evidence = world.evidence().await;
     let mut report = Report::of(&evidence);
-    let attempts = evidence.subscribed[1].requests.len();
-    let owed = evidence.events.confirmed.len();
+    let (attempts, owed) = (
+        evidence.subscribed[1].requests.len(),
+        evidence.events.confirmed.len(),
+    );
     report.must(
-        attempts < owed,
-        &format!("{attempts} attempts for {owed} events after 410"),
+        attempts <= owed,
+        &format!("{attempts} attempts for {owed} events within a minute of the first 410"),
+    );
+    let parked: u64 = evidence.still_parked.values().sum();
+    report.must(
+        parked >= owed as u64,
+        &format!("{parked} parked of {owed} events"),
     );
     report
 }
