@@ -48,6 +48,7 @@ pub struct Events {
 }
 
 /// How events get onto the broker.
+#[allow(clippy::large_enum_variant, reason = "a run has one")]
 enum Door {
     Embedded {
         admin: String,

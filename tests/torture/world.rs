@@ -103,7 +103,7 @@ impl World {
             let number = number_in(&request.body).unwrap_or_default();
             let answer = match number {
                 _ if is_refused(number) => Answer::status(400),
-                _ if number % 5 == 0 && before == 0 => Answer::status(503),
+                _ if number.is_multiple_of(5) && before == 0 => Answer::status(503),
                 _ => Answer::status(204),
             };
             answer.after(after)
