@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help test lint fmt docs-check bench brokers-up brokers-down
+.PHONY: help test lint fmt docs-check bench torture brokers-up brokers-down
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do printf '%-14s %s\n' "$$name" "$$does"; done
@@ -21,6 +21,10 @@ docs-check: ## links and anchors in the documentation
 
 bench: ## measure; see docs/performance.md
 	benches/run
+
+torture: ## every fault there is, on all three brokers; see docs/reliability.md (ARGS: --scenario ...)
+	scripts/setup
+	HOOKBRIDGE_TEST_DIR=$(CURDIR)/target/test-brokers cargo test --locked --test torture -- $(ARGS)
 
 brokers-up: ## start RabbitMQ and Kafka (scripts/brokers env says where)
 	@scripts/brokers up

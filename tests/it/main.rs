@@ -25,6 +25,7 @@ mod docs_blocks;
 mod docs_cli;
 mod docs_envelope;
 mod docs_metrics;
+mod docs_reliability;
 mod docs_screens;
 mod doctor_endpoints;
 mod doctor_kafka;

@@ -2,92 +2,15 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions};
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 
 use crate::support::bridge::Bridge;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::{SECRET, brokers, eventually, unique};
+pub use crate::support::shop::{Shop, rabbitmq_config, subscription};
+use crate::support::{brokers, eventually, unique};
 
 const WITHIN: Duration = Duration::from_secs(20);
-
-/// A config with RabbitMQ as the broker, one source bound to `exchange`, and these subscriptions.
-pub fn rabbitmq_config(amqp: &str, group: &str, exchange: &str, subscriptions: &str) -> String {
-    format!(
-        "group: {group}
-data_dir: '{{data}}'
-admin: {{ listen: '{{admin}}' }}
-delivery: {{ allow_http: true, allow_networks: [127.0.0.0/8] }}
-brokers:
-  shop: {{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}
-sources:
-  orders: {{ broker: shop, queue: {group}.orders, bind: [{{ exchange: {exchange}, key: 'orders.#' }}] }}
-subscriptions:
-{subscriptions}"
-    )
-}
-
-/// A subscription to `url` with a fast retry schedule.
-pub fn subscription(name: &str, topics: &str, url: &str, more: &str) -> String {
-    format!(
-        "  {name}: {{ topics: ['{topics}'], endpoint: {{ url: '{url}', secret: '{SECRET}' }}, retry: {{ schedule: [1s, 1s, 1s], jitter: 0 }}{more} }}\n"
-    )
-}
-
-/// A topic exchange that services publish to, as it is before hookbridge comes.
-pub struct Shop {
-    pub channel: Channel,
-    pub exchange: String,
-    _connection: Connection,
-}
-
-impl Shop {
-    pub async fn open(amqp: &str) -> Self {
-        let connection = Connection::connect(amqp, ConnectionProperties::default())
-            .await
-            .expect("rabbitmq is there");
-        let channel = connection.create_channel().await.expect("a channel");
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .expect("confirms");
-        let exchange = unique("shop.events");
-        let options = ExchangeDeclareOptions {
-            durable: true,
-            ..ExchangeDeclareOptions::default()
-        };
-        channel
-            .exchange_declare(
-                exchange.as_str().into(),
-                ExchangeKind::Topic,
-                options,
-                FieldTable::default(),
-            )
-            .await
-            .expect("an exchange");
-        Self {
-            channel,
-            exchange,
-            _connection: connection,
-        }
-    }
-
-    pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
-        self.channel
-            .basic_publish(
-                self.exchange.as_str().into(),
-                key.into(),
-                BasicPublishOptions::default(),
-                body,
-                properties,
-            )
-            .await
-            .expect("published")
-            .await
-            .expect("confirmed");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rabbitmq_event_becomes_a_signed_webhook() {

@@ -9,6 +9,12 @@ pub fn env(name: &str) -> String {
     })
 }
 
+/// Where it is when nobody says otherwise, since a broker of one's own needs none that is up.
+fn script() -> String {
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/brokers");
+    std::env::var("HOOKBRIDGE_TEST_BROKERS").unwrap_or_else(|_| here.to_owned())
+}
+
 /// A broker of a test's own, taken down with it.
 pub struct Own {
     kind: &'static str,
@@ -64,12 +70,13 @@ impl Own {
         self.call("up");
     }
 
-    fn call(&self, verb: &str) -> String {
+    /// A command of `scripts/brokers` to this instance: `pause`, `resume`, `restart`.
+    pub fn call(&self, verb: &str) -> String {
         self.run(&[verb, self.kind, "--name", &self.name])
     }
 
     fn run(&self, arguments: &[&str]) -> String {
-        let output = Command::new(env("HOOKBRIDGE_TEST_BROKERS"))
+        let output = Command::new(script())
             .args(arguments)
             .output()
             .expect("scripts/brokers runs");
@@ -87,7 +94,7 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         // A failure here must not hide the test's own.
-        let _ = Command::new(env("HOOKBRIDGE_TEST_BROKERS"))
+        let _ = Command::new(script())
             .args(["down", self.kind, "--name", &self.name])
             .output();
     }

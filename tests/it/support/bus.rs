@@ -19,8 +19,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::bridge::Bridge;
+use super::shop::Shop;
 use super::unique;
-use crate::path::Shop;
 
 /// The topic of every event.
 pub const TOPIC: &str = "orders.created";
@@ -28,11 +28,12 @@ pub const TOPIC: &str = "orders.created";
 /// See the module.
 pub struct Bus {
     pub group: String,
-    kind: Kind,
+    pub kind: Kind,
 }
 
+/// Which broker, and where on it.
 #[allow(clippy::large_enum_variant, reason = "a test has one")]
-enum Kind {
+pub enum Kind {
     Embedded,
     RabbitMq {
         amqp: String,
@@ -292,7 +293,10 @@ async fn embedded_letters(bridge: &Bridge, group: &str) -> Vec<Letter> {
         .map(|letter| Letter {
             reason: letter.reason.to_string(),
             body: letter.delivery.event.body.clone(),
-            headers: BTreeMap::new(),
+            headers: BTreeMap::from([(
+                "hookbridge-subscription".to_owned(),
+                letter.delivery.subscription.to_string(),
+            )]),
         })
         .collect()
 }

@@ -1,0 +1,244 @@
+//! The producer: publishes numbered events, and remembers which of them the broker has confirmed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Confirmation};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::support::bus::{Bus, Kind, TOPIC};
+use crate::support::shop::Shop;
+
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// The body of event `number`; the spaces are there to be kept.
+pub fn body(number: usize) -> String {
+    let (number, pad) = (100_000 + number, "x".repeat(300));
+    format!("{{\"order\":  {number}, \"pad\": \"{pad}\"}}")
+}
+
+/// Which event a body belongs to, when it is one of ours.
+pub fn number_in(body: &[u8]) -> Option<usize> {
+    let digits = body.get(b"{\"order\":  ".len()..)?.get(..6)?;
+    let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    number.checked_sub(100_000)
+}
+
+/// See the module.
+pub struct Producer {
+    shared: Arc<Shared>,
+    task: Option<tokio::task::JoinHandle<()>>,
+}
+
+struct Shared {
+    door: tokio::sync::Mutex<Door>,
+    events: Mutex<Events>,
+    stop: AtomicBool,
+}
+
+/// What was issued, and which of it is an obligation.
+#[derive(Default, Clone)]
+pub struct Events {
+    pub issued: BTreeMap<usize, String>,
+    pub confirmed: BTreeSet<usize>,
+}
+
+/// How events get onto the broker.
+#[allow(clippy::large_enum_variant, reason = "a run has one")]
+enum Door {
+    Embedded {
+        admin: String,
+    },
+    RabbitMq {
+        amqp: String,
+        exchange: String,
+        shop: Option<Shop>,
+    },
+    Kafka {
+        producer: FutureProducer,
+        topic: String,
+    },
+}
+
+impl Producer {
+    pub fn new(bus: &Bus, admin: &str) -> Self {
+        let door = match &bus.kind {
+            Kind::Embedded => Door::Embedded {
+                admin: admin.to_owned(),
+            },
+            Kind::RabbitMq { amqp, shop, .. } => Door::RabbitMq {
+                amqp: amqp.clone(),
+                exchange: shop.exchange.clone(),
+                shop: None,
+            },
+            Kind::Kafka { bootstrap, topic } => Door::Kafka {
+                producer: ClientConfig::new()
+                    .set("bootstrap.servers", bootstrap)
+                    .set("acks", "all")
+                    .set("enable.idempotence", "true")
+                    .set("message.timeout.ms", "5000")
+                    .create()
+                    .expect("a producer"),
+                topic: topic.clone(),
+            },
+        };
+        let shared = Shared {
+            door: tokio::sync::Mutex::new(door),
+            events: Mutex::default(),
+            stop: AtomicBool::new(false),
+        };
+        Self {
+            shared: Arc::new(shared),
+            task: None,
+        }
+    }
+
+    /// Begins to publish `rate` events a second.
+    pub fn go(&mut self, rate: usize) {
+        let shared = self.shared.clone();
+        shared.stop.store(false, Ordering::SeqCst);
+        self.task = Some(tokio::spawn(async move {
+            let mut clock = tokio::time::interval(Duration::from_millis(100));
+            clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            while !shared.stop.load(Ordering::SeqCst) {
+                clock.tick().await;
+                shared.publish((rate / 10).max(1)).await;
+            }
+        }));
+    }
+
+    pub async fn halt(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let Some(task) = self.task.take() {
+            task.await.expect("the producer does not panic");
+        }
+    }
+
+    /// Publishes `count` at once; their numbers, when all were confirmed.
+    pub async fn publish(&self, count: usize) -> Option<Vec<usize>> {
+        self.shared.publish(count).await
+    }
+
+    pub fn events(&self) -> Events {
+        self.shared.events.lock().unwrap().clone()
+    }
+}
+
+impl Shared {
+    async fn publish(&self, count: usize) -> Option<Vec<usize>> {
+        let batch: Vec<(usize, String)> = {
+            let mut events = self.events.lock().unwrap();
+            let next = events.issued.len();
+            let batch: Vec<_> = (next..next + count).map(|n| (n, body(n))).collect();
+            events.issued.extend(batch.iter().cloned());
+            batch
+        };
+        let mut door = self.door.lock().await;
+        // What is cut off at the deadline may be there all the same, but is owed to nobody.
+        let confirmed = tokio::time::timeout(WITHIN, door.publish(&batch))
+            .await
+            .unwrap_or_default();
+        if confirmed.len() < batch.len() {
+            door.forget();
+        }
+        let mut events = self.events.lock().unwrap();
+        events.confirmed.extend(&confirmed);
+        (confirmed.len() == batch.len()).then_some(confirmed)
+    }
+}
+
+impl Door {
+    /// Those that were confirmed.
+    async fn publish(&mut self, batch: &[(usize, String)]) -> Vec<usize> {
+        match self {
+            Self::Embedded { admin } => {
+                let url = format!("http://{admin}/v1/topics/{TOPIC}/events");
+                let lines = batch.iter().map(|(number, body)| {
+                    format!("{{\"id\":\"evt_{number}\",\"content_type\":\"application/json\",\"data\":{body}}}\n")
+                });
+                let sent = reqwest::Client::new()
+                    .post(url)
+                    .header("content-type", "application/x-ndjson")
+                    .body(lines.collect::<String>())
+                    .send();
+                match sent.await {
+                    Ok(answer) if answer.status() == 202 => batch.iter().map(|(n, _)| *n).collect(),
+                    _ => Vec::new(),
+                }
+            }
+            Self::RabbitMq {
+                amqp,
+                exchange,
+                shop,
+            } => publish_to_rabbitmq(amqp, exchange, shop, batch).await,
+            Self::Kafka { producer, topic } => {
+                let sent: Vec<_> = batch
+                    .iter()
+                    .filter_map(|(number, body)| {
+                        let record = FutureRecord::to(topic).key(body).payload(body);
+                        Some((*number, producer.send_result(record).ok()?))
+                    })
+                    .collect();
+                let mut confirmed = Vec::new();
+                for (number, answer) in sent {
+                    if matches!(answer.await, Ok(Ok(_))) {
+                        confirmed.push(number);
+                    }
+                }
+                confirmed
+            }
+        }
+    }
+
+    /// Takes a new connection next time.
+    fn forget(&mut self) {
+        if let Self::RabbitMq { shop, .. } = self {
+            *shop = None;
+        }
+    }
+}
+
+/// Mandatory, so that an event that no queue took is owed to nobody; one at a time, so that what
+/// comes back belongs to the one that was sent.
+async fn publish_to_rabbitmq(
+    amqp: &str,
+    exchange: &str,
+    shop: &mut Option<Shop>,
+    batch: &[(usize, String)],
+) -> Vec<usize> {
+    if shop.is_none() {
+        *shop = Shop::join(amqp, exchange).await.ok();
+    }
+    let mut confirmed = Vec::new();
+    let Some(shop) = shop else { return confirmed };
+    for (number, body) in batch {
+        let properties = BasicProperties::default()
+            .with_message_id(format!("evt_{number}").into())
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2);
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let published = shop.channel.basic_publish(
+            exchange.into(),
+            TOPIC.into(),
+            options,
+            body.as_bytes(),
+            properties,
+        );
+        let Ok(published) = published.await else {
+            break;
+        };
+        match published.await {
+            Ok(Confirmation::Ack(None)) => confirmed.push(*number),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    confirmed
+}

@@ -1,0 +1,117 @@
+//! What befalls the bridge itself.
+
+use std::time::{Duration, Instant};
+
+use crate::judge::Report;
+use crate::support::SECRET;
+use crate::support::bridge::Bridge;
+use crate::world::{Plan, Setting, World};
+
+const RATE: usize = 200;
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// kill -9 at moments that the seed decides.
+pub async fn killed(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    world.producer.go(RATE);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let moment = world.chance(300) as u32;
+        world.part(150 + moment).await;
+        world.bridge.kill9();
+        let (before, began) = (world.good.count(), Instant::now());
+        world.bridge.start_again().await;
+        crate::support::eventually("a delivery after the restart", WITHIN, async || {
+            (world.good.count() > before).then_some(())
+        })
+        .await;
+        slowest = slowest.max(began.elapsed());
+    }
+    let mut report = world.judged().await;
+    report.must(
+        slowest < Duration::from_secs(12),
+        &format!("{slowest:?} until the first delivery after a kill"),
+    );
+    report
+}
+
+/// SIGTERM with slow deliveries in flight, and a start on the same data.
+pub async fn terminated(setting: Setting) -> Report {
+    let plan = Plan {
+        answers_after: Duration::from_millis(300),
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    world.producer.go(RATE / 4);
+    let mut codes = Vec::new();
+    for _ in 0..2 {
+        world.part(250).await;
+        world.bridge.terminate();
+        codes.push(world.bridge.exit_code(WITHIN).await);
+        world.bridge.start_again().await;
+    }
+    world.most_duplicates = 0;
+    let mut report = world.judged().await;
+    report.must(
+        codes.iter().all(|code| *code == Some(0)),
+        &format!("exit codes {codes:?}"),
+    );
+    report
+}
+
+/// A second instance joins and leaves, first in good order and then by kill -9.
+pub async fn joined_and_left(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    world.producer.go(RATE);
+    for killed in [false, true] {
+        let mut second = Bridge::start(&world.config).await;
+        world.part(400).await;
+        if killed {
+            second.kill9();
+        } else {
+            second.terminate();
+            second.exit_code(WITHIN).await;
+        }
+        world.part(200).await;
+    }
+    // Kafka waits for the session of the one that was killed.
+    world.most_recovery = Duration::from_secs(30);
+    world.judged().await
+}
+
+/// The endpoint's secret is replaced, the old one kept beside it: all is signed under either.
+pub async fn secret_rotated(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    world.producer.go(RATE);
+    world.part(300).await;
+    let newer = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrsc";
+    let both = format!("secrets: ['{newer}', '{SECRET}']");
+    let rotated = world.config.replace(&format!("secret: '{SECRET}'"), &both);
+    assert_ne!(rotated, world.config);
+    world.bridge.reload(&rotated);
+    world.part(300).await;
+    let signed_twice = world.good.count_of(|request| {
+        let signature = request.headers.get("webhook-signature");
+        signature.is_some_and(|value| value.to_str().is_ok_and(|text| text.contains(' ')))
+    });
+    let mut report = world.judged().await;
+    report.must(signed_twice > 0, "nothing was signed with both secrets");
+    report
+}
+
+/// A second process on the same data says so and ends; the first goes on.
+pub async fn same_data(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    world.producer.go(RATE);
+    let data = world.bridge.data_dir().display().to_string();
+    let config = world.config.replace("{data}", &data);
+    let mut second = Bridge::spawn(&config);
+    let code = second.exit_code(WITHIN).await;
+    world.part(300).await;
+    let mut report = world.judged().await;
+    report.must(
+        code.is_some_and(|code| code != 0),
+        &format!("the second exited with {code:?}"),
+    );
+    report
+}

@@ -1,0 +1,207 @@
+//! What befalls a broker, and the way to it.
+
+use std::time::{Duration, Instant};
+
+use crate::judge::Report;
+use crate::proxy::Mode;
+use crate::support::eventually;
+use crate::world::{Kind, Plan, Setting, World};
+
+/// Events a second.
+const RATE: usize = 100;
+/// RabbitMQ writes the names of new quorum queues to disk up to three seconds late; one killed
+/// before that has lost them.
+const NAMES_ON_DISK: Duration = Duration::from_secs(4);
+const UNREADY_WITHIN: Duration = Duration::from_secs(15);
+
+/// A world with events coming in, and a moment to have some in every state.
+async fn busy(setting: Setting, plan: Plan) -> World {
+    let mut world = World::start(setting, plan).await;
+    world.producer.go(RATE);
+    world.part(300).await;
+    world
+}
+
+pub async fn killed(setting: Setting) -> Report {
+    let mut world = busy(setting, Plan::default()).await;
+    if world.setting.kind == Kind::RabbitMq {
+        tokio::time::sleep(NAMES_ON_DISK).await;
+    }
+    let moment = world.chance(1_000);
+    tokio::time::sleep(Duration::from_millis(moment)).await;
+    world.to_broker(|own| own.kill9());
+    let said = world.turns_unready(UNREADY_WITHIN).await;
+    world.to_broker(|own| own.start_again());
+    world.part(300).await;
+    let mut report = world.judged().await;
+    report.must(said, "/readyz said nothing while the broker was away");
+    report
+}
+
+pub async fn restarted(setting: Setting) -> Report {
+    let world = busy(setting, Plan::default()).await;
+    world.to_broker(|own| own.call("restart"));
+    world.part(300).await;
+    world.judged().await
+}
+
+fn through_a_proxy() -> Plan {
+    Plan {
+        broker_proxy: true,
+        ..Plan::default()
+    }
+}
+
+pub async fn partitioned(setting: Setting) -> Report {
+    let world = busy(setting, through_a_proxy()).await;
+    world.proxy().set(Mode::Stall);
+    world.part(800).await;
+    world.proxy().set(Mode::Pass);
+    world.part(200).await;
+    world.judged().await
+}
+
+pub async fn bad_network(setting: Setting) -> Report {
+    let world = busy(setting, through_a_proxy()).await;
+    for mode in [
+        Mode::Latency(Duration::from_millis(100)),
+        Mode::Bandwidth(200_000),
+        Mode::Slice(7),
+    ] {
+        world.proxy().set(mode);
+        world.part(300).await;
+    }
+    world.proxy().set(Mode::Pass);
+    world.judged().await
+}
+
+pub async fn cut_and_reset(setting: Setting) -> Report {
+    let mut world = busy(setting, through_a_proxy()).await;
+    for _ in 0..3 {
+        let mode = [Mode::Cut, Mode::Reset, Mode::SlowClose][world.chance(3) as usize];
+        world.proxy().set(mode);
+        world.part(100).await;
+        world.proxy().set(Mode::Pass);
+        world.part(300).await;
+    }
+    world.judged().await
+}
+
+pub async fn half_open(setting: Setting) -> Report {
+    let mut world = busy(setting, through_a_proxy()).await;
+    let before = world.proxy().connections();
+    world.proxy().half_open();
+    let noticed = Instant::now();
+    eventually("new connections", Duration::from_secs(40), async || {
+        (world.proxy().connections() > before).then_some(())
+    })
+    .await;
+    let noticed = noticed.elapsed();
+    world.part(300).await;
+    // Each of several connections has a deadline of its own to find out by.
+    world.most_recovery = Duration::from_secs(40);
+    let mut report = world.judged().await;
+    report.must(
+        noticed < Duration::from_secs(30),
+        &format!("a dead connection was noticed after {noticed:?} only"),
+    );
+    report
+}
+
+pub async fn memory_alarm(setting: Setting) -> Report {
+    let world = busy(setting, Plan::default()).await;
+    world.to_broker(|own| own.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]));
+    world.part(800).await;
+    world.to_broker(|own| own.ctl(&["set_vm_memory_high_watermark", "0.6"]));
+    world.part(200).await;
+    world.judged().await
+}
+
+pub async fn queue_deleted(setting: Setting) -> Report {
+    let mut world = busy(setting, Plan::default()).await;
+    // What lies in the queue goes with it, and is nobody's to save.
+    world.producer.halt().await;
+    let owed = world.producer.events().confirmed.len();
+    let all = world
+        .good
+        .wait_for(owed, Duration::from_secs(30))
+        .await
+        .len();
+    assert!(all >= owed);
+    world
+        .good
+        .quiet_for(Duration::from_secs(2), Duration::from_secs(30))
+        .await;
+    let queue = format!("{}.orders", world.bus.group);
+    world.to_broker(|own| own.ctl(&["delete_queue", &queue]));
+    world.producer.go(RATE);
+    world.part(500).await;
+    world.judged().await
+}
+
+pub async fn dead_letters_deleted(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    let queue = format!("{}.dead", world.bus.group);
+    world.to_broker(|own| own.ctl(&["delete_queue", &queue]));
+    world.producer.go(RATE);
+    world.part(800).await;
+    let mut report = world.judged().await;
+    report.must(report.dead() > 0, "there are no dead letters");
+    report
+}
+
+pub async fn dead_letters_full(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    let pattern = format!("^{}\\.dead$", world.bus.group.replace('.', "\\."));
+    let limit = "{\"max-length\":1,\"overflow\":\"reject-publish\"}";
+    let policy = [
+        "set_policy",
+        "--apply-to",
+        "queues",
+        "full",
+        &pattern,
+        limit,
+    ];
+    world.to_broker(|own| own.ctl(&policy));
+    world.producer.go(RATE);
+    world.part(800).await;
+    let refusals = world
+        .bridge
+        .metric("hookbridge_broker_refusals_total{broker=\"here\"}")
+        .await;
+    world.to_broker(|own| own.ctl(&["clear_policy", "full"]));
+    world.part(200).await;
+    let mut report = world.judged().await;
+    report.must(
+        refusals > 0.0,
+        "no refusal was counted while the queue was full",
+    );
+    report
+}
+
+pub async fn permission_revoked(setting: Setting) -> Report {
+    let world = busy(setting, Plan::default()).await;
+    let user = world.setting.broker.as_ref().expect("its own").address();
+    let user = user
+        .split("://")
+        .nth(1)
+        .and_then(|rest| rest.split(':').next());
+    let user = user.expect("a user").to_owned();
+    world.to_broker(|own| own.ctl(&["set_permissions", &user, "^$", "^$", "^$"]));
+    world.part(500).await;
+    world.to_broker(|own| own.ctl(&["set_permissions", &user, ".*", ".*", ".*"]));
+    world.part(300).await;
+    world.judged().await
+}
+
+/// Longer than Kafka's session timeout of 10 s.
+pub async fn paused(setting: Setting) -> Report {
+    let world = busy(setting, Plan::default()).await;
+    world.to_broker(|own| own.call("pause"));
+    let said = world.turns_unready(Duration::from_secs(60)).await;
+    world.to_broker(|own| own.call("resume"));
+    world.part(300).await;
+    let mut report = world.judged().await;
+    report.must(said, "/readyz said nothing while the broker stood still");
+    report
+}

@@ -1,0 +1,336 @@
+//! What a scenario happens in: a broker, a bridge, a good receiver, hostile ones, and a producer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::hostile::{Hostile, Mode};
+use crate::judge::{Evidence, Report, Subscribed};
+use crate::producer::{Producer, number_in};
+use crate::proxy::Proxy;
+use crate::support::SECRET;
+use crate::support::bridge::Bridge;
+use crate::support::brokers::Own;
+use crate::support::bus::Bus;
+use crate::support::receiver::{Answer, Receiver};
+
+/// How long all that is owed may take to arrive after the faults.
+const DRAINED_WITHIN: Duration = Duration::from_secs(45);
+/// How long nothing new may come before all is held to be over.
+const QUIET: Duration = Duration::from_millis(2_500);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    Embedded,
+    RabbitMq,
+    Kafka,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Embedded, Self::RabbitMq, Self::Kafka];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Embedded => "embedded",
+            Self::RabbitMq => "rabbitmq",
+            Self::Kafka => "kafka",
+        })
+    }
+}
+
+/// A broker that nobody else uses, since it will be killed.
+pub fn own(kind: Kind) -> Option<Arc<Own>> {
+    tokio::task::block_in_place(|| match kind {
+        Kind::Embedded => None,
+        Kind::RabbitMq => Some(Arc::new(Own::rabbitmq())),
+        Kind::Kafka => Some(Arc::new(Own::kafka())),
+    })
+}
+
+/// What was asked for.
+pub struct Setting {
+    pub scenario: &'static str,
+    pub kind: Kind,
+    pub seed: u64,
+    /// How long events are published while the faults are on.
+    pub seconds: Duration,
+    pub broker: Option<Arc<Own>>,
+}
+
+/// What is in it besides.
+#[derive(Default)]
+pub struct Plan {
+    pub hostile: Vec<Mode>,
+    /// Between the bridge and its broker.
+    pub broker_proxy: bool,
+    /// Between the bridge and the good receiver.
+    pub receiver_proxy: bool,
+    /// How long the good receiver takes for each answer.
+    pub answers_after: Duration,
+}
+
+/// See the module.
+pub struct World {
+    pub setting: Setting,
+    pub bus: Bus,
+    pub bridge: Bridge,
+    pub config: String,
+    pub good: Receiver,
+    pub hostile: Vec<Hostile>,
+    pub producer: Producer,
+    pub proxy: Option<Proxy>,
+    pub most_duplicates: usize,
+    pub most_recovery: Duration,
+    /// What is parked at the end stays there longer than anybody waits here.
+    pub leaves_parked: bool,
+    chance: u64,
+}
+
+impl World {
+    pub async fn start(setting: Setting, plan: Plan) -> Self {
+        let address = setting.broker.as_ref().map(|own| own.address());
+        let bus = match (setting.kind, &address) {
+            (Kind::RabbitMq, Some(amqp)) => Bus::rabbitmq(amqp.clone()).await,
+            (Kind::Kafka, Some(bootstrap)) => Bus::kafka(bootstrap.clone(), 4).await,
+            _ => Bus::embedded(),
+        };
+        let after = plan.answers_after;
+        let good = Receiver::answering(move |request, before| {
+            let number = number_in(&request.body).unwrap_or_default();
+            let answer = match number {
+                _ if is_refused(number) => Answer::status(400),
+                _ if number.is_multiple_of(5) && before == 0 => Answer::status(503),
+                _ => Answer::status(204),
+            };
+            answer.after(after)
+        })
+        .await;
+        let mut proxy = None;
+        let mut good_address = good.address;
+        if plan.receiver_proxy {
+            let between = Proxy::to(good.address).await;
+            good_address = between.address;
+            proxy = Some(between);
+        }
+        // Long enough for any fault of ours; the policy itself is not what is looked at here.
+        let mut subscriptions = format!(
+            "  good: {{ topics: ['orders.*'], endpoint: {{ url: 'http://{good_address}/', secret: '{SECRET}', breaker: {{ failures: 10, cool_down: 1s }} }}, retry: {{ schedule: [1s], max_attempts: 60, jitter: 0, no_retry: [400] }} }}\n"
+        );
+        let mut hostile = Vec::new();
+        for (number, mode) in plan.hostile.into_iter().enumerate() {
+            let one = Hostile::new(mode).await;
+            let endpoint = one.endpoint();
+            subscriptions += &format!(
+                "  bad-{number}: {{ topics: ['orders.*'], endpoint: {{ {endpoint}, secret: '{SECRET}', concurrency: 100, breaker: {{ failures: 10000, cool_down: 1s }} }}, timeout: 700ms, connect_timeout: 500ms, slow_after: 100ms, retry: {{ schedule: [1s], jitter: 0, max_retry_after: 3s }} }}\n"
+            );
+            hostile.push(one);
+        }
+        let mut config = bus.config(&subscriptions);
+        if let (true, Some(address)) = (plan.broker_proxy, &address) {
+            let target = socket(address);
+            let between = Proxy::to(target).await;
+            config = config.replace(&target.to_string(), &between.address.to_string());
+            proxy = Some(between);
+        }
+        let bridge = Bridge::start(&config).await.ready().await;
+        let producer = Producer::new(&bus, &bridge.admin);
+        Self {
+            chance: setting.seed,
+            setting,
+            bus,
+            bridge,
+            config,
+            good,
+            hostile,
+            producer,
+            proxy,
+            most_duplicates: 1_000,
+            most_recovery: Duration::from_secs(20),
+            leaves_parked: false,
+        }
+    }
+
+    pub fn own(&self) -> &Own {
+        self.setting.broker.as_deref().expect("a broker of its own")
+    }
+
+    /// Does something that blocks to the broker.
+    pub fn to_broker<T>(&self, act: impl FnOnce(&Own) -> T) -> T {
+        tokio::task::block_in_place(|| act(self.own()))
+    }
+
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("planned with a proxy")
+    }
+
+    /// A number below `limit` that the seed decides (splitmix64).
+    pub fn chance(&mut self, limit: u64) -> u64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.chance;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+
+    /// Waits for a part of the time that was asked for, in thousandths.
+    pub async fn part(&self, thousandths: u32) {
+        tokio::time::sleep(self.setting.seconds * thousandths / 1_000).await;
+    }
+
+    /// Whether the bridge says that it is not ready, within this time.
+    pub async fn turns_unready(&self, within: Duration) -> bool {
+        let (began, url) = (
+            Instant::now(),
+            format!("http://{}/readyz", self.bridge.admin),
+        );
+        while began.elapsed() < within {
+            match reqwest::get(&url).await {
+                Ok(answer) if answer.status() == 503 => return true,
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        false
+    }
+
+    /// The faults are over: waits until all is quiet, and judges.
+    pub async fn judged(self) -> Report {
+        Report::of(&self.evidence().await)
+    }
+
+    pub async fn evidence(mut self) -> Evidence {
+        let over = Instant::now();
+        let recovery = self.fresh_event_arrives(over).await;
+        self.producer.halt().await;
+        let still_parked = self.drained().await;
+        let metrics = self.bridge.metrics().await;
+        let parked = sum(&metrics, "hookbridge_deliveries_parked_total");
+        let (peak_kib, descriptors) = used_by(self.bridge.pid());
+        let letters = self.bus.letters(&mut self.bridge, 0).await;
+        let mut subscribed = vec![Subscribed {
+            name: "good".to_owned(),
+            requests: self.good.requests(),
+            most_attempts: None,
+            not_before: None,
+        }];
+        for (number, hostile) in self.hostile.iter().enumerate() {
+            subscribed.push(Subscribed {
+                name: format!("bad-{number}"),
+                requests: hostile.requests(),
+                most_attempts: Some(2),
+                not_before: Some(Duration::from_secs(1)),
+            });
+        }
+        Evidence {
+            scenario: format!("{:28} {}", self.setting.scenario, self.setting.kind),
+            events: self.producer.events(),
+            letters,
+            subscribed,
+            still_parked,
+            parked,
+            recovery,
+            most_recovery: self.most_recovery,
+            most_duplicates: self.most_duplicates,
+            peak_kib,
+            descriptors,
+        }
+    }
+
+    async fn fresh_event_arrives(&self, over: Instant) -> Option<Duration> {
+        let mut fresh: Vec<usize> = Vec::new();
+        while over.elapsed() < DRAINED_WITHIN {
+            if fresh.is_empty() {
+                fresh = self.producer.publish(1).await.unwrap_or_default();
+            }
+            let came = self.good.requests().into_iter().rev().find(|request| {
+                number_in(&request.body).is_some_and(|number| fresh.contains(&number))
+            });
+            if let Some(request) = came {
+                return Some(request.at - over);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
+    }
+
+    /// Waits until each obligation has an answer that ends it, nothing is parked and nothing more
+    /// comes; what is parked then, by subscription.
+    async fn drained(&self) -> BTreeMap<String, u64> {
+        let began = Instant::now();
+        let (mut count, mut since) = (0, Instant::now());
+        loop {
+            let requests = self.good.requests();
+            let all = requests.len() + self.hostile.iter().map(Hostile::connections).sum::<usize>();
+            if all != count {
+                (count, since) = (all, Instant::now());
+            }
+            let parked = self.still_parked().await;
+            let ended: std::collections::BTreeSet<_> = requests
+                .iter()
+                .filter(|request| request.answered != 503)
+                .filter_map(|request| number_in(&request.body))
+                .collect();
+            let open = self.producer.events().confirmed.difference(&ended).count();
+            let quiet = since.elapsed() > QUIET;
+            if (open == 0 && (parked.is_empty() || self.leaves_parked) && quiet)
+                || began.elapsed() > DRAINED_WITHIN
+            {
+                return parked;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn still_parked(&self) -> BTreeMap<String, u64> {
+        let (status, body) = self.bridge.get("/v1/parked").await;
+        let listed: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        assert_eq!(status, 200, "{body}");
+        let mut parked = BTreeMap::new();
+        let all = listed["parked"].as_array().into_iter().flatten();
+        for one in all {
+            let name = one["subscription"].as_str().unwrap_or_default().to_owned();
+            let count = one["count"].as_u64().unwrap_or_default();
+            if count > 0 {
+                *parked.entry(name).or_default() += count;
+            }
+        }
+        parked
+    }
+}
+
+/// The good receiver refuses one in fifty for good, so that there are dead letters.
+fn is_refused(number: usize) -> bool {
+    number % 50 == 7
+}
+
+/// `host:port` in a broker's address.
+fn socket(address: &str) -> SocketAddr {
+    let host = address.rsplit('@').next().unwrap_or(address);
+    let host = host.split('/').next().unwrap_or(host);
+    host.replace("localhost", "127.0.0.1")
+        .parse()
+        .unwrap_or_else(|error| panic!("{host}: {error}"))
+}
+
+fn sum(metrics: &str, name: &str) -> u64 {
+    let values = metrics
+        .lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    values.sum::<f64>() as u64
+}
+
+/// The most memory (VmHWM, in KiB) and the open files of a process.
+fn used_by(pid: u32) -> (u64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().split(' ').next()?.parse().ok())
+        .unwrap_or_default();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    (peak, open)
+}
