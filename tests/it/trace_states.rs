@@ -149,6 +149,42 @@ async fn a_trace_in_each_state() {
     assert_eq!(unknown.code, Some(1), "{}", unknown.err);
 }
 
+/// One event in all states at once, with a bridge running and without.
+async fn in_each_state(bus: Bus) {
+    let receiver = moody().await;
+    let subscriptions = [
+        subscription("ok", "#", &receiver.url("/ok"), ""),
+        subscription("wait", "#", &receiver.url("/wait"), "").replace("[1s, 1s, 1s]", "[1h]"),
+        refusing("refuse", &receiver.url("/refuse")).replace("orders.*", "#"),
+        subscription("hang", "#", &receiver.url("/hang"), ", timeout: 50s"),
+    ]
+    .concat();
+    let config = format!("limits: {{ shutdown: 1s }}\n{}", bus.config(&subscriptions));
+    let mut bridge = Bridge::start(&config).await.ready().await;
+    bus.publish(&bridge, &["{\"n\": 1}".to_owned()]).await;
+    let id = receiver.wait_for(1, SOON).await[0].id.clone();
+    let all = [
+        ("ok", "delivered"),
+        ("wait", "parked"),
+        ("refuse", "dead"),
+        ("hang", "in_flight"),
+    ];
+    until_states(&bridge, &id, &all).await;
+    bridge.terminate();
+    assert_eq!(bridge.exit_code(SOON).await, Some(0));
+    until_states(&bridge, &id, &all[..3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_in_each_state_on_rabbitmq() {
+    in_each_state(Bus::rabbitmq(brokers::env("HOOKBRIDGE_TEST_AMQP")).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_in_each_state_on_kafka() {
+    in_each_state(Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), 2).await).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_matched_nothing_is_known() {
     let bus = Bus::embedded();
