@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::path::{Shop, rabbitmq_config, subscription};
 use crate::support::bridge::Bridge;
-use crate::support::bus::Bus;
+use crate::support::bus::{Bus, Kind};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::{brokers, eventually, unique};
 
@@ -43,8 +43,12 @@ async fn two_letters(bus: Bus) {
         ("no_retry", bodies[0].as_bytes()),
     ];
     assert_eq!(seen, expected);
-    for letter in letters.iter().filter(|letter| !letter.headers.is_empty()) {
-        assert_eq!(letter.headers["hookbridge-v"], "1");
+    // The embedded broker's file is not read here but through the broker, which knows the version.
+    let is_read_plain = !matches!(bus.kind, Kind::Embedded);
+    for letter in &letters {
+        if is_read_plain {
+            assert_eq!(letter.headers["hookbridge-v"], "1");
+        }
         assert_eq!(letter.headers["hookbridge-subscription"], "crm");
         let attempts = if letter.reason == "no_retry" {
             "1"

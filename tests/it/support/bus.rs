@@ -293,10 +293,16 @@ async fn embedded_letters(bridge: &Bridge, group: &str) -> Vec<Letter> {
         .map(|letter| Letter {
             reason: letter.reason.to_string(),
             body: letter.delivery.event.body.clone(),
-            headers: BTreeMap::from([(
-                "hookbridge-subscription".to_owned(),
-                letter.delivery.subscription.to_string(),
-            )]),
+            headers: BTreeMap::from([
+                (
+                    "hookbridge-subscription".to_owned(),
+                    letter.delivery.subscription.to_string(),
+                ),
+                (
+                    "hookbridge-attempts".to_owned(),
+                    letter.delivery.progress.attempts.to_string(),
+                ),
+            ]),
         })
         .collect()
 }
