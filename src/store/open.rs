@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -15,6 +17,10 @@ use super::{Kept, Store, Tree};
 
 /// sled's default of 1 GiB is more than the process may use in all.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// How long a lock of somebody else is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// Why the store could not be opened. Nothing is ever wiped.
 #[derive(Debug, thiserror::Error)]
@@ -53,17 +59,19 @@ impl Store {
         flush_seconds: Histogram,
     ) -> Result<Self, OpenError> {
         fs::create_dir_all(dir).map_err(at(dir))?;
-        let lock = lock(dir)?;
+        let lock = patiently(|| lock(dir))?;
         let instance = instance_name(dir)?;
         let store = dir.join("store");
         repair(&store)?;
         // sled reports some kinds of damage by panicking.
-        let kept = catch_unwind(|| open(&store))
-            .map_err(|_| OpenError::Damaged {
-                store: store.clone(),
-                detail: "sled panicked while opening it".to_owned(),
-            })?
-            .map_err(|error| explain(error, dir, &store))?;
+        let kept = patiently(|| {
+            catch_unwind(|| open(&store))
+                .map_err(|_| OpenError::Damaged {
+                    store: store.clone(),
+                    detail: "sled panicked while opening it".to_owned(),
+                })?
+                .map_err(|error| explain(error, dir, &store))
+        })?;
         let kept = match kept {
             Opened::Whole(kept) => *kept,
             Opened::Missing(kept) => {
@@ -120,6 +128,18 @@ fn open(store: &Path) -> sled::Result<Opened> {
     match seal::read(store)?.contains(&sum) {
         true => Ok(Opened::Whole(kept)),
         false => Ok(Opened::Missing(kept)),
+    }
+}
+
+/// Tries again for a moment what somebody else has locked: a process that is just ending, or a
+/// child of ours that was forked and has not yet become the program it is to be.
+fn patiently<T>(mut open: impl FnMut() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match open() {
+            Err(OpenError::InUse { .. }) if Instant::now() < until => sleep(LOOK_AGAIN),
+            other => return other,
+        }
     }
 }
 

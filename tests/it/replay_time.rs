@@ -366,7 +366,7 @@ async fn embedded_replays_a_part_to_one_subscription() {
     // Ctrl-C ends it between two events, and it says where to go on.
     let mut slow = cli::command(
         &path,
-        &[&["replay"], &range[..], &["--rate", "1/s"]].concat(),
+        &[&["replay"], &range[..], &["--rate", "10/m"]].concat(),
     );
     let slow = slow.spawn().unwrap();
     crm.wait_for(21, SOON).await;
