@@ -49,11 +49,17 @@ async fn a_second_instance_joins_and_leaves_and_nothing_is_lost() {
     settle_for(&mut [&mut one], &mut seen, 200).await;
     let mut two = start(all(), 50);
     two.ready().await;
-    produce_spread(&topic, 300..900).await;
-    settle_for(&mut [&mut one, &mut two], &mut seen, 700).await;
+    // Settled while it is produced: what is in hand for two seconds when partitions move comes twice.
+    let mut both = [&mut one, &mut two];
+    tokio::join!(
+        produce_spread(&topic, 300..900),
+        settle_for(&mut both, &mut seen, 700)
+    );
     // Both have partitions by now.
-    produce_spread(&topic, 900..1_000).await;
-    settle_for(&mut [&mut one, &mut two], &mut seen, 1_000).await;
+    tokio::join!(
+        produce_spread(&topic, 900..1_000),
+        settle_for(&mut both, &mut seen, 1_000)
+    );
     two.stop().await;
     produce_spread(&topic, 1_000..1_200).await;
     settle_for(&mut [&mut one], &mut seen, 1_200).await;
