@@ -6,6 +6,8 @@ use std::time::Duration;
 use hookbridge::broker::kafka::{Sasl, SaslMechanism, Start};
 use hookbridge::broker::{Broker as _, Health, Settlement};
 use hookbridge::subscription::{Secret, TlsFiles};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::producer::FutureRecord;
 use tokio::time::timeout;
 
@@ -91,6 +93,53 @@ async fn a_second_process_under_the_same_name_ends_the_first() {
     assert!(format!("{error:#}").contains("fence"), "{error:#}");
     two.ready().await;
     two.stop().await;
+}
+
+/// A broker that was killed does the same to members that nobody has replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_settled_while_fenced_out_does_not_come_again() {
+    let (topic, group) = (unique("fenced"), unique("g"));
+    create_topic(&topic, 1).await;
+    let mut named = settings(&group, vec![source("s", &[&topic], Start::Earliest)]);
+    named.instance = Some("same".into());
+    let mut rig = start(named, 20);
+    produce(&topic, (0..4).map(|n| n.to_string())).await;
+    let mut in_hand = Vec::new();
+    for _ in 0..4 {
+        in_hand.push(rig.event().await);
+    }
+    let rival: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap())
+        .set("group.id", &group)
+        .set("group.instance.id", "same.lake.s")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    rival.subscribe(&[&topic]).unwrap();
+    timeout(PATIENCE, rival.recv()).await.unwrap().unwrap();
+    let fenced = async {
+        while rig.kafka.health() == Health::Ready {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, fenced).await.unwrap();
+    drop(rival);
+    let (_, unsettled) = in_hand.remove(1);
+    for (_, receipt) in in_hand {
+        receipt.settle(Settlement::Ack);
+    }
+    produce(&topic, ["4".to_owned()]).await;
+    let mut taken = Vec::new();
+    while taken.last().is_none_or(|last| last != "4") {
+        let (event, receipt) = rig.event().await;
+        taken.push(body(&event));
+        receipt.settle(Settlement::Ack);
+    }
+    assert_eq!(taken, ["1", "4"]);
+    drop(unsettled);
+    rig.stop().await;
 }
 
 #[tokio::test]

@@ -207,7 +207,13 @@ impl Due {
             .connection
             .member(&group, instance.as_deref(), Reset::Earliest);
         let begin: Begin = Arc::new(|_, _| Offset::Beginning);
-        let mut member = Member::new(group.as_str().into(), &config, begin, None)?;
+        let mut member = Member::new(
+            group.as_str().into(),
+            &config,
+            begin,
+            self.kafka.lost.clone(),
+            None,
+        )?;
         member
             .consumer
             .subscribe(&[&names::every_tier(&settings.group)])?;

@@ -104,6 +104,27 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|p| p.into_inner())
 }
 
+/// Partitions that went without a chance to commit, for the case that they come back to us. Kept
+/// beyond a member, since one that is fenced is replaced by another: a broker that was killed does
+/// that to members that nobody has replaced.
+#[derive(Default)]
+pub struct Lost(Mutex<HashMap<Place, Arc<Partition>>>);
+
+/// Topic and number of a partition.
+type Place = (Arc<str>, i32);
+
+impl Lost {
+    fn keep(&self, partition: Arc<Partition>) {
+        partition.lose();
+        let place = (partition.topic.clone(), partition.number);
+        lock(&self.0).insert(place, partition);
+    }
+
+    fn take(&self, topic: &Arc<str>, number: i32) -> Option<Arc<Partition>> {
+        lock(&self.0).remove(&(topic.clone(), number))
+    }
+}
+
 /// A change of the assignment that is under way.
 enum Change {
     /// The committed offsets of what we get are being looked up.
@@ -126,8 +147,7 @@ pub struct Member {
     meters: Option<SourceMeters>,
     begin: Begin,
     partitions: HashMap<Arc<str>, BTreeMap<i32, Arc<Partition>>>,
-    /// Those that were lost last, for the case that they come back to us.
-    lost: HashMap<(Arc<str>, i32), Arc<Partition>>,
+    lost: Arc<Lost>,
     epoch: u64,
     change: Option<Change>,
     look_up_at: Instant,
@@ -164,6 +184,7 @@ impl Member {
         label: Arc<str>,
         config: &ClientConfig,
         begin: Begin,
+        lost: Arc<Lost>,
         meters: Option<SourceMeters>,
     ) -> anyhow::Result<Self> {
         let pulse = Arc::new(Pulse::default());
@@ -184,7 +205,7 @@ impl Member {
             meters,
             begin,
             partitions: HashMap::new(),
-            lost: HashMap::new(),
+            lost,
             epoch: 0,
             change: None,
             look_up_at: now,
@@ -299,7 +320,7 @@ impl Member {
             let place = (element.topic().to_owned(), element.partition());
             let topic: Arc<str> = place.0.as_str().into();
             let known = committed.get(&place).cloned().flatten();
-            let lost = self.lost.remove(&(topic.clone(), place.1));
+            let lost = self.lost.take(&topic, place.1);
             let remembered = lost.zip(known.as_ref()).and_then(|(lost, (offset, _))| {
                 let remembered = lost.remembered(*offset);
                 lost.close();
@@ -369,13 +390,10 @@ impl Member {
     fn going(&mut self, list: TopicPartitionList, now: Instant) -> bool {
         if self.consumer.assignment_lost() {
             warn!(source = %self.label, partitions = list.count(), "lost partitions: what is in hand may come again");
-            self.lost.clear();
             let lost: Vec<_> = self.of(&list).cloned().collect();
             self.go(&list);
             for partition in lost {
-                partition.lose();
-                let place = (partition.topic.clone(), partition.number);
-                self.lost.insert(place, partition);
+                self.lost.keep(partition);
             }
             return true;
         }
@@ -496,8 +514,9 @@ impl Member {
             .store(true, Ordering::Release);
         let pending = self.pending_commit();
         let unanswered: Vec<_> = lock(&self.consumer.context().wishes).drain(..).collect();
+        // The last commit may be refused.
         for partition in self.partitions() {
-            partition.close();
+            self.lost.keep(partition.clone());
         }
         let Self {
             consumer,

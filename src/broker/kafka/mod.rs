@@ -69,6 +69,7 @@ use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
 use client::Quiet;
 use clock::Clock;
+use member::Lost;
 use orders::Orders;
 use produce::{Producer, Record};
 use status::Status;
@@ -111,6 +112,7 @@ pub struct Kafka {
     clock: Arc<Clock>,
     status: Status,
     orders: Arc<Orders>,
+    lost: Arc<Lost>,
     /// Counts what came back by a tier.
     came_back: channel::Sender<u64>,
     cluster: OnceLock<Arc<str>>,
@@ -145,6 +147,7 @@ impl Kafka {
             producer,
             clock,
             orders: Arc::default(),
+            lost: Arc::default(),
             came_back: channel::channel(0).0,
             cluster: OnceLock::new(),
             settings,

@@ -123,6 +123,7 @@ impl Source {
             self.settings.name.clone(),
             &config,
             begin,
+            self.kafka.lost.clone(),
             Some(self.settings.meters.clone()),
         )?;
         subscribe(&member.consumer, &first)?;
