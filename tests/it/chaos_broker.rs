@@ -11,6 +11,8 @@ use crate::support::eventually;
 
 const COUNT: usize = 3_000;
 const WITHIN: Duration = Duration::from_secs(90);
+/// Events in hand at most: a source's window unless the config says otherwise.
+const WINDOW: usize = 256;
 /// RabbitMQ writes the names of new quorum queues to disk up to three seconds late (a dets table).
 /// One that is killed before that starts the queue again from nothing, and without a leader.
 const NAMES_ON_DISK: Duration = Duration::from_secs(4);
@@ -46,6 +48,7 @@ async fn its_broker_killed(broker: Own, mut bus: Bus, name: &str) {
     })
     .await;
     tokio::task::block_in_place(|| broker.kill9());
+    let at_kill = receiver.count();
     eventually("unreadiness", WITHIN, async || {
         let ready = format!("http://{}/readyz", bridge.admin);
         let answer = reqwest::get(ready).await.expect("the admin answers");
@@ -70,11 +73,15 @@ async fn its_broker_killed(broker: Own, mut bus: Bus, name: &str) {
     let letters = bus.letters(&mut bridge, bad).await;
     let repeats = account(&published, &receiver.requests(), &letters);
     println!(
-        "{name}: {COUNT} events, {} dead letters, {repeats} repeats",
+        "{name}: {COUNT} events, {} dead letters, {repeats} repeats, {at_kill} requests at the kill",
         letters.len()
     );
-    // What had been fetched is delivered while nothing can be committed, and comes once more.
-    assert!(repeats <= 1_000, "{repeats} successful deliveries repeated");
+    // The broker may not have noted any answer yet, and what was in hand is delivered without it.
+    let bound = at_kill + WINDOW;
+    assert!(
+        repeats <= bound,
+        "{repeats} successful deliveries repeated, {bound} can be"
+    );
     bridge.wait_ready(WITHIN).await;
 }
 
