@@ -158,7 +158,8 @@ impl App {
         let shutdown = Shutdown::default();
         let readiness = readiness::of(&brokers, &store, &pipeline);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
-        let operations = operations::of_pipeline(&config, brokers.clone(), pipeline.clone());
+        let operations =
+            operations::of_pipeline(&config, brokers.clone(), pipeline.clone(), journal.clone());
         let state = admin::State {
             version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),

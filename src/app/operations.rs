@@ -12,6 +12,7 @@ use tracing::error;
 use super::{Failure, brokers};
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::journal::Journal;
 use crate::meters::Meters;
 use crate::operations::{Known, Operations};
 use crate::pipeline::{Pipeline, Receiver, State, SubscriptionStatus};
@@ -23,9 +24,11 @@ pub fn of_pipeline(
     config: &Config,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     pipeline: Arc<Pipeline>,
+    journal: Journal,
 ) -> Arc<Operations> {
     let known = Arc::new(OfPipeline(pipeline));
-    Operations::knowing(brokers, elsewhere(config), brokers::sources(config), known)
+    let sources = brokers::sources(config);
+    Operations::knowing(brokers, elsewhere(config), sources, known, journal)
 }
 
 /// Those of a process that runs no bridge, over the brokers whose names are `wanted`. Of
@@ -45,6 +48,7 @@ pub fn operations(
         elsewhere(config),
         sources,
         known,
+        Journal::off(),
     ))
 }
 
@@ -65,6 +69,7 @@ pub fn on_source(config: &Config, source: &str) -> Result<Arc<Operations>, Failu
         elsewhere(config),
         sources,
         known,
+        Journal::off(),
     ))
 }
 

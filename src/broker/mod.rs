@@ -59,12 +59,16 @@ pub enum Received {
 }
 
 /// Where a broker puts what it takes: a window per source, and one each for retries and holds.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Intakes {
     pub sources: BTreeMap<Arc<str>, Intake>,
     pub retries: Intake,
     pub holds: Intake,
+    /// Hears of each parked delivery with which `run` itself does what was ordered.
+    pub obeyed: Obeyed,
 }
+
+pub type Obeyed = Arc<dyn Fn(parked::Deed, &Delivery) + Send + Sync>;
 
 /// How long a delivery is to wait on the broker, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -130,6 +130,12 @@ pub trait Follow: Send + Sync {
     fn expects(&self, more: u64);
     /// One more was looked at; whether it was one of those meant, and so is done.
     fn saw(&self, meant: bool);
+    /// Whether [`Follow::did`] wants to hear of each delivery.
+    fn records(&self) -> bool {
+        false
+    }
+    /// The order was carried out on this delivery, whose body and headers may be missing.
+    fn did(&self, _: &Delivery) {}
     /// Cancelled when the order is to end between two deliveries.
     fn cancelled(&self) -> &CancellationToken;
 }

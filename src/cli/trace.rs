@@ -13,7 +13,7 @@ use super::exit::Exit;
 use super::settings::ConfigFile;
 use crate::app;
 use crate::delivery::WaitKind;
-use crate::journal::{Entry, What};
+use crate::journal::{Deed, Entry, What};
 use crate::operations::Traces;
 use crate::operations::trace::{Field, Now, Trace, Traced};
 
@@ -158,6 +158,9 @@ fn delivery(text: &mut String, traced: &Traced, now: Timestamp) {
     if traced.generation > 0 {
         let _ = write!(text, ", retry {} of its dead letter", traced.generation);
     }
+    if let Some(letter) = &traced.replay_of {
+        let _ = write!(text, ", made of the letter {letter}");
+    }
     let _ = writeln!(text, "\n  now: {}", state(&traced.now, now));
     let here = traced.steps.iter();
     let here = here.filter(|step| matches!(step.what, What::Attempt(_)));
@@ -226,6 +229,24 @@ fn state(state: &Now, now: Timestamp) -> String {
             "was dead-lettered at {}, {reason}; the letter is no longer on {on}: retried or dropped",
             second(*at)
         ),
+        Now::Dropped { at, on } => {
+            format!(
+                "was parked on {on}, and dropped by an operator at {}",
+                second(*at)
+            )
+        }
+        Now::SentAgain { generation, at, .. } => format!(
+            "was dead-lettered, and sent again at {} as retry {generation}",
+            second(*at)
+        ),
+        Now::Edited { event, at, .. } => format!(
+            "was dead-lettered, and sent again, edited, at {} as event {event}",
+            second(*at)
+        ),
+        Now::LetterRemoved { at, on } => format!(
+            "was dead-lettered; the letter was removed from {on} by an operator at {}",
+            second(*at)
+        ),
         Now::Unsettled { since } => format!(
             "attempted at {}, and no broker has confirmed what comes next",
             second(*since)
@@ -254,6 +275,22 @@ fn step(entry: &Entry) -> String {
         }
         What::Dead { reason, on } => format!("dead-lettered on {on}: {reason}"),
         What::Unmatched => "matched nothing".to_owned(),
+        What::Ordered {
+            deed,
+            on,
+            next_generation,
+            other,
+        } => match deed {
+            Deed::BroughtForward => format!("made due on {on} by an operator"),
+            Deed::Dropped => format!("dropped from {on} by an operator"),
+            Deed::SentAgain => {
+                let generation = next_generation.unwrap_or_default();
+                format!("letter sent again on {on}, as retry {generation}")
+            }
+            Deed::Edited => format!("letter edited and sent again on {on}, as event {other}"),
+            Deed::MadeOfLetter => format!("made of the letter {other} on {on}"),
+            Deed::LetterRemoved => format!("letter removed from {on} by an operator"),
+        },
     }
 }
 

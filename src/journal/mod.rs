@@ -1,7 +1,7 @@
 //! The journal: what was attempted, what came of it, and where a delivery went then.
 //!
-//! A bounded ring on disk, for people who ask after an event: attempts, parks, dead letters and
-//! events that matched nothing. [`Journal`] is the one sink. Writing to it costs the path an append
+//! A bounded ring on disk, for people who ask after an event: attempts, parks, dead letters, events
+//! that matched nothing, and what operators ordered. [`Journal`] is the one sink. Writing to it costs the path an append
 //! to a buffer in memory under a short lock; a thread of its own groups what is there into blocks
 //! and commits them about once a second. Nothing waits for that thread: when it cannot keep up or
 //! its disk fails, records are dropped and counted, and deliveries go on. A crash loses the records
@@ -24,7 +24,7 @@ use redb::Database;
 use tokio::sync::mpsc;
 
 pub use read::{Cursor, Page, Query, Status};
-pub use record::{Attempted, Entry, Exchange, Then, What};
+pub use record::{Attempted, Deed, Entry, Exchange, Then, What};
 pub use ring::Unreadable;
 pub use writer::AUDIT_TYPE;
 
@@ -176,6 +176,12 @@ impl Journal {
     /// The broker `on` has confirmed the dead letter.
     pub fn dead(&self, delivery: &Delivery, reason: Reason, on: &str) {
         self.push(|buffer| record::dead(buffer, delivery, reason, on));
+    }
+
+    /// The broker `on` has confirmed what an operator ordered. `other` is the event that an edited
+    /// letter was made into, or the letter that a delivery was made of.
+    pub fn ordered(&self, delivery: &Delivery, deed: Deed, on: &str, other: &str) {
+        self.push(|buffer| record::ordered(buffer, delivery, deed, on, other));
     }
 
     /// No subscription matched `event`.

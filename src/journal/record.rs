@@ -18,6 +18,7 @@ const ATTEMPT: u8 = 1;
 const PARKED: u8 = 2;
 const DEAD: u8 = 3;
 const UNMATCHED: u8 = 4;
+const ORDERED: u8 = 5;
 
 /// Longest name, in bytes: of topics, types, subscriptions.
 const NAME_BYTES: usize = 255;
@@ -69,6 +70,35 @@ pub enum What {
     },
     /// No subscription matched the event.
     Unmatched,
+    /// An operator has ordered it, and the broker has done it.
+    Ordered {
+        deed: Deed,
+        on: String,
+        /// Under which it was sent again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next_generation: Option<u32>,
+        /// The event that was made of it by [`Deed::Edited`], or the letter that it was made of.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        other: String,
+    },
+}
+
+/// What operators order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Deed {
+    /// Parked, and due at once.
+    BroughtForward,
+    /// Parked, and gone.
+    Dropped,
+    /// A dead letter, in its next generation.
+    SentAgain,
+    /// A dead letter, sent as a new event with another body.
+    Edited,
+    /// This delivery is that new event's.
+    MadeOfLetter,
+    /// A dead letter, and gone.
+    LetterRemoved,
 }
 
 /// An attempt that was made.
@@ -219,6 +249,23 @@ pub fn dead(buffer: &mut Vec<u8>, delivery: &Delivery, reason: Reason, on: &str)
     end(buffer, began);
 }
 
+/// `other`: see [`What::Ordered`].
+pub fn ordered(buffer: &mut Vec<u8>, delivery: &Delivery, deed: Deed, on: &str, other: &str) {
+    let began = begin(buffer, ORDERED, Timestamp::now());
+    of_delivery(buffer, delivery);
+    buffer.push(match deed {
+        Deed::BroughtForward => 0,
+        Deed::Dropped => 1,
+        Deed::SentAgain => 2,
+        Deed::Edited => 3,
+        Deed::MadeOfLetter => 4,
+        Deed::LetterRemoved => 5,
+    });
+    text(buffer, on, NAME_BYTES);
+    text(buffer, other, NAME_BYTES);
+    end(buffer, began);
+}
+
 pub fn unmatched(buffer: &mut Vec<u8>, event: &Event, now: Timestamp) {
     let began = begin(buffer, UNMATCHED, now);
     common(buffer, event, "", 0, "", "");
@@ -357,6 +404,7 @@ pub fn entry(record: &[u8], instance: &str) -> Option<Entry> {
             on: reader.string()?,
         },
         UNMATCHED => What::Unmatched,
+        ORDERED => reader.ordered(generation)?,
         _ => return None,
     };
     Some(Entry {
@@ -420,6 +468,24 @@ impl<'a> Reader<'a> {
 
     fn string(&mut self) -> Option<String> {
         self.text().map(str::to_owned)
+    }
+
+    fn ordered(&mut self, generation: u32) -> Option<What> {
+        let deed = match self.byte()? {
+            0 => Deed::BroughtForward,
+            1 => Deed::Dropped,
+            2 => Deed::SentAgain,
+            3 => Deed::Edited,
+            4 => Deed::MadeOfLetter,
+            5 => Deed::LetterRemoved,
+            _ => return None,
+        };
+        Some(What::Ordered {
+            deed,
+            on: self.string()?,
+            next_generation: (deed == Deed::SentAgain).then(|| generation.saturating_add(1)),
+            other: self.string()?,
+        })
     }
 
     fn attempted(&mut self) -> Option<Attempted> {

@@ -26,6 +26,7 @@ pub use trace::{Keeper, Traces};
 
 use crate::broker::Broker;
 use crate::delivery::Delivery;
+use crate::journal::Journal;
 use crate::pipeline::{Receiver, SubscriptionStatus};
 use sources::Source;
 
@@ -38,6 +39,8 @@ pub struct Operations {
     elsewhere: BTreeSet<Arc<str>>,
     pub sources: BTreeMap<Arc<str>, Source>,
     known: Arc<dyn Known>,
+    /// Where it is recorded what was done; off where no bridge runs.
+    journal: Journal,
     pub jobs: Jobs,
 }
 
@@ -63,7 +66,14 @@ impl Known for () {
 impl Operations {
     /// Over these brokers alone, each of which keeps its own deliveries.
     pub fn new(brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>) -> Arc<Self> {
-        Self::knowing(brokers, BTreeSet::new(), BTreeMap::new(), Arc::new(()))
+        let journal = Journal::off();
+        Self::knowing(
+            brokers,
+            BTreeSet::new(),
+            BTreeMap::new(),
+            Arc::new(()),
+            journal,
+        )
     }
 
     pub fn knowing(
@@ -71,12 +81,14 @@ impl Operations {
         elsewhere: BTreeSet<Arc<str>>,
         sources: BTreeMap<Arc<str>, Source>,
         known: Arc<dyn Known>,
+        journal: Journal,
     ) -> Arc<Self> {
         Arc::new(Self {
             brokers,
             elsewhere,
             sources,
             known,
+            journal,
             jobs: Jobs::default(),
         })
     }

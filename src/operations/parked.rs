@@ -19,8 +19,9 @@ use super::job::TooMany;
 use super::{Job, Operations};
 use crate::broker::Broker;
 use crate::broker::parked::{Deed, Follow, Order, Unwatched, Waiting, Whose};
-use crate::delivery::WaitKind;
-use crate::pipeline::{State, SubscriptionStatus};
+use crate::delivery::{Delivery, WaitKind};
+use crate::journal::{self, Journal};
+use crate::pipeline::{self, State, SubscriptionStatus};
 use crate::subscription::Uid;
 
 /// A list is complete within this, or a broker is said not to answer.
@@ -223,9 +224,10 @@ pub fn start(
         Deed::Drop => "parked_drop",
     };
     info!(order = order.deed.as_str(), whose = ?order.whose, kind = ?order.kind, "an order about parked deliveries");
+    let journal = operations.journal.clone();
     let started = operations
         .jobs
-        .start(operation, |job| carry_out(brokers, order, job));
+        .start(operation, |job| carry_out(brokers, order, job, journal));
     Ok(started)
 }
 
@@ -243,16 +245,25 @@ fn chosen(operations: &Operations, broker: Option<&str>) -> anyhow::Result<Chose
     Ok(chosen)
 }
 
-async fn carry_out(brokers: Chosen, order: Order, job: Arc<Job>) -> anyhow::Result<()> {
-    let watch = OfJob {
+async fn carry_out(
+    brokers: Chosen,
+    order: Order,
+    job: Arc<Job>,
+    journal: Journal,
+) -> anyhow::Result<()> {
+    let mut watch = OfJob {
         job: job.clone(),
         total: AtomicU64::new(0),
+        journal,
+        deed: pipeline::recorded(order.deed),
+        on: "".into(),
     };
     let mut failed = None;
     for (name, broker) in brokers {
         if job.cancelled().is_cancelled() {
             break;
         }
+        watch.on = name.clone();
         let done = broker.order(&order, &watch).await;
         if let Err(refused) = done.with_context(|| format!("broker `{name}`")) {
             warn!(broker = %name, error = format!("{refused:#}"), "an order about parked deliveries was not carried out");
@@ -266,6 +277,10 @@ async fn carry_out(brokers: Chosen, order: Order, job: Arc<Job>) -> anyhow::Resu
 struct OfJob {
     job: Arc<Job>,
     total: AtomicU64,
+    journal: Journal,
+    deed: journal::Deed,
+    /// The broker that carries it out.
+    on: Arc<str>,
 }
 
 impl Follow for OfJob {
@@ -279,6 +294,14 @@ impl Follow for OfJob {
         if meant {
             self.job.did();
         }
+    }
+
+    fn records(&self) -> bool {
+        self.journal.is_on()
+    }
+
+    fn did(&self, delivery: &Delivery) {
+        self.journal.ordered(delivery, self.deed, &self.on, "");
     }
 
     fn cancelled(&self) -> &CancellationToken {

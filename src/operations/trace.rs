@@ -16,7 +16,7 @@ use super::letters;
 use crate::broker::{Broker, Letter};
 use crate::delivery::WaitKind;
 use crate::event::EventId;
-use crate::journal::{Cursor, Entry, Journal, Page, Query, Then, Unreadable, What};
+use crate::journal::{Cursor, Deed, Entry, Journal, Page, Query, Then, Unreadable, What};
 use crate::pipeline::{Pipeline, Running};
 
 pub use field::{BadField, Field};
@@ -74,6 +74,9 @@ pub struct Traced {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
     pub now: Now,
+    /// The letter that it was made of, edited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<String>,
     /// How many were made, here or elsewhere, as far as it is known.
     pub attempts: u32,
     /// What this instance recorded, the oldest first.
@@ -109,6 +112,28 @@ pub enum Now {
     /// It was dead-lettered, and the letter is no longer there: retried, or dropped.
     LetterGone {
         reason: String,
+        at: Timestamp,
+        on: String,
+    },
+    /// It was parked, and an operator has dropped it.
+    Dropped {
+        at: Timestamp,
+        on: String,
+    },
+    /// Its letter was sent again, and goes on as this generation.
+    SentAgain {
+        generation: u32,
+        at: Timestamp,
+        on: String,
+    },
+    /// Its letter was edited, and goes on as this event.
+    Edited {
+        event: String,
+        at: Timestamp,
+        on: String,
+    },
+    /// An operator has removed its letter.
+    LetterRemoved {
         at: Timestamp,
         on: String,
     },
@@ -303,6 +328,44 @@ async fn blocking<T: Send + 'static>(
     reading.unwrap_or_else(|error| Err(Unreadable::Storage(error.to_string())))
 }
 
+/// Where a delivery is after an order about it; `None` where it has gone on since.
+fn ordered(entry: &Entry, before: &Traced) -> Option<Now> {
+    let What::Ordered {
+        deed,
+        on,
+        next_generation,
+        other,
+    } = &entry.what
+    else {
+        return None;
+    };
+    let (at, on) = (entry.at, on.clone());
+    // Attempts that came of what was brought forward may have been recorded first.
+    let is_parked = matches!(before.now, Now::Parked { .. });
+    Some(match deed {
+        Deed::BroughtForward | Deed::Dropped if !is_parked => return None,
+        Deed::MadeOfLetter if before.attempts > 0 => return None,
+        Deed::Dropped => Now::Dropped { at, on },
+        Deed::BroughtForward | Deed::MadeOfLetter => Now::Parked {
+            wait: WaitKind::Hold,
+            until: at,
+            on,
+            place: String::new(),
+        },
+        Deed::SentAgain => Now::SentAgain {
+            generation: next_generation.unwrap_or_default(),
+            at,
+            on,
+        },
+        Deed::Edited => Now::Edited {
+            event: other.clone(),
+            at,
+            on,
+        },
+        Deed::LetterRemoved => Now::LetterRemoved { at, on },
+    })
+}
+
 /// A letter and its broker.
 struct Dead {
     on: Arc<str>,
@@ -358,6 +421,7 @@ impl Assembly {
             generation: entry.generation,
             endpoint: String::new(),
             now: Now::Unsettled { since: entry.at },
+            replay_of: None,
             attempts: 0,
             steps: Vec::new(),
         });
@@ -388,7 +452,19 @@ impl Assembly {
                 place: String::new(),
             },
             What::Unmatched => Now::Unsettled { since: entry.at },
+            What::Ordered { .. } => match ordered(&entry, traced) {
+                Some(now) => now,
+                None => traced.now.clone(),
+            },
         };
+        if let What::Ordered {
+            deed: Deed::MadeOfLetter,
+            other,
+            ..
+        } = &entry.what
+        {
+            traced.replay_of = Some(other.clone());
+        }
         traced.steps.push(entry);
     }
 
@@ -410,6 +486,7 @@ impl Assembly {
             generation: running.generation,
             endpoint: running.endpoint,
             now: now.clone(),
+            replay_of: None,
             attempts: running.attempt - 1,
             steps: Vec::new(),
         });
@@ -454,6 +531,7 @@ impl Assembly {
             generation: delivery.generation,
             endpoint: String::new(),
             now: now.clone(),
+            replay_of: delivery.replay_of.as_ref().map(ToString::to_string),
             attempts: 0,
             steps: Vec::new(),
         });

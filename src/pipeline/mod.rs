@@ -32,10 +32,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Budget, Intake, Intakes, Received, Window};
+use crate::broker::{Broker, Budget, Intake, Intakes, Received, Window, parked};
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::meters::{Meters, SourceMeters};
 use crate::route::Routes;
 use crate::store::Store;
@@ -157,7 +157,7 @@ impl Pipeline {
         let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
         let feedings = plans
             .into_iter()
-            .map(|plan| feeding(plan, &budget, &pauses, &keepers))
+            .map(|plan| feeding(plan, &budget, &pauses, &keepers, &journal))
             .collect();
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
@@ -221,6 +221,7 @@ fn feeding(
     budget: &Budget,
     pauses: &BTreeMap<Arc<str>, watch::Receiver<bool>>,
     keepers: &BTreeMap<Arc<str>, Arc<Keeper>>,
+    journal: &Journal,
 ) -> Feeding {
     let own = &keepers[plan.broker.name()];
     let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
@@ -241,14 +242,26 @@ fn feeding(
         sources.insert(source.name.clone(), intake);
         loops.push(intake::Loop::source(source, keeper.clone(), taken));
     }
+    let (journal, on) = (journal.clone(), plan.broker.name().clone());
     Feeding {
         broker: plan.broker,
         intakes: Intakes {
             sources,
             retries,
             holds,
+            obeyed: Arc::new(move |deed, delivery| {
+                journal.ordered(delivery, recorded(deed), &on, "");
+            }),
         },
         loops,
+    }
+}
+
+/// An order about parked deliveries, as the journal calls it.
+pub fn recorded(deed: parked::Deed) -> journal::Deed {
+    match deed {
+        parked::Deed::Now => journal::Deed::BroughtForward,
+        parked::Deed::Drop => journal::Deed::Dropped,
     }
 }
 

@@ -81,6 +81,7 @@ impl Running {
             sources: intakes,
             retries,
             holds,
+            obeyed: Arc::new(|_, _| ()),
         };
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let run = tokio::spawn(broker.clone().run(intakes, stop.clone(), drain.clone()));

@@ -61,6 +61,7 @@ fn start(path: &Path) -> Running {
         sources: BTreeMap::from([("all".into(), source)]),
         retries,
         holds,
+        obeyed: Arc::new(|_, _| ()),
     };
     let stop = CancellationToken::new();
     let run = broker

@@ -143,6 +143,7 @@ pub fn start(settings: Settings, window: usize) -> Rig {
         sources,
         retries: retry_intake,
         holds: hold_intake,
+        obeyed: Arc::new(|_, _| ()),
     };
     let task = tokio::spawn(kafka.clone().run(intakes, stop.clone(), drain.clone()));
     Rig {

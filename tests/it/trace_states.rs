@@ -185,6 +185,72 @@ async fn a_trace_in_each_state_on_kafka() {
     in_each_state(Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), 2).await).await;
 }
 
+/// What operators did is no riddle to who asks later.
+async fn what_operators_ordered_is_traced(bus: Bus) {
+    let receiver = moody().await;
+    let parking = |name: &str| {
+        subscription(name, "orders.*", &receiver.url("/wait"), "").replace("[1s, 1s, 1s]", "[1h]")
+    };
+    let subscriptions = [
+        parking("wait"),
+        parking("soon"),
+        refusing("refuse", &receiver.url("/refuse")),
+    ]
+    .concat();
+    let bridge = Bridge::start(&bus.config(&subscriptions))
+        .await
+        .ready()
+        .await;
+    bus.publish(&bridge, &["{\"n\": 1}".to_owned()]).await;
+    let id = receiver.wait_for(1, SOON).await[0].id.clone();
+    let all = [("wait", "parked"), ("soon", "parked"), ("refuse", "dead")];
+    until_states(&bridge, &id, &all).await;
+    let done = async |arguments: &[&str]| {
+        let ran = hookbridge(&bridge, arguments).await;
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {}{}", ran.out, ran.err);
+    };
+    done(&["parked", "drop", "wait", "--yes"]).await;
+    done(&["parked", "now", "soon"]).await;
+    done(&["dead", "retry", "--all", "--yes"]).await;
+    // The next generation is refused as well.
+    let all = [("wait", "dropped"), ("soon", "parked"), ("refuse", "dead")];
+    until_states(&bridge, &id, &all).await;
+    let told = hookbridge(&bridge, &["trace", &id]).await.out;
+    for words in [
+        "now: was parked on here, and dropped by an operator at ",
+        "dropped from here by an operator\n",
+        "made due on here by an operator\n",
+        "now: was dead-lettered, and sent again at ",
+        " as retry 1\n",
+    ] {
+        assert!(told.contains(words), "{words:?} is missing in\n{told}");
+    }
+    done(&["dead", "drop", "--all", "--yes"]).await;
+    let all = [
+        ("wait", "dropped"),
+        ("soon", "parked"),
+        ("refuse", "letter_removed"),
+    ];
+    until_states(&bridge, &id, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_operators_ordered_is_traced_on_embedded() {
+    what_operators_ordered_is_traced(Bus::embedded()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_operators_ordered_is_traced_on_rabbitmq() {
+    let bus = Bus::rabbitmq(brokers::env("HOOKBRIDGE_TEST_AMQP")).await;
+    what_operators_ordered_is_traced(bus).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_operators_ordered_is_traced_on_kafka() {
+    let bus = Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), 2).await;
+    what_operators_ordered_is_traced(bus).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_matched_nothing_is_known() {
     let bus = Bus::embedded();

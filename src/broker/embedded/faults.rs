@@ -143,6 +143,7 @@ fn start() -> Fixture {
         sources: [("all".into(), source)].into(),
         retries,
         holds,
+        obeyed: Arc::new(|_, _| ()),
     };
     let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
     tokio::spawn(broker.clone().run(intakes, stop, drain));

@@ -314,6 +314,7 @@ mod tests {
             sources: [("all".into(), source)].into(),
             retries,
             holds,
+            obeyed: Arc::new(|_, _| ()),
         };
         let never = CancellationToken::new();
         tokio::spawn(broker.clone().run(intakes, never.clone(), never));

@@ -15,9 +15,10 @@ use tracing::info;
 use super::letters::reading;
 use super::writer::{Place, Work};
 use super::{Declined, Embedded, Shared, kind_number, record, tables};
-use crate::broker::envelope;
+use crate::broker::envelope::{self, Envelope};
 use crate::broker::parked::{Deed, Done, Follow, Order, Waiting, Whose};
-use crate::delivery::WaitKind;
+use crate::delivery::{Delivery, WaitKind};
+use crate::event::{Event, Headers};
 use crate::subscription::Uid;
 
 /// Entries of the index that are read, and changed, at once.
@@ -32,7 +33,7 @@ pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
     for kind in [WaitKind::Retry, WaitKind::Hold] {
         let mut from = (0, 0);
         loop {
-            let page = page(shared.clone(), kind, from, true).await?;
+            let page = page(shared.clone(), kind, from, Look::Owners).await?;
             let read = page.len();
             for entry in page {
                 from = (entry.place.due_ms, entry.place.sequence + 1);
@@ -85,12 +86,17 @@ pub async fn carry_out(
     let shared = &broker.shared;
     let parked_by_now = next_sequence(shared.clone()).await?;
     let of_somebody = order.whose != Whose::All;
+    let look = match (follow.records(), of_somebody) {
+        (true, _) => Look::Deliveries,
+        (false, true) => Look::Owners,
+        (false, false) => Look::Places,
+    };
     let mut done = Done::default();
     for kind in order.kinds() {
         // What is due is on its way already.
         let mut from = (shared.clock.now_ms() + 1, 0);
         while !follow.cancelled().is_cancelled() {
-            let page = page(shared.clone(), kind, from, of_somebody).await?;
+            let page = page(shared.clone(), kind, from, look).await?;
             let Some(last) = page.last() else { break };
             from = (last.place.due_ms, last.place.sequence + 1);
             let (read, mut meant) = (page.len(), Vec::new());
@@ -101,7 +107,7 @@ pub async fn carry_out(
                     None => !of_somebody,
                 };
                 if old && whose {
-                    meant.push(entry.place);
+                    meant.push((entry.place, entry.delivery));
                 } else if old {
                     follow.expects(1);
                     follow.saw(false);
@@ -122,12 +128,14 @@ pub async fn carry_out(
 async fn change(
     broker: &Embedded,
     deed: Deed,
-    meant: Vec<Place>,
+    meant: Vec<(Place, Option<Delivery>)>,
     follow: &dyn Follow,
 ) -> Result<u64, Declined> {
+    let (meant, deliveries): (Vec<_>, Vec<_>) = meant.into_iter().unzip();
     if meant.is_empty() {
         return Ok(0);
     }
+    let asked = meant.len() as u64;
     let changed = broker
         .shared
         .ask(match deed {
@@ -139,6 +147,12 @@ async fn change(
     for _ in 0..changed {
         follow.saw(true);
     }
+    // Some may have become due meanwhile; of which it was done is not known then.
+    if changed == asked {
+        for delivery in deliveries.iter().flatten() {
+            follow.did(delivery);
+        }
+    }
     Ok(changed)
 }
 
@@ -148,6 +162,16 @@ struct Entry {
     delay_ms: u64,
     /// Only where it was asked for.
     owner: Owner,
+    /// Without its body and headers, where it was asked for.
+    delivery: Option<Delivery>,
+}
+
+/// What is read of parked deliveries besides their places.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Places,
+    Owners,
+    Deliveries,
 }
 
 /// The entries of `kind` from (due in ms, sequence) on.
@@ -155,7 +179,7 @@ async fn page(
     shared: Arc<Shared>,
     kind: WaitKind,
     from: (u64, u64),
-    with_owners: bool,
+    look: Look,
 ) -> Result<Vec<Entry>, Declined> {
     reading(shared, move |_, db| {
         let txn = db.begin_read()?;
@@ -169,9 +193,13 @@ async fn page(
         {
             let (key, delay_ms) = row?;
             let (_, due_ms, sequence) = key.value();
-            let owner = match with_owners {
-                true => parked.get(sequence)?.and_then(|r| owner(r.value())),
-                false => None,
+            let (owner, delivery) = match look {
+                Look::Places => (None, None),
+                Look::Owners => (parked.get(sequence)?.and_then(|r| owner(r.value())), None),
+                Look::Deliveries => match parked.get(sequence)? {
+                    Some(record) => (owner(record.value()), slim(record.value())),
+                    None => (None, None),
+                },
             };
             page.push(Entry {
                 place: Place {
@@ -181,6 +209,7 @@ async fn page(
                 },
                 delay_ms: delay_ms.value(),
                 owner,
+                delivery,
             });
         }
         Ok(page)
@@ -192,6 +221,22 @@ fn owner(record: &[u8]) -> Owner {
     let written = record::read_delivery(Bytes::copy_from_slice(record)).ok()?;
     let (name, uid) = envelope::owner(&written.headers)?;
     Some((name.into(), uid))
+}
+
+/// The delivery without what may be large.
+fn slim(record: &[u8]) -> Option<Delivery> {
+    let written = record::read_delivery(Bytes::copy_from_slice(record)).ok()?;
+    let delivery = Envelope::read(written.headers, written.body).ok()?.delivery;
+    let event = Event {
+        body: Bytes::new(),
+        headers: Headers::default(),
+        properties: Vec::new(),
+        ..Event::clone(&delivery.event)
+    };
+    Some(Delivery {
+        event: Arc::new(event),
+        ..delivery
+    })
 }
 
 /// What is parked from now on has this sequence or a later one.

@@ -33,7 +33,7 @@ use super::source::{finish, ticks};
 use super::{Kafka, headers, letters, names};
 use crate::broker::envelope::{self, Envelope, Stay};
 use crate::broker::parked::Deed;
-use crate::broker::{Admission, Intakes};
+use crate::broker::{Admission, Intakes, Obeyed};
 use crate::delivery::{Delivery, WaitKind};
 use crate::event::Headers;
 
@@ -135,7 +135,10 @@ impl Lane {
     }
 
     /// Puts a record where its order wants it; `false` when that is nowhere.
-    fn obey(&mut self, deed: Deed, waiting: Waiting) -> bool {
+    fn obey(&mut self, deed: Deed, waiting: Waiting, obeyed: &Obeyed) -> bool {
+        if let Parked::Delivery(envelope) = &waiting.parked {
+            obeyed(deed, &envelope.delivery);
+        }
         match deed {
             Deed::Now => {
                 self.bytes += waiting.bytes;
@@ -313,7 +316,7 @@ impl Due {
                     None => lane.waiting.push_back(waiting),
                     Some(deed) => {
                         lane.bytes -= waiting.bytes;
-                        self.dropped += u64::from(!lane.obey(deed, waiting));
+                        self.dropped += u64::from(!lane.obey(deed, waiting, &self.intakes.obeyed));
                     }
                 }
             }
@@ -364,7 +367,7 @@ impl Due {
         if let Some(lane) = self.lanes.get_mut(&place)
             && lane.partition.take_ahead(waiting.offset)
         {
-            self.dropped += u64::from(!lane.obey(deed, waiting));
+            self.dropped += u64::from(!lane.obey(deed, waiting, &self.intakes.obeyed));
         }
     }
 
@@ -400,7 +403,7 @@ impl Due {
         let waiting = Waiting::new(message, &partition.topic, lane.delay);
         self.kafka.clock.observe(waiting.stamp_ms, Instant::now());
         if let Some(deed) = waiting.ordered(&self.kafka.orders, kind) {
-            self.dropped += u64::from(!lane.obey(deed, waiting));
+            self.dropped += u64::from(!lane.obey(deed, waiting, &self.intakes.obeyed));
             return;
         }
         lane.bytes += waiting.bytes;

@@ -209,34 +209,41 @@ impl Emptying<'_> {
         let taken = got.delivery;
         let headers = message::own_headers(&taken.properties);
         let due = self.broker.names.due(self.kind);
-        let meant = match Envelope::read(headers, Bytes::from(taken.data.clone())) {
-            Ok(envelope) => self.move_delivery(envelope, due).await?,
+        let mut done = None;
+        match Envelope::read(headers, Bytes::from(taken.data.clone())) {
+            Ok(envelope) => {
+                if self.move_delivery(&envelope, due).await? {
+                    done = Some(envelope.delivery);
+                }
+            }
             // Markers and foreign messages go on as they are; the due side knows what to do with them.
             Err(_) => {
                 let as_it_was = taken.properties.clone();
                 self.broker.publish_own(due, &taken.data, as_it_was).await?;
-                false
             }
-        };
+        }
         let acked = taken.acker.ack(BasicAckOptions::default());
         answer("a message cannot be removed from its tier", acked)
             .await
             .map_err(|error| self.broker.unavailable(format!("{error:#}")))?;
-        Ok(meant)
+        if let Some(delivery) = &done {
+            self.follow.did(delivery);
+        }
+        Ok(done.is_some())
     }
 
-    async fn move_delivery(&self, envelope: Envelope, due: &str) -> Result<bool, Refused> {
+    async fn move_delivery(&self, envelope: &Envelope, due: &str) -> Result<bool, Refused> {
         let meant = self.order.whose.includes(&envelope.delivery);
-        let Stay::Parked {
+        let &Stay::Parked {
             kind,
             whole,
             remaining,
             since,
-        } = envelope.stay
+        } = &envelope.stay
         else {
             return self
                 .broker
-                .publish_envelope(&envelope, due)
+                .publish_envelope(envelope, due)
                 .await
                 .map(|()| false);
         };

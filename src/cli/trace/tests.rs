@@ -63,6 +63,7 @@ fn shown(now: Now, attempts: u32, steps: Vec<Entry>) -> String {
             generation: 0,
             endpoint: "https://crm.example.com".into(),
             now,
+            replay_of: None,
             attempts,
             steps,
         }],

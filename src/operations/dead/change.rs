@@ -11,6 +11,7 @@ use super::look::find_letter;
 use super::{Choice, NotDone, Rounds};
 use crate::broker::{Letter, Purpose, Refused, Wait};
 use crate::delivery::{Delivery, DeliveryId};
+use crate::journal::{self, Journal};
 use crate::operations::{Job, Operations, Pace, receiver_of};
 use crate::pipeline::{State, SubscriptionStatus};
 use crate::selection::Selection;
@@ -109,8 +110,9 @@ pub async fn retry_one(
         generation: wanted.delivery.generation,
         body,
     };
+    let journal = operations.journal.clone();
     let started = operations.jobs.start("dead_retry", |job| async move {
-        let sent = wanted.send(&mut rounds, &job).await;
+        let sent = wanted.send(&mut rounds, &job, &journal).await;
         rounds.close().await;
         sent
     })?;
@@ -127,7 +129,7 @@ struct One {
 }
 
 impl One {
-    async fn send(self, rounds: &mut Rounds, job: &Job) -> anyhow::Result<()> {
+    async fn send(self, rounds: &mut Rounds, job: &Job, journal: &Journal) -> anyhow::Result<()> {
         while let Some((letter, _, broker)) = rounds.next().await? {
             if job.cancelled().is_cancelled() {
                 return Ok(());
@@ -137,13 +139,21 @@ impl One {
                 continue;
             }
             job.saw();
+            let (on, old) = (broker.name(), &letter.delivery);
             match self.body {
-                None => rounds.send_again(&letter).await?,
+                None => {
+                    rounds.send_again(&letter).await?;
+                    journal.ordered(old, journal::Deed::SentAgain, on, "");
+                }
                 Some(body) => {
                     let edited = letter.edited(body, Timestamp::now());
                     let edited = edited.map_err(|why| anyhow::anyhow!(why))?;
                     broker.park(&edited, Wait::AT_ONCE).await?;
+                    let made_of = journal::Deed::MadeOfLetter;
+                    journal.ordered(&edited, made_of, on, old.id.as_str());
                     rounds.remove().await?;
+                    let made = edited.event.id.as_str();
+                    journal.ordered(old, journal::Deed::Edited, on, made);
                 }
             }
             job.did();
@@ -211,14 +221,14 @@ impl Work {
             job.expects(total);
         }
         while !job.cancelled().is_cancelled() {
-            let Some((letter, is_selected, _)) = self.rounds.next().await? else {
+            let Some((letter, is_selected, broker)) = self.rounds.next().await? else {
                 break;
             };
             if is_selected {
                 if !self.pace.turn(job).await {
                     break;
                 }
-                match self.handle(&letter).await? {
+                match self.handle(&letter, broker.name()).await? {
                     Some(why) => job.skipped(&why),
                     None => job.did(),
                 }
@@ -229,7 +239,7 @@ impl Work {
     }
 
     /// Does it with this letter; why it was left, if it was.
-    async fn handle(&mut self, letter: &Letter) -> Result<Option<String>, Refused> {
+    async fn handle(&mut self, letter: &Letter, on: &str) -> Result<Option<String>, Refused> {
         if matches!(self.deed, Deed::Send)
             && let Some(why) = unfit(letter, self.known())
         {
@@ -238,15 +248,21 @@ impl Work {
         if self.dry_run {
             return Ok(None);
         }
-        let done = match self.deed {
-            Deed::Send => self.rounds.send_again(letter).await,
-            Deed::Remove => self.rounds.remove().await,
+        let (done, did) = match self.deed {
+            Deed::Send => {
+                let sent = self.rounds.send_again(letter).await;
+                (sent, journal::Deed::SentAgain)
+            }
+            Deed::Remove => (self.rounds.remove().await, journal::Deed::LetterRemoved),
         };
-        match done {
-            // A letter too large for the way back stays, and stops none of the others.
-            Err(Refused::TooLarge { .. }) => Ok(Some("it is larger than the broker takes".into())),
-            done => done.map(|()| None),
+        if let Err(Refused::TooLarge { .. }) = done {
+            // It stays, and stops none of the others.
+            return Ok(Some("it is larger than the broker takes".into()));
         }
+        done?;
+        let journal = &self.operations.journal;
+        journal.ordered(&letter.delivery, did, on, "");
+        Ok(None)
     }
 }
 

@@ -88,6 +88,7 @@ impl Rig {
             ]),
             retries: retry,
             holds: hold,
+            obeyed: Arc::new(|_, _| ()),
         };
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let task = tokio::spawn(broker.clone().run(intakes, stop.clone(), drain.clone()));
