@@ -14,8 +14,7 @@ use super::problem::Problem;
 use super::{State, jobs};
 use crate::broker::{NotPossible, Span};
 use crate::operations::replay::{self, NotStarted, Request};
-use crate::operations::when;
-use crate::selection::Selection;
+use crate::selection::{Selection, when};
 
 /// Needs the scope `read`.
 pub fn reading() -> Router<State> {

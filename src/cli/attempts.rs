@@ -11,6 +11,7 @@ use super::admin::Admin;
 use super::settings::ConfigFile;
 use crate::app;
 use crate::journal::{Cursor, Entry, Query, Status, What};
+use crate::selection::when;
 
 /// Entries asked for at once.
 const PAGE: usize = 500;
@@ -44,7 +45,7 @@ pub struct Args {
     until: Option<Timestamp>,
 
     /// How many
-    #[arg(long, short = 'n', default_value_t = 50)]
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = limit)]
     limit: usize,
 
     #[command(flatten)]
@@ -56,13 +57,14 @@ pub struct Args {
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {
-    let ago = || {
-        let span: jiff::SignedDuration = text.parse().ok()?;
-        Timestamp::now().checked_sub(span.abs()).ok()
-    };
-    text.parse().ok().or_else(ago).ok_or_else(|| {
-        "write a time as `2026-11-21T13:00:00Z`, or how long ago as `1h` or `30m`".to_owned()
-    })
+    when::parse(text, Timestamp::now())
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it is a number, 1 or more".to_owned()),
+        Ok(limit) => Ok(limit),
+    }
 }
 
 #[derive(Deserialize)]

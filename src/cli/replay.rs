@@ -15,8 +15,8 @@ use super::progress::{self, Words};
 use super::settings::ConfigFile;
 use crate::broker::{NotPossible, Span};
 use crate::operations::replay::{self, NotStarted, Request};
-use crate::operations::{Report, State, when};
-use crate::selection::Selection;
+use crate::operations::{Report, State};
+use crate::selection::{Selection, when};
 use crate::subscription::Rate;
 
 const WORDS: Words = Words {

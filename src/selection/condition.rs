@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
+use crate::subscription::compare_numbers;
+
 /// A value to compare text with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Text {
@@ -108,7 +110,7 @@ impl DataTest {
             Self::Loose(text) => match found {
                 Value::String(found) => text.matches(found),
                 Value::Number(number) => match text.whole().and_then(|text| text.parse().ok()) {
-                    Some(wanted) => number.as_f64() == Some(wanted),
+                    Some(wanted) => compare_numbers(number, &wanted) == Some(Ordering::Equal),
                     None => text.matches(&number.to_string()),
                 },
                 Value::Bool(true) => text.matches("true"),
@@ -126,7 +128,7 @@ impl DataTest {
 /// Numbers by size; text by its characters, which is right for ISO dates.
 fn compare(found: &Value, written: &str) -> Option<Ordering> {
     match found {
-        Value::Number(number) => number.as_f64()?.partial_cmp(&written.parse().ok()?),
+        Value::Number(number) => compare_numbers(number, &written.parse().ok()?),
         Value::String(text) => Some(text.as_str().cmp(written)),
         _ => None,
     }

@@ -8,6 +8,7 @@
 
 mod condition;
 mod parse;
+pub mod when;
 
 use jiff::Timestamp;
 

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use jiff::{SpanRelativeTo, Timestamp, ToSpan as _};
+use jiff::{Timestamp, ToSpan as _};
 
 use super::condition::{DataTest, Sign, Text};
-use super::{Name, Status, Term, Test, is_digits};
+use super::{Name, Status, Term, Test, is_digits, when};
 use crate::attempt::ErrorClass;
 use crate::delivery::Reason;
 
@@ -354,24 +354,7 @@ impl<'a> Reading<'a> {
     /// A time, or an age counted back from now.
     fn time(&self, value: &Value<'_>) -> Result<Timestamp, Mistake> {
         let text = value.unquoted.as_deref().unwrap_or(value.written);
-        if let Ok(time) = text.parse::<Timestamp>() {
-            return Ok(time);
-        }
-        let midnight = text.parse::<jiff::civil::Date>().ok().and_then(|date| {
-            let zoned = date.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-            Some(zoned.timestamp())
-        });
-        // A date with a time but without a zone would be read as that date's midnight.
-        if let Some(midnight) = midnight.filter(|_| text.len() <= 10) {
-            return Ok(midnight);
-        }
-        let age = text.parse::<jiff::Span>().ok();
-        let age = age.filter(|age| !age.is_negative() && !text.contains("ago"));
-        let time = age.and_then(|age| {
-            let age = age.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-            self.now.checked_sub(age).ok()
-        });
-        time.ok_or_else(|| {
+        when::parse(text, self.now).map_err(|_| {
             let example = self.now.checked_sub(2.hours()).unwrap_or(self.now);
             let example = example.strftime("%Y-%m-%dT%H:%M:%SZ");
             self.wrong(

@@ -18,7 +18,8 @@ fn mistake(text: &str) -> String {
 /// Whether `text` selects a letter to `crm` that died an hour ago.
 fn selects(text: &str) -> bool {
     let body = LazyJson::new(
-        br#"{"total": 120, "customer": {"id": 42, "name": "A B"}, "tags": ["new", "eu"], "none": null}"#,
+        br#"{"total": 120, "customer": {"id": 42, "name": "A B"}, "tags": ["new", "eu"], "none": null,
+             "account": 1234567890123456789}"#,
     );
     selection(text).matches(&Facts {
         subscription: Some("crm"),
@@ -110,6 +111,8 @@ fn places_in_the_body_are_compared_as_they_are_written() {
         "-data.none:*",
         "-data.missing:*",
         "data.total:1 data.total:120",
+        "data.account:1234567890123456789",
+        "data.account:>1234567890123456788",
     ] {
         assert!(selects(yes), "{yes}");
     }
@@ -119,6 +122,9 @@ fn places_in_the_body_are_compared_as_they_are_written() {
         "data.total:>=100 data.total:<110",
         "data.customer:*x",
         "data.missing:1",
+        // Its neighbours are others, although a float could not tell them apart.
+        "data.account:1234567890123456790",
+        "data.account:>=1234567890123456790",
     ] {
         assert!(!selects(no), "{no}");
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
-pub use filter::{Filter, FilterError, LazyJson};
+pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use pattern::{Pattern, PatternError, Segment, segments};
 pub use retry::RetryPolicy;
 pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl, TimeUnit};

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::event::{Event, HeaderValue};
 
+pub use value::compare_numbers;
 use value::{Found, Literal};
 
 /// A compiled filter over an event.

@@ -46,8 +46,12 @@ impl Found<'_> {
     pub(super) fn compare(&self, literal: &Literal) -> Option<Ordering> {
         match (self, literal) {
             (Self::Time(time), Literal::Time(other)) => Some(time.cmp(other)),
-            (Self::Json(Value::Number(number)), Literal::Number(other)) => order(number, other),
-            (Self::Header(text), Literal::Number(other)) => order(&text.parse().ok()?, other),
+            (Self::Json(Value::Number(number)), Literal::Number(other)) => {
+                compare_numbers(number, other)
+            }
+            (Self::Header(text), Literal::Number(other)) => {
+                compare_numbers(&text.parse().ok()?, other)
+            }
             (_, Literal::Text(other)) => Some(self.text()?.cmp(other)),
             _ => None,
         }
@@ -76,7 +80,9 @@ impl Found<'_> {
 /// Equality of JSON where `1` and `1.0` are the same number.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
-        (Value::Number(one), Value::Number(other)) => order(one, other) == Some(Ordering::Equal),
+        (Value::Number(one), Value::Number(other)) => {
+            compare_numbers(one, other) == Some(Ordering::Equal)
+        }
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
         }
@@ -91,7 +97,7 @@ fn same(one: &Value, other: &Value) -> bool {
 }
 
 /// Which number is larger, exactly: an id of 19 digits is not rounded to a float.
-fn order(one: &Number, other: &Number) -> Option<Ordering> {
+pub fn compare_numbers(one: &Number, other: &Number) -> Option<Ordering> {
     match (integer(one), integer(other)) {
         (Some(one), Some(other)) => Some(one.cmp(&other)),
         (Some(one), None) => order_mixed(one, other.as_f64()?),
@@ -142,12 +148,12 @@ mod tests {
             ("-9223372036854775808", "-1e300", Ordering::Greater),
         ] {
             assert_eq!(
-                order(&number(one), &number(other)),
+                compare_numbers(&number(one), &number(other)),
                 Some(wanted),
                 "{one} {other}"
             );
             assert_eq!(
-                order(&number(other), &number(one)),
+                compare_numbers(&number(other), &number(one)),
                 Some(wanted.reverse()),
                 "{other} {one}"
             );

@@ -1,9 +1,11 @@
 //! Times as operators give them: a moment with its zone, or how long ago.
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// RFC 3339 (`2026-01-31T12:00:00Z`), or a duration back from `now` (`2h`, `1d12h`, `30m`). A time
-/// without a zone is refused: it would mean another moment on every machine.
+/// RFC 3339 (`2026-01-31T12:00:00Z`), a date (its midnight in UTC), or a duration back from `now`
+/// (`2h`, `1d12h`, `30m`). A time without a zone is refused: it would mean another moment on every
+/// machine.
 pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let text = text.trim();
     if let Ok(at) = text.parse::<Timestamp>() {
@@ -12,6 +14,13 @@ pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Some(back) = back(text) {
         let at = now.checked_sub(back).ok();
         return at.ok_or_else(|| format!("`{text}` goes back further than there is time"));
+    }
+    // A date with a time but without a zone would be read as that date's midnight.
+    if text.len() == "2026-01-31".len()
+        && let Ok(date) = text.parse::<jiff::civil::Date>()
+        && let Ok(midnight) = date.to_zoned(TimeZone::UTC)
+    {
+        return Ok(midnight.timestamp());
     }
     if let Ok(local) = text.parse::<jiff::civil::DateTime>() {
         let seconds = local.strftime("%Y-%m-%dT%H:%M:%S");
@@ -72,6 +81,7 @@ mod tests {
             ("2h", "2026-03-01T10:00:00Z"),
             ("1d30m", "2026-02-28T11:30:00Z"),
             ("0s", NOW),
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
         ] {
             assert_eq!(parsed(text).as_deref(), Ok(at), "{text}");
         }
@@ -80,7 +90,6 @@ mod tests {
     #[test]
     fn what_is_neither_says_what_to_write() {
         insta::assert_snapshot!(parsed("2026-01-31T12:00").unwrap_err(), @"`2026-01-31T12:00` does not say in which zone: write `2026-01-31T12:00:00Z` for UTC, or an offset such as `2026-01-31T12:00:00+02:00`");
-        insta::assert_snapshot!(parsed("2026-01-31").unwrap_err(), @"`2026-01-31` does not say in which zone: write `2026-01-31T00:00:00Z` for UTC, or an offset such as `2026-01-31T00:00:00+02:00`");
         insta::assert_snapshot!(parsed("yesterday").unwrap_err(), @"`yesterday` is no time: write one such as `2026-01-31T12:00:00Z`, or how long ago, such as `2h` or `30m`");
         for wrong in ["", "2", "-2h", "2 h", "9999999999999999d", "99999999999d"] {
             assert!(parsed(wrong).is_err(), "{wrong}");
