@@ -31,7 +31,7 @@ use crate::attempt::Outcome;
 use crate::broker::Wait;
 use crate::deliver::lane::Ended;
 use crate::deliver::reach;
-use crate::delivery::WaitKind;
+use crate::delivery::{Progress, WaitKind};
 use crate::verdict::Fate;
 use crate::verdict::outage::{FEWEST_HOSTS, Next, Outage, PROBE_EVERY, Phase, Sign};
 
@@ -58,9 +58,23 @@ pub struct InHand {
     job: Job,
     lane: Arc<EndpointLane>,
     since: Instant,
-    /// What is to be done when it was not us; `None`: it has not been attempted.
-    verdict: Option<(Fate, Ended)>,
+    /// `None`: it has not been attempted.
+    failed: Option<Failed>,
 }
+
+/// An attempt that failed as everything does if it is us.
+pub struct Failed {
+    /// What is to be done when it was not us.
+    pub fate: Fate,
+    pub ended: Ended,
+    /// The delivery's progress without it.
+    pub before: Progress,
+    pub doubt: Doubt,
+}
+
+/// It may be us: the outage, by number, that an attempt may have failed of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doubt(u64);
 
 /// What was in hand, and what to do with it.
 pub struct Released {
@@ -88,6 +102,8 @@ pub struct Egress {
 struct State {
     outage: Outage,
     in_hand: Vec<InHand>,
+    /// Outages that are over.
+    ended: u64,
     /// The process ends: what cannot be delivered is taken again by the next one.
     leaving: bool,
     probed: u64,
@@ -103,6 +119,7 @@ impl Egress {
             state: Mutex::new(State {
                 outage: Outage::new(fewest),
                 in_hand: Vec::new(),
+                ended: 0,
                 leaving: false,
                 probed: 0,
             }),
@@ -133,33 +150,44 @@ impl Egress {
         ))
     }
 
-    /// Takes note of an attempt that was made from `began` to `now`. What this ends is given back.
+    /// Takes note of an attempt that was made from `began` to `now`: whether it may have failed
+    /// because of us, and what is given back when it has ended an outage.
     fn seen(
         &self,
         host: &str,
         outcome: &Outcome,
         began: Instant,
         now: Instant,
-    ) -> Option<Released> {
-        let sign = Sign::of(outcome)?;
+    ) -> (Option<Doubt>, Option<Released>) {
+        let Some(sign) = Sign::of(outcome) else {
+            return (None, None);
+        };
         if sign == Sign::Answered && self.clear.load(Ordering::Relaxed) {
             let us = self.at(now).as_micros() as u64;
             self.answered_us.store(us, Ordering::Relaxed);
-            return None;
+            return (None, None);
         }
         let mut state = self.lock();
         let before = state.outage.phase();
         self.catch_up(&mut state);
         let (began, now) = (self.at(began), self.at(now));
-        state.outage.observe(host, sign, began, now);
-        self.settle(&mut state, before)
+        let after = state.outage.observe(host, sign, began, now);
+        let doubted = sign == Sign::Unreachable && after != Phase::Clear;
+        let doubt = doubted.then_some(Doubt(state.ended));
+        (doubt, self.settle(&mut state, before))
     }
 
-    /// Keeps a delivery in hand for as long as it may be us; gives it back when it is not.
-    fn keep(&self, one: InHand) -> Option<InHand> {
+    /// Keeps a delivery in hand for as long as it may be us; gives it back when it is not, and
+    /// with it whether it was.
+    fn keep(&self, one: InHand) -> Option<(InHand, bool)> {
         let mut state = self.lock();
         if state.outage.phase() == Phase::Clear {
-            return Some(one);
+            // It may have ended since the attempt.
+            let was_out = match &one.failed {
+                None => true,
+                Some(failed) => failed.doubt != Doubt(state.ended),
+            };
+            return Some((one, was_out));
         }
         if !state.leaving {
             state.in_hand.push(one);
@@ -192,6 +220,7 @@ impl Egress {
                 gauge.set(is_out.into());
             }
         }
+        state.ended += u64::from(was_out && !is_out);
         if is_out {
             let hosts = state.outage.failed().len();
             error!(
@@ -294,37 +323,37 @@ fn host_of(url: &Url) -> &str {
 }
 
 impl Pipeline {
-    /// Tells what an attempt has shown. `true`: it failed as everything does if it is us.
+    /// Tells what an attempt has shown. `Some`: it failed as everything does if it is us.
     pub(super) fn observe(
         self: &Arc<Self>,
         job: &Job,
         outcome: &Outcome,
         began: Instant,
         now: Instant,
-    ) -> bool {
+    ) -> Option<Doubt> {
         let host = host_of(&job.target.subscription.endpoint.url);
-        if let Some(released) = self.egress.seen(host, outcome, began, now) {
+        let (doubt, released) = self.egress.seen(host, outcome, began, now);
+        if let Some(released) = released {
             self.release(released);
         }
-        Sign::of(outcome) == Some(Sign::Unreachable) && !self.egress.clear.load(Ordering::Relaxed)
+        doubt
     }
 
-    /// Keeps a delivery in hand, with the verdict on its attempt if there was one, while it may be us.
+    /// Keeps a delivery in hand, with its failed attempt if there was one, while it may be us.
     pub(super) fn keep_in_hand(
         self: &Arc<Self>,
         job: Job,
         lane: &Arc<EndpointLane>,
         since: Instant,
-        verdict: Option<(Fate, Ended)>,
+        failed: Option<Failed>,
     ) {
         let one = InHand {
             job,
             lane: lane.clone(),
             since,
-            verdict,
+            failed,
         };
-        if let Some(one) = self.egress.keep(one) {
-            let was_out = one.verdict.is_none();
+        if let Some((one, was_out)) = self.egress.keep(one) {
             self.release(Released {
                 jobs: vec![one],
                 was_out,
@@ -334,10 +363,10 @@ impl Pipeline {
 
     fn release(self: &Arc<Self>, released: Released) {
         for one in released.jobs {
-            match one.verdict {
-                Some((fate, ended)) if !released.was_out => {
-                    one.lane.lane.learned(ended, Instant::now());
-                    self.carry_out(one.job, fate, &one.lane);
+            match one.failed {
+                Some(failed) if !released.was_out => {
+                    one.lane.lane.learned(failed.ended, Instant::now());
+                    self.carry_out(one.job, failed.fate, &one.lane);
                 }
                 _ => self.offer_again(uncounted(one)),
             }
@@ -401,14 +430,18 @@ impl Pipeline {
     }
 
     /// Asks the place that the operator names; without one, endpoints that have not failed, which
-    /// would get nothing while intake is paused.
+    /// would get nothing while intake is paused. With nothing in hand to probe with, those that have
+    /// failed are asked as well, or nobody would ever see that they can be reached again.
     async fn somebody_is_reached(&self) -> bool {
         if let Some(check) = &self.egress.check {
             return reach::place(&check.host, check.port).await;
         }
         let untried = {
             let state = self.egress.lock();
-            let failed: BTreeSet<_> = state.outage.failed().cloned().collect();
+            let failed: BTreeSet<_> = match state.in_hand.iter().any(InHand::may_be_sent) {
+                true => state.outage.failed().cloned().collect(),
+                false => BTreeSet::new(),
+            };
             let routes = self.routes.load();
             let mut hosts = BTreeSet::new();
             let mut urls: Vec<Arc<Url>> = routes
@@ -441,15 +474,21 @@ impl Pipeline {
     /// Attempts one delivery beside its lane, which has nothing to do at present.
     async fn probe(self: Arc<Self>, one: InHand) {
         let (lane, since, mut job) = (one.lane.clone(), one.since, uncounted(one));
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), job.delivery.progress.clone());
         let made = self.attempt(&mut job).await;
         let outcome = &made.attempt.outcome;
         let verdict = self.decide(&job, &lane, outcome);
-        let failed_as_all = self.observe(&job, outcome, began, Instant::now());
+        let doubt = self.observe(&job, outcome, began, Instant::now());
         let ended = ended_of(verdict.signal);
-        if failed_as_all {
+        if let Some(doubt) = doubt {
             self.record(&job, &made, &Fate::Hold);
-            return self.keep_in_hand(job, &lane, since, Some((verdict.fate, ended)));
+            let failed = Failed {
+                fate: verdict.fate,
+                ended,
+                before,
+                doubt,
+            };
+            return self.keep_in_hand(job, &lane, since, Some(failed));
         }
         self.record(&job, &made, &verdict.fate);
         lane.lane.learned(ended, Instant::now());
@@ -462,20 +501,18 @@ impl Pipeline {
             kind: WaitKind::Hold,
             delay: HOLD,
         };
-        tokio::spawn(self.clone().park(uncounted(one), wait));
+        let job = uncounted(one);
+        // `max_parked` is about receivers that fail, and this one has not.
+        job.target.park_anyway(job.delivery.event.size_bytes());
+        tokio::spawn(self.clone().park_counted(job, wait));
     }
 }
 
 /// The delivery as it was before its attempt, which was in vain because of us.
 fn uncounted(one: InHand) -> Job {
     let mut job = one.job;
-    if one.verdict.is_some() {
-        let progress = &mut job.delivery.progress;
-        progress.attempts = progress.attempts.saturating_sub(1);
-        if progress.attempts == 0 {
-            progress.first_attempt_at = None;
-            progress.last_attempt_at = None;
-        }
+    if let Some(failed) = one.failed {
+        job.delivery.progress = failed.before;
     }
     job
 }

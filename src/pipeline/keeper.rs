@@ -34,6 +34,16 @@ pub struct Keeper {
     journal: Journal,
 }
 
+/// Where a delivery is that was to be parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    Parked,
+    /// Among the dead letters, since it fits on no tier.
+    Buried,
+    /// Still in hand.
+    Not,
+}
+
 impl Keeper {
     /// `paused_gauges`: those of the sources whose deliveries are kept here.
     pub fn new(
@@ -108,13 +118,13 @@ impl Keeper {
             .await;
     }
 
-    /// Parks `delivery`, trying until the broker has confirmed (`true`) or `patience` is over.
+    /// Parks `delivery`, trying until the broker has confirmed or `patience` is over.
     pub async fn park(
         self: &Arc<Self>,
         delivery: &Delivery,
         wait: Wait,
         patience: Option<Duration>,
-    ) -> bool {
+    ) -> Kept {
         let since = Instant::now();
         let mut refusal = None;
         let mut backoff = FIRST_BACKOFF;
@@ -135,18 +145,18 @@ impl Keeper {
                     let until = Timestamp::now().checked_add(rest).unwrap_or(Timestamp::MAX);
                     self.journal
                         .parked(delivery, wait.kind, until, self.broker.name());
-                    return true;
+                    return Kept::Parked;
                 }
                 Err(Refused::TooLarge { .. }) => {
                     // It will never fit on a tier: what can be kept of it goes to the dead letters.
                     self.dead_letter(delivery, Reason::Unparkable).await;
-                    return true;
+                    return Kept::Buried;
                 }
                 Err(why) => why,
             };
             self.note(&mut refusal, delivery, &why);
             if patience.is_some_and(|patience| since.elapsed() >= patience) {
-                return false;
+                return Kept::Not;
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::door::Door;
+use super::egress::Failed;
+use super::keeper::Kept;
 use super::lanes::EndpointLane;
 use super::target::Target;
 use super::{Job, Pipeline};
@@ -98,16 +100,16 @@ impl Pipeline {
                 self.keep_in_hand(job, &lane, Instant::now(), None);
                 continue;
             }
-            let began = Instant::now();
+            let (began, before) = (Instant::now(), job.delivery.progress.clone());
             let made = self.attempt(&mut job).await;
             let outcome = &made.attempt.outcome;
             let verdict = self.decide(&job, &lane, outcome);
             let now = Instant::now();
-            let failed_as_all = self.observe(&job, outcome, began, now);
-            let ended = match failed_as_all {
+            let doubt = self.observe(&job, outcome, began, now);
+            let ended = match doubt {
                 // It may be us: the breaker learns it when we know better.
-                true => Ended::Unknown,
-                false => ended_of(verdict.signal),
+                Some(_) => Ended::Unknown,
+                None => ended_of(verdict.signal),
             };
             next = place.give_back(ended, now - began, verdict.hold_lane);
             job.target.meters.breaker.set(match lane.lane.gate() {
@@ -115,10 +117,15 @@ impl Pipeline {
                 Gate::Probing => 1,
                 Gate::Shut { .. } => 2,
             });
-            if failed_as_all {
+            if let Some(doubt) = doubt {
                 self.record(&job, &made, &Fate::Hold);
-                let undecided = Some((verdict.fate, ended_of(verdict.signal)));
-                self.keep_in_hand(job, &lane, now, undecided);
+                let failed = Failed {
+                    fate: verdict.fate,
+                    ended: ended_of(verdict.signal),
+                    before,
+                    doubt,
+                };
+                self.keep_in_hand(job, &lane, now, Some(failed));
                 continue;
             }
             self.record(&job, &made, &verdict.fate);
@@ -197,16 +204,24 @@ impl Pipeline {
     /// Parks a delivery and resolves it when the broker has it. While the broker refuses, it stays
     /// here, and when its wait is over before that, it is attempted from here.
     pub(super) async fn park(self: Arc<Self>, job: Job, wait: Wait) {
-        let size_bytes = job.delivery.event.size_bytes();
-        if !job.target.park(size_bytes) {
-            return bury(job, Reason::ParkedLimit).await;
-        }
-        job.target.meters.parked(wait.kind);
-        if job.keeper.park(&job.delivery, wait, Some(wait.delay)).await {
-            job.ticket.resolved();
+        if job.target.park(job.delivery.event.size_bytes()) {
+            self.park_counted(job, wait).await;
         } else {
+            bury(job, Reason::ParkedLimit).await;
+        }
+    }
+
+    /// The same, of one that is counted as parked already.
+    pub(super) async fn park_counted(self: Arc<Self>, job: Job, wait: Wait) {
+        let size_bytes = job.delivery.event.size_bytes();
+        job.target.meters.parked(wait.kind);
+        let kept = job.keeper.park(&job.delivery, wait, Some(wait.delay)).await;
+        if kept != Kept::Parked {
             job.target.unpark(size_bytes);
-            self.offer_again(job);
+        }
+        match kept {
+            Kept::Parked | Kept::Buried => job.ticket.resolved(),
+            Kept::Not => self.offer_again(job),
         }
     }
 

@@ -34,6 +34,24 @@ impl Parked {
     pub fn exceeds(&self, count: u64, bytes: u64) -> bool {
         self.count.load(Ordering::Relaxed) > count || self.bytes.load(Ordering::Relaxed) > bytes
     }
+
+    /// One more; how many there were, and their bytes.
+    pub fn add(&self, size_bytes: usize) -> (u64, u64) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.bytes.fetch_add(size_bytes as u64, Ordering::Relaxed);
+        (count, bytes)
+    }
+
+    fn remove(&self, size_bytes: usize) {
+        let less = |counter: &AtomicU64, by: u64| {
+            // Never below zero: what another instance parked comes back here too.
+            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                Some(now.saturating_sub(by))
+            });
+        };
+        less(&self.count, 1);
+        less(&self.bytes, size_bytes as u64);
+    }
 }
 
 impl AsRef<Subscription> for Target {
@@ -90,11 +108,7 @@ impl Target {
     /// Counts a parked delivery; `false` when `max_parked` is reached, and then nothing is counted.
     pub fn park(&self, size_bytes: usize) -> bool {
         let limit = self.subscription.spec.max_parked;
-        let count = self.parked.count.fetch_add(1, Ordering::Relaxed);
-        let bytes = self
-            .parked
-            .bytes
-            .fetch_add(size_bytes as u64, Ordering::Relaxed);
+        let (count, bytes) = self.parked.add(size_bytes);
         if count < limit.count && bytes < limit.bytes {
             return true;
         }
@@ -102,20 +116,18 @@ impl Target {
         false
     }
 
+    /// Counts a parked delivery, however many there are.
+    pub fn park_anyway(&self, size_bytes: usize) {
+        self.parked.add(size_bytes);
+    }
+
     /// How many are parked, as far as this instance knows.
     pub fn parked_count(&self) -> u64 {
         self.parked.count.load(Ordering::Relaxed)
     }
 
-    /// A parked delivery has come back, or was not parked after all.
+    /// A parked delivery has come back, was dropped, or was not parked after all.
     pub fn unpark(&self, size_bytes: usize) {
-        let less = |counter: &AtomicU64, by: u64| {
-            // Never below zero: what another instance parked comes back here too.
-            let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                Some(now.saturating_sub(by))
-            });
-        };
-        less(&self.parked.count, 1);
-        less(&self.parked.bytes, size_bytes as u64);
+        self.parked.remove(size_bytes);
     }
 }
