@@ -1,7 +1,6 @@
 //! Attempts over the API: what was recorded, page by page, and what became of one event.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query as Asked, State as Extract};
+use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -10,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::State;
+use super::ask::{self, Path};
 use super::problem::Problem;
 use crate::journal::{Cursor, Query, Status, Unreadable};
 use crate::operations::trace::{BadField, Field, Trace, Untraced};
@@ -42,9 +42,8 @@ struct Filter {
 
 async fn list(
     Extract(state): Extract<State>,
-    asked: Result<Asked<Filter>, QueryRejection>,
+    ask::Query(asked): ask::Query<Filter>,
 ) -> Result<Json<Value>, Problem> {
-    let Asked(asked) = asked.map_err(|error| Problem::bad_request(error.body_text()))?;
     let status = asked.status.map(|status| status.parse::<Status>());
     let cursor = asked.cursor.map(|cursor| cursor.parse::<Cursor>());
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
@@ -84,9 +83,8 @@ struct Having {
 /// The ids of events that have a field.
 async fn find(
     Extract(state): Extract<State>,
-    asked: Result<Asked<Having>, QueryRejection>,
+    ask::Query(asked): ask::Query<Having>,
 ) -> Result<Json<Value>, Problem> {
-    let Asked(asked) = asked.map_err(|error| Problem::bad_request(error.body_text()))?;
     let field: Field = asked.r#where.parse()?;
     let (events, notes) = state.traces.with(&field).await;
     Ok(Json(json!({ "events": events, "notes": notes })))

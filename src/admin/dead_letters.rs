@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State as Extract};
+use axum::body::Body;
+use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,11 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::ask::{MAX_ASK, Path, Query, read};
 use super::problem::Problem;
 use super::{State, jobs};
 use crate::broker::Refused;
@@ -35,8 +34,6 @@ const MAX_LIMIT: usize = 1_000;
 const DEFAULT_LIMIT: usize = 50;
 /// After this an answer is begun; a sign of life follows as often.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Largest body of a request without an event in it, in bytes.
-const MAX_ASK: usize = 64 << 10;
 
 /// Needs the scope `read`.
 pub fn reading() -> Router<State> {
@@ -108,15 +105,13 @@ struct Edited {
     body_base64: Option<String>,
 }
 
-type Asked<T> = Result<Query<T>, QueryRejection>;
-
-async fn list(Extract(state): Extract<State>, asked: Asked<Paged>) -> Result<Response, Problem> {
+async fn list(Extract(state): Extract<State>, asked: Query<Paged>) -> Result<Response, Problem> {
     let Paged {
         filter,
         broker,
         limit,
         cursor,
-    } = asked_for(asked)?;
+    } = asked.0;
     let choice = choice(&filter, broker)?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
@@ -131,12 +126,12 @@ async fn list(Extract(state): Extract<State>, asked: Asked<Paged>) -> Result<Res
     patiently(work).await
 }
 
-async fn groups(Extract(state): Extract<State>, asked: Asked<Which>) -> Result<Response, Problem> {
+async fn groups(Extract(state): Extract<State>, asked: Query<Which>) -> Result<Response, Problem> {
     let choice = chosen(asked)?;
     patiently(async move { dead::groups(&state.operations, &choice).await }).await
 }
 
-async fn count(Extract(state): Extract<State>, asked: Asked<Which>) -> Result<Response, Problem> {
+async fn count(Extract(state): Extract<State>, asked: Query<Which>) -> Result<Response, Problem> {
     let choice = chosen(asked)?;
     patiently(async move { dead::count(&state.operations, &choice).await }).await
 }
@@ -144,13 +139,13 @@ async fn count(Extract(state): Extract<State>, asked: Asked<Which>) -> Result<Re
 async fn show(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
-    asked: Asked<On>,
+    asked: Query<On>,
 ) -> Result<Response, Problem> {
-    let broker = asked_for(asked)?.broker.map(Into::into);
+    let broker = asked.0.broker.map(Into::into);
     patiently(async move { dead::find(&state.operations, broker, &id).await }).await
 }
 
-async fn export(Extract(state): Extract<State>, asked: Asked<Which>) -> Result<Response, Problem> {
+async fn export(Extract(state): Extract<State>, asked: Query<Which>) -> Result<Response, Problem> {
     let choice = chosen(asked)?;
     let letters = dead::export(&state.operations, &choice).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
@@ -205,10 +200,10 @@ async fn purge(Extract(state): Extract<State>, body: Body) -> Result<Response, P
 async fn retry_one(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
-    asked: Asked<On>,
+    asked: Query<On>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let broker = asked_for(asked)?.broker.map(Into::into);
+    let broker = asked.0.broker.map(Into::into);
     // Text may grow to six times its size in JSON, base64 to four thirds.
     let limit = state.max_event_bytes.saturating_mul(2) + MAX_ASK;
     let Edited { body, body_base64 } = read(body, limit).await?;
@@ -236,14 +231,8 @@ async fn retry_one(
     Ok(jobs::accepted(&job))
 }
 
-fn asked_for<T>(asked: Asked<T>) -> Result<T, Problem> {
-    let Query(asked) = asked.map_err(|error| Problem::bad_request(error.body_text()))?;
-    Ok(asked)
-}
-
-fn chosen(asked: Asked<Which>) -> Result<Choice, Problem> {
-    let Which { filter, broker } = asked_for(asked)?;
-    choice(&filter, broker)
+fn chosen(Query(asked): Query<Which>) -> Result<Choice, Problem> {
+    choice(&asked.filter, asked.broker)
 }
 
 fn choice(filter: &str, broker: Option<String>) -> Result<Choice, Problem> {
@@ -265,18 +254,6 @@ fn explicit(ask: &Change) -> Result<Choice, Problem> {
         )),
         _ => Ok(choice),
     }
-}
-
-/// Reads a JSON object; an empty body is an empty one.
-async fn read<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Problem> {
-    let body = to_bytes(body, limit)
-        .await
-        .map_err(|_| Problem::too_large(limit))?;
-    let body = match body.trim_ascii() {
-        b"" => b"{}",
-        body => body,
-    };
-    serde_json::from_slice(body).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
 /// See the module. An error after the answer was begun breaks it off.

@@ -10,14 +10,14 @@
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State as Extract};
+use axum::extract::State as Extract;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::ask::{Path, Query};
 use super::problem::Problem;
 use super::{State, ndjson};
 use crate::broker::Publication;
@@ -40,13 +40,11 @@ pub async fn no_topic() -> Problem {
 
 pub async fn publish(
     Extract(state): Extract<State>,
-    topic: Result<Path<String>, PathRejection>,
-    to: Result<Query<To>, QueryRejection>,
+    Path(topic): Path<String>,
+    Query(to): Query<To>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Path(topic) = topic.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let Query(to) = to.map_err(|error| Problem::bad_request(error.body_text()))?;
     let broker = broker(&state, to.broker.as_deref())?;
     // Before the body is read, so that nobody sends megabytes in vain.
     broker.check_topic(&topic)?;

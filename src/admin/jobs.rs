@@ -3,7 +3,7 @@
 //! What starts a job answers 202 with its report; `GET /v1/jobs/{id}` shows it until it has ended
 //! and for a while after, `DELETE` asks it to stop.
 
-use axum::extract::{Path, State as Extract};
+use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use super::State;
+use super::ask::Path;
 use super::problem::Problem;
 use crate::operations::job::TooMany;
 use crate::operations::{Job, Report};

@@ -6,6 +6,7 @@
 //! `Origin` headers there: a web page must not reach it through the user's browser.
 
 mod access;
+mod ask;
 mod attempts;
 mod dead_letters;
 mod door;

@@ -1,13 +1,14 @@
 //! Parked deliveries over the API: what waits, and orders to bring it forward or drop it.
 
-use axum::body::Bytes;
-use axum::extract::{Query, State as Extract};
+use axum::body::Body;
+use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
+use super::ask::{MAX_ASK, Query, read};
 use super::problem::Problem;
 use super::{State, jobs};
 use crate::broker::parked::{Deed, Order, Whose};
@@ -67,24 +68,20 @@ async fn list(
     Ok(Json(listing))
 }
 
-async fn now(state: Extract<State>, body: Bytes) -> Result<Response, Problem> {
-    order(state, &body, Deed::Now).await
+async fn now(state: Extract<State>, body: Body) -> Result<Response, Problem> {
+    order(state, body, Deed::Now).await
 }
 
-async fn drop_them(state: Extract<State>, body: Bytes) -> Result<Response, Problem> {
-    order(state, &body, Deed::Drop).await
+async fn drop_them(state: Extract<State>, body: Body) -> Result<Response, Problem> {
+    order(state, body, Deed::Drop).await
 }
 
 async fn order(
     Extract(state): Extract<State>,
-    body: &Bytes,
+    body: Body,
     deed: Deed,
 ) -> Result<Response, Problem> {
-    let wish: Wish = serde_json::from_slice(body).map_err(|error| {
-        Problem::bad_request(format!(
-            "the body is not an order ({error}); send {{\"subscription\": NAME}} or {{\"all\": true}}"
-        ))
-    })?;
+    let wish: Wish = read(body, MAX_ASK).await?;
     let whose = match (&wish.subscription, wish.all) {
         (None, true) => Whose::All,
         (Some(name), false) => {

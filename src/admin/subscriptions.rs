@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use axum::Json;
-use axum::extract::{Path, State as Extract};
+use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 
 use super::State;
+use super::ask::Path;
 use super::problem::Problem;
 
 /// What the API needs of those who keep the subscriptions.

@@ -111,7 +111,13 @@ impl App {
         } = brokers::build(config, instance, &meters)?;
         let journal = journal::start(config, &store, &meters, &brokers);
         let declared = topology::note(&config.data_dir, &config.group, &upkeep);
-        let declared = declared.map_err(Failure::Storage)?;
+        let declared = declared.unwrap_or_else(|error| {
+            warn!(
+                error = format!("{error:#}"),
+                "what was declared on the brokers is not noted: what we leave behind may not be found later"
+            );
+            topology::Declared::default()
+        });
         let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
@@ -180,7 +186,7 @@ impl App {
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
             }),
-            operations,
+            operations: operations.clone(),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
         };
@@ -243,12 +249,15 @@ impl App {
             let (shutdown, deadline) = (shutdown.clone(), config.limits.shutdown);
             async move { shutdown.enforce(deadline).await }
         });
-        let drained = async { while running.join_next().await.is_some() {} };
+        let drained = async {
+            let brokers = async { while running.join_next().await.is_some() {} };
+            tokio::join!(brokers, operations.jobs.stop());
+        };
         if tokio::time::timeout(config.limits.shutdown + EXIT_GRACE, drained)
             .await
             .is_err()
         {
-            warn!("a broker did not end in time; leaving without it");
+            warn!("a broker or a job did not end in time; leaving without it");
         }
         enforcing.abort();
         for task in loops {

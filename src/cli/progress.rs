@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::desk::Desk;
@@ -47,6 +48,8 @@ impl Words {
 ///
 /// An error means that the job cannot be asked after any more: the bridge has ended, for instance.
 pub async fn follow(desk: &Desk, started: Report, words: Words) -> anyhow::Result<Report> {
+    // One listener for the whole time: with one for each turn, what comes between two is lost.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     let shown = Shown::new(&started, words);
     let mut report = started;
     let mut asked_to_stop = false;
@@ -57,21 +60,40 @@ pub async fn follow(desk: &Desk, started: Report, words: Words) -> anyhow::Resul
     let mut soon = Duration::from_millis(10);
     let mut line_at = Instant::now() + LINE_EVERY;
     while report.state == State::Running {
-        tokio::select! {
-            () = tokio::time::sleep(soon), if soon < ASK_EVERY => soon *= 2,
-            _ = ticks.tick(), if soon >= ASK_EVERY => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                if asked_to_stop {
-                    shown.clear();
-                    return Err(Exit::interrupted().into());
-                }
+        let pause = async {
+            if soon < ASK_EVERY {
+                tokio::time::sleep(soon).await;
+                soon *= 2;
+            } else {
+                ticks.tick().await;
+            }
+        };
+        let told = async {
+            pause.await;
+            desk.report(&report.id).await
+        };
+        let told = tokio::select! {
+            told = told => Some(told),
+            _ = interrupts.recv() => None,
+        };
+        let told = match told {
+            Some(told) => Some(told),
+            None if asked_to_stop => None,
+            None => {
                 asked_to_stop = true;
                 shown.say("stopping after the one in hand; Ctrl-C again to leave at once");
-                desk.cancel(&report.id).await?;
+                // A bridge that hangs answers neither this nor the question how far it is.
+                tokio::select! {
+                    told = desk.cancel(&report.id) => Some(told),
+                    _ = interrupts.recv() => None,
+                }
             }
-        }
-        report = desk.report(&report.id).await.inspect_err(|_| {
+        };
+        let Some(told) = told else {
+            shown.clear();
+            return Err(Exit::interrupted().into());
+        };
+        report = told.inspect_err(|_| {
             shown.clear();
             eprintln!("what was done until now stays done: run it again to go on");
         })?;

@@ -18,7 +18,7 @@ const MASK: &str = "***";
 /// Everything below these keys is secret.
 const SECRET_KEYS: [&str; 5] = ["secret", "secrets", "password", "token", "headers"];
 /// A plain value whose key contains one of these is secret.
-const SECRET_WORDS: [&str; 7] = [
+const SECRET_WORDS: [&str; 9] = [
     "secret",
     "passw",
     "token",
@@ -26,6 +26,9 @@ const SECRET_WORDS: [&str; 7] = [
     "credential",
     "api_key",
     "apikey",
+    // librdkafka takes private keys as text: `ssl.key.pem`, `ssl.keystore...`.
+    "key.pem",
+    "keystore",
 ];
 /// URLs whose path may be a credential.
 const URL_KEYS: [&str; 3] = ["url", "urls", "uri"];

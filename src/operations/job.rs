@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::subscription::Rate;
 
@@ -212,13 +213,19 @@ impl Drop for Ending {
     }
 }
 
-/// The jobs of this process, the oldest first.
+/// The jobs of this process.
 #[derive(Default)]
-pub struct Jobs(Mutex<VecDeque<Arc<Job>>>);
+pub struct Jobs {
+    /// The oldest first.
+    all: Mutex<VecDeque<Arc<Job>>>,
+    work: TaskTracker,
+}
 
-/// Too many jobs are at work.
+/// Too many jobs are at work, or the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{RUNNING} jobs are at work already: wait for one, or cancel one")]
+#[error(
+    "{RUNNING} jobs are at work already, or this process is stopping: wait for one, or cancel one"
+)]
 pub struct TooMany;
 
 impl Jobs {
@@ -235,7 +242,7 @@ impl Jobs {
         {
             let mut all = self.lock();
             let running = |job: &&Arc<Job>| job.lock().state == State::Running;
-            if all.iter().filter(running).count() >= RUNNING {
+            if self.work.is_closed() || all.iter().filter(running).count() >= RUNNING {
                 return Err(TooMany);
             }
             while all.len() >= REMEMBERED {
@@ -245,7 +252,7 @@ impl Jobs {
             all.push_back(job.clone());
         }
         let (ending, working) = (Ending(job.clone()), work(job.clone()));
-        tokio::spawn(async move {
+        self.work.spawn(async move {
             let result = working.await;
             ending.0.end(result);
         });
@@ -268,8 +275,18 @@ impl Jobs {
         Some(job.report())
     }
 
+    /// Asks all to stop, and returns when they have: each gives back what it has in hand, which
+    /// would otherwise come again. No more are started.
+    pub async fn stop(&self) {
+        self.work.close();
+        for job in self.lock().iter() {
+            job.cancel.cancel();
+        }
+        self.work.wait().await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Job>>> {
-        self.0.lock().unwrap_or_else(|p| p.into_inner())
+        self.all.lock().unwrap_or_else(|p| p.into_inner())
     }
 }
 
@@ -318,6 +335,21 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_waits_for_what_is_in_hand_and_lets_nothing_begin() {
+        let jobs = Jobs::default();
+        let job = jobs.start("test", |job| async move {
+            job.cancelled().cancelled().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            job.did();
+            Ok(())
+        });
+        jobs.stop().await;
+        let report = job.unwrap().report();
+        assert_eq!((report.state, report.done), (State::Cancelled, 1));
+        assert!(jobs.start("test", |_| async { Ok(()) }).is_err());
     }
 
     #[tokio::test(start_paused = true)]
