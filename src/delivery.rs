@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, EventId};
+use crate::event::{Event, EventId, Headers};
 use crate::subscription::Uid;
 
 /// One event on its way to one subscription. What is parked on a broker is exactly this.
@@ -26,6 +27,20 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The same without what may be large: its event's body, headers and properties.
+    pub fn slim(&self) -> Self {
+        let event = Event {
+            body: Bytes::new(),
+            headers: Headers::default(),
+            properties: Vec::new(),
+            ..Event::clone(&self.event)
+        };
+        Self {
+            event: Arc::new(event),
+            ..self.clone()
+        }
+    }
+
     /// A first delivery of `event`, taken at `now`.
     pub fn first(event: Arc<Event>, subscription: Arc<str>, uid: Uid, now: Timestamp) -> Self {
         let id = DeliveryId::of(&event.id, &uid);

@@ -12,7 +12,8 @@ use tracing::error;
 use super::{Failure, brokers};
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::journal::Journal;
+use crate::delivery::Delivery;
+use crate::journal::{Deed, Journal};
 use crate::meters::Meters;
 use crate::operations::{Known, Operations};
 use crate::pipeline::{Pipeline, Receiver, State, SubscriptionStatus};
@@ -95,6 +96,14 @@ impl Known for OfPipeline {
             error!(subscription = name, %error, "a subscription in use does not compile");
             None
         })
+    }
+
+    fn listens(&self) -> bool {
+        true
+    }
+
+    fn ordered(&self, deed: Deed, delivery: &Delivery, size_bytes: usize) {
+        self.0.ordered(deed, delivery, size_bytes);
     }
 }
 

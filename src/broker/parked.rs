@@ -134,8 +134,9 @@ pub trait Follow: Send + Sync {
     fn records(&self) -> bool {
         false
     }
-    /// The order was carried out on this delivery, whose body and headers may be missing.
-    fn did(&self, _: &Delivery) {}
+    /// The order was carried out on this delivery, whose body and headers may be missing; its event
+    /// has so many bytes.
+    fn did(&self, _: &Delivery, _: usize) {}
     /// Cancelled when the order is to end between two deliveries.
     fn cancelled(&self) -> &CancellationToken;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::broker::{Broker, Letter, Purpose};
+use crate::broker::{Broker, Letter, Letters, Purpose};
 
 /// So many letters are looked at.
 const MOST: usize = 1_000_000;
@@ -12,22 +12,32 @@ const MOST: usize = 1_000_000;
 const MOST_FOUND: usize = 1_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The dead letters of `broker` that `wanted` says yes to, and whether all were looked at.
-pub async fn matching(
+/// What `pick` makes of the dead letters of `broker`, and whether all were looked at. What is not
+/// picked is let go of at once.
+pub async fn matching<T>(
     broker: &dyn Broker,
-    wanted: impl Fn(&Letter) -> bool,
-) -> Result<(Vec<Letter>, bool), String> {
+    pick: impl Fn(&Letter) -> Option<T>,
+) -> Result<(Vec<T>, bool), String> {
     let deadline = Instant::now() + PATIENCE;
     let opening = timeout_at(deadline, broker.open_letters(Purpose::List)).await;
     let mut letters = match opening {
         Ok(opened) => opened.map_err(|why| why.to_string())?,
         Err(_) => return Err(format!("not opened within {} s", PATIENCE.as_secs())),
     };
+    let found = look(&mut *letters, pick, deadline).await;
+    letters.close().await;
+    found
+}
+
+async fn look<T>(
+    letters: &mut dyn Letters,
+    pick: impl Fn(&Letter) -> Option<T>,
+    deadline: Instant,
+) -> Result<(Vec<T>, bool), String> {
     let mut found = Vec::new();
     for _ in 0..MOST {
         match timeout_at(deadline, letters.next()).await {
-            Ok(Ok(Some(letter))) if wanted(&letter) => found.push(letter),
-            Ok(Ok(Some(_))) => {}
+            Ok(Ok(Some(letter))) => found.extend(pick(&letter)),
             Ok(Ok(None)) => return Ok((found, true)),
             Ok(Err(refused)) => return Err(refused.to_string()),
             Err(_) => return Ok((found, false)),

@@ -15,7 +15,6 @@ pub mod retention;
 pub mod sources;
 pub mod topology;
 pub mod trace;
-pub mod when;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +25,7 @@ pub use trace::{Keeper, Traces};
 
 use crate::broker::Broker;
 use crate::delivery::Delivery;
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::pipeline::{Receiver, SubscriptionStatus};
 use sources::Source;
 
@@ -50,6 +49,14 @@ pub trait Known: Send + Sync + 'static {
 
     /// The subscription of this name, to make deliveries for it.
     fn receiver(&self, name: &str) -> Option<Receiver>;
+
+    /// Whether [`Known::ordered`] is of use to anybody.
+    fn listens(&self) -> bool {
+        false
+    }
+
+    /// This was done to a delivery of so many bytes that waits on a broker, or does so now.
+    fn ordered(&self, _: journal::Deed, _: &Delivery, _: usize) {}
 }
 
 /// Nobody: for where there are no subscriptions.
@@ -107,6 +114,19 @@ impl Operations {
     pub fn keepers(&self) -> impl Iterator<Item = &Arc<dyn Broker>> {
         let here = |(name, _): &(&Arc<str>, _)| !self.elsewhere.contains(*name);
         self.brokers.iter().filter(here).map(|(_, broker)| broker)
+    }
+
+    /// Records what was done to a delivery on broker `on` as somebody ordered it, and tells those
+    /// who count what waits. `size_bytes` is its event's, whose body may be missing here.
+    fn note(
+        &self,
+        deed: journal::Deed,
+        (delivery, size_bytes): (&Delivery, usize),
+        on: &str,
+        other: &str,
+    ) {
+        self.journal.ordered(delivery, deed, on, other);
+        self.known.ordered(deed, delivery, size_bytes);
     }
 }
 

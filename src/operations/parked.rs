@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -20,7 +21,7 @@ use super::{Job, Operations};
 use crate::broker::Broker;
 use crate::broker::parked::{Deed, Follow, Order, Unwatched, Waiting, Whose};
 use crate::delivery::{Delivery, WaitKind};
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::pipeline::{self, State, SubscriptionStatus};
 use crate::subscription::Uid;
 
@@ -82,8 +83,14 @@ pub struct NotTold {
 /// What is parked on these brokers (on all, without a name).
 pub async fn list(operations: &Operations, broker: Option<&str>) -> anyhow::Result<Listing> {
     let mut listing = Listing::default();
-    for (name, broker) in chosen(operations, broker)? {
-        match timeout(LIST_WITHIN, broker.parked()).await {
+    let asked = chosen(operations, broker)?.into_iter();
+    // All at once: one that hangs does not use up the others' time.
+    let asked = asked.map(async |(name, broker)| {
+        let told = timeout(LIST_WITHIN, broker.parked()).await;
+        (name, told)
+    });
+    for (name, told) in join_all(asked).await {
+        match told {
             Ok(Ok(rows)) => listing
                 .parked
                 .extend(rows.into_iter().map(|row| of_broker(&name, row))),
@@ -214,7 +221,7 @@ pub fn whose(
 
 /// Starts carrying out an order on a broker, or on all of them.
 pub fn start(
-    operations: &Operations,
+    operations: &Arc<Operations>,
     broker: Option<&str>,
     order: Order,
 ) -> anyhow::Result<Result<Arc<Job>, TooMany>> {
@@ -224,10 +231,10 @@ pub fn start(
         Deed::Drop => "parked_drop",
     };
     info!(order = order.deed.as_str(), whose = ?order.whose, kind = ?order.kind, "an order about parked deliveries");
-    let journal = operations.journal.clone();
+    let by = operations.clone();
     let started = operations
         .jobs
-        .start(operation, |job| carry_out(brokers, order, job, journal));
+        .start(operation, |job| carry_out(brokers, order, job, by));
     Ok(started)
 }
 
@@ -249,12 +256,12 @@ async fn carry_out(
     brokers: Chosen,
     order: Order,
     job: Arc<Job>,
-    journal: Journal,
+    operations: Arc<Operations>,
 ) -> anyhow::Result<()> {
     let mut watch = OfJob {
         job: job.clone(),
         total: AtomicU64::new(0),
-        journal,
+        operations,
         deed: pipeline::recorded(order.deed),
         on: "".into(),
     };
@@ -277,7 +284,7 @@ async fn carry_out(
 struct OfJob {
     job: Arc<Job>,
     total: AtomicU64,
-    journal: Journal,
+    operations: Arc<Operations>,
     deed: journal::Deed,
     /// The broker that carries it out.
     on: Arc<str>,
@@ -297,11 +304,12 @@ impl Follow for OfJob {
     }
 
     fn records(&self) -> bool {
-        self.journal.is_on()
+        self.operations.known.listens()
     }
 
-    fn did(&self, delivery: &Delivery) {
-        self.journal.ordered(delivery, self.deed, &self.on, "");
+    fn did(&self, delivery: &Delivery, size_bytes: usize) {
+        let done = (delivery, size_bytes);
+        self.operations.note(self.deed, done, &self.on, "");
     }
 
     fn cancelled(&self) -> &CancellationToken {

@@ -83,7 +83,10 @@ fn known(there: &[String]) -> String {
 }
 
 /// Checks everything and starts the job.
-pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc<Job>, NotStarted> {
+pub async fn start(
+    operations: &Arc<Operations>,
+    mut request: Request,
+) -> Result<Arc<Job>, NotStarted> {
     check(request.span, Timestamp::now())?;
     let Some(source) = operations.sources.get(&*request.source) else {
         return Err(NotStarted::UnknownSource {
@@ -96,6 +99,10 @@ pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc
         let found = operations.brokers.get(name).cloned();
         found.ok_or_else(|| NotPossible::Unavailable(format!("broker `{name}` is not here")))
     };
+    // The past ends now: what comes later is delivered as it comes, and is not done with.
+    let now = Timestamp::now();
+    let is_cut = request.span.until > now;
+    request.span.until = request.span.until.min(now);
     let past = broker(&source.broker)?
         .history(&request.source, request.span)
         .await?;
@@ -106,6 +113,11 @@ pub async fn start(operations: &Arc<Operations>, request: Request) -> Result<Arc
         job.expects(past.total());
         for note in past.notes() {
             job.note(note);
+        }
+        if is_cut {
+            job.note(format!(
+                "`until` lies in the future: this goes up to now, {now:.0}"
+            ));
         }
         if request.rate.is_none() && !request.dry_run {
             job.note(format!(
@@ -215,7 +227,8 @@ struct Sending {
 }
 
 enum Sent {
-    Kept,
+    /// So many bytes wait on the broker now.
+    Kept(usize),
     TooLarge,
     /// The job was cancelled before the broker took it.
     Not,
@@ -337,7 +350,10 @@ impl Replay {
                 return Ok(());
             };
             match task.await.map_err(anyhow::Error::from).flatten() {
-                Ok(Sent::Kept) => self.job.did(),
+                Ok(Sent::Kept(size_bytes)) => {
+                    self.receiver.parked(size_bytes);
+                    self.job.did();
+                }
                 Ok(Sent::TooLarge) => self.job.skipped("larger than the retry tiers take"),
                 Ok(Sent::Not) => self.stuck = true,
                 Err(error) => {
@@ -369,7 +385,7 @@ async fn send(keeper: &dyn Broker, delivery: &Delivery, job: &Job) -> anyhow::Re
     let until = Instant::now() + PATIENCE;
     loop {
         match keeper.park(delivery, wait).await {
-            Ok(()) => return Ok(Sent::Kept),
+            Ok(()) => return Ok(Sent::Kept(delivery.event.size_bytes())),
             Err(Refused::TooLarge { .. }) => return Ok(Sent::TooLarge),
             Err(Refused::Unavailable { .. }) if Instant::now() < until => {}
             Err(refused) => return Err(refused.into()),

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::broker::{Broker, Health, Letter, NotOpened, Purpose};
+use crate::broker::{Broker, Health, Letter, Letters, NotOpened, Purpose, Refused};
 
 /// Before the first sweep, and before a broker that is not ready is looked at again.
 const FIRST: Duration = Duration::from_secs(5);
@@ -78,6 +78,16 @@ pub async fn sweep(
         return Ok(0);
     }
     let mut letters = broker.open_letters(Purpose::Change).await?;
+    let removed = remove_old(&mut *letters, old, expired).await;
+    letters.close().await;
+    Ok(removed?)
+}
+
+async fn remove_old(
+    letters: &mut dyn Letters,
+    old: impl Fn(&Letter) -> bool,
+    expired: &Counter,
+) -> Result<u64, Refused> {
     let (mut removed, mut young) = (0, 0);
     while young < YOUNG
         && let Some(letter) = letters.next().await?
@@ -96,6 +106,16 @@ pub async fn sweep(
 
 async fn any_old(broker: &dyn Broker, old: impl Fn(&Letter) -> bool) -> Result<bool, NotOpened> {
     let mut letters = broker.open_letters(Purpose::List).await?;
+    // Before anything else is opened: until then the letters are not all back.
+    let found = is_any_old(&mut *letters, old).await;
+    letters.close().await;
+    Ok(found?)
+}
+
+async fn is_any_old(
+    letters: &mut dyn Letters,
+    old: impl Fn(&Letter) -> bool,
+) -> Result<bool, Refused> {
     let mut young = 0;
     while young < YOUNG
         && let Some(letter) = letters.next().await?

@@ -9,6 +9,7 @@ mod field;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -181,9 +182,16 @@ impl Traces {
         };
         let of_event = |letter: &Letter| {
             let event = letter.delivery.event.id.as_str();
-            ids.iter().any(|id| id == event)
+            ids.iter().any(|id| id == event).then(|| Letter {
+                delivery: letter.delivery.slim(),
+                ..letter.clone()
+            })
         };
         let (dead, unlisted) = self.dead(of_event, &mut notes).await;
+        let dead: Vec<_> = dead
+            .into_iter()
+            .map(|(on, letter)| Dead { on, letter })
+            .collect();
         let mut event = Assembly::default();
         entries.into_iter().for_each(|entry| event.recorded(entry));
         under_way
@@ -201,18 +209,13 @@ impl Traces {
     /// be looked at. Fields are known of dead letters, and of attempts where bodies are kept.
     pub async fn with(&self, field: &Field) -> (Vec<String>, Vec<String>) {
         let mut notes = self.notes.clone();
-        let (dead, _) = self
-            .dead(|letter| field.is_of(&letter.delivery.event), &mut notes)
-            .await;
-        let mut found: Vec<_> = dead
-            .into_iter()
-            .map(|dead| {
-                (
-                    dead.letter.dead_at,
-                    dead.letter.delivery.event.id.to_string(),
-                )
-            })
-            .collect();
+        let with_field = |letter: &Letter| {
+            let event = &letter.delivery.event;
+            let when_and_which = || (letter.dead_at, event.id.to_string());
+            field.is_of(event).then(when_and_which)
+        };
+        let (dead, _) = self.dead(with_field, &mut notes).await;
+        let mut found: Vec<_> = dead.into_iter().map(|(_, found)| found).collect();
         let (journal, wanted) = (self.journal.clone(), field.clone());
         let searched = blocking(move || match journal {
             Some(journal) => field::search(&journal, &wanted),
@@ -263,20 +266,22 @@ impl Traces {
         }
     }
 
-    /// The dead letters that are wanted, and the brokers on which not all were looked at.
-    async fn dead(
+    /// What `pick` makes of dead letters, each with its broker, and the brokers on which not all
+    /// were looked at. All are asked at once: one that hangs does not use up the others' time.
+    async fn dead<T>(
         &self,
-        wanted: impl Fn(&Letter) -> bool,
+        pick: impl Fn(&Letter) -> Option<T>,
         notes: &mut Vec<String>,
-    ) -> (Vec<Dead>, Vec<Arc<str>>) {
+    ) -> (Vec<(Arc<str>, T)>, Vec<Arc<str>>) {
         let (mut dead, mut unlisted) = (Vec::new(), Vec::new());
-        for (name, keeper) in &self.keepers {
-            match letters::matching(&*keeper.broker, &wanted).await {
-                Ok((letters, all)) => {
-                    dead.extend(letters.into_iter().map(|letter| Dead {
-                        on: name.clone(),
-                        letter,
-                    }));
+        let asked = self.keepers.iter().map(async |(name, keeper)| {
+            let found = letters::matching(&*keeper.broker, &pick).await;
+            (name, found)
+        });
+        for (name, found) in join_all(asked).await {
+            match found {
+                Ok((picked, all)) => {
+                    dead.extend(picked.into_iter().map(|one| (name.clone(), one)));
                     if !all {
                         notes.push(format!("not all dead letters on {name} were looked at"));
                         unlisted.push(name.clone());

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::door::Door;
 use super::keeper::Keeper;
 use super::target::Target;
-use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
+use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, target_of};
 use crate::broker::{Receipt, Received};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
@@ -189,10 +189,7 @@ async fn take_due(
         return take_unmatched(pipeline, keeper, delivery, ticket).await;
     }
     let routes = pipeline.routes.load();
-    let found = routes
-        .by_uid(&delivery.uid)
-        .or_else(|| routes.renamed(&delivery.subscription))
-        .cloned();
+    let found = target_of(&routes, &delivery).cloned();
     drop(routes);
     let Some(target) = found else {
         let keeper = keeper.clone();

@@ -157,7 +157,7 @@ impl Pipeline {
         let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
         let feedings = plans
             .into_iter()
-            .map(|plan| feeding(plan, &budget, &pauses, &keepers, &journal))
+            .map(|plan| feeding(plan, &budget, &pauses, &keepers))
             .collect();
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
@@ -199,6 +199,23 @@ impl Pipeline {
         Ok(())
     }
 
+    /// A delivery of so many bytes was put on a tier, or dropped from one, past this: for the count
+    /// of what is parked.
+    pub fn ordered(&self, deed: journal::Deed, delivery: &Delivery, size_bytes: usize) {
+        use journal::Deed::{
+            BroughtForward, Dropped, Edited, LetterRemoved, MadeOfLetter, SentAgain,
+        };
+        let routes = self.routes.load();
+        let Some(target) = target_of(&routes, delivery) else {
+            return;
+        };
+        match deed {
+            SentAgain | MadeOfLetter => target.park_anyway(size_bytes),
+            Dropped => target.unpark(size_bytes),
+            BroughtForward | Edited | LetterRemoved => {}
+        }
+    }
+
     /// Drops what is no longer used, now and then, for ever.
     pub async fn tidy(&self) {
         loop {
@@ -221,7 +238,6 @@ fn feeding(
     budget: &Budget,
     pauses: &BTreeMap<Arc<str>, watch::Receiver<bool>>,
     keepers: &BTreeMap<Arc<str>, Arc<Keeper>>,
-    journal: &Journal,
 ) -> Feeding {
     let own = &keepers[plan.broker.name()];
     let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
@@ -242,19 +258,23 @@ fn feeding(
         sources.insert(source.name.clone(), intake);
         loops.push(intake::Loop::source(source, keeper.clone(), taken));
     }
-    let (journal, on) = (journal.clone(), plan.broker.name().clone());
     Feeding {
         broker: plan.broker,
         intakes: Intakes {
             sources,
             retries,
             holds,
-            obeyed: Arc::new(move |deed, delivery| {
-                journal.ordered(delivery, recorded(deed), &on, "");
-            }),
+            obeyed: Arc::new(|_, _| ()),
         },
         loops,
     }
+}
+
+/// Whose a delivery is now: by its identity, or by a name that the subscription had before.
+fn target_of<'a>(routes: &'a Routes<Target>, delivery: &Delivery) -> Option<&'a Arc<Target>> {
+    routes
+        .by_uid(&delivery.uid)
+        .or_else(|| routes.renamed(&delivery.subscription))
 }
 
 /// An order about parked deliveries, as the journal calls it.
@@ -268,9 +288,15 @@ pub fn recorded(deed: parked::Deed) -> journal::Deed {
 impl Feeding {
     /// Runs the loops that empty the intakes; ends when the broker has dropped its ends.
     pub fn run(
-        self,
+        mut self,
         pipeline: &Arc<Pipeline>,
     ) -> (Arc<dyn Broker>, Intakes, Vec<tokio::task::JoinHandle<()>>) {
+        let (by, on) = (pipeline.clone(), self.broker.name().clone());
+        self.intakes.obeyed = Arc::new(move |deed, delivery| {
+            let deed = recorded(deed);
+            by.journal.ordered(delivery, deed, &on, "");
+            by.ordered(deed, delivery, delivery.event.size_bytes());
+        });
         let tasks = self
             .loops
             .into_iter()

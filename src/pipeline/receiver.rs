@@ -30,6 +30,13 @@ impl Receiver {
         self.parked.is_some()
     }
 
+    /// One more of so many bytes waits on the broker for it, put there past the pipeline.
+    pub fn parked(&self, size_bytes: usize) {
+        if let Some(parked) = &self.parked {
+            parked.add(size_bytes);
+        }
+    }
+
     /// Whether so much waits for it already that more should wait outside: half of `max_parked`,
     /// so that its own retries never find it full because of what was added.
     pub fn is_crowded(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::support::bridge::Bridge;
 use crate::support::bus::Bus;
 use crate::support::cli::{self, Ran};
 use crate::support::eventually;
-use crate::support::receiver::{Receiver, Request};
+use crate::support::receiver::{Answer, Receiver, Request};
 use crate::support::unique;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -400,6 +400,33 @@ async fn embedded_replays_a_part_to_one_subscription() {
     crm.wait_for(before + 5, SOON).await;
     crm.quiet_for(QUIET, SOON).await;
     assert_eq!((crm.count(), stock.count()), (before + 5, 30));
+}
+
+/// A replay waits outside when much waits for the subscription already, so it has to be counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replay_leaves_on_the_broker_counts_as_parked() {
+    let bus = Bus::embedded();
+    let crm = Receiver::answering(|_, _| Answer::status(503)).await;
+    let later = subscription("crm", "orders.*", &crm.url("/"), "").replace("[1s, 1s, 1s]", "[1h]");
+    let bridge = Bridge::start(&keeping(&bus, &later)).await.ready().await;
+    bus.publish(&bridge, &bodies(0..10)).await;
+    crm.wait_for(10, SOON).await;
+    let range = [
+        "--source",
+        "orders",
+        "--subscription",
+        "crm",
+        "--since",
+        "1h",
+    ];
+    let said = replay(&bridge.config_path(), &range).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    eventually("all are counted", SOON, async || {
+        let (_, body) = bridge.get("/v1/subscriptions").await;
+        let listed: Value = serde_json::from_str(&body).unwrap();
+        (listed["subscriptions"][0]["parked"] == 20).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

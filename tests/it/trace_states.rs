@@ -215,6 +215,19 @@ async fn what_operators_ordered_is_traced(bus: Bus) {
     // The next generation is refused as well.
     let all = [("wait", "dropped"), ("soon", "parked"), ("refuse", "dead")];
     until_states(&bridge, &id, &all).await;
+    // What was dropped makes room for others under `max_parked`.
+    let (_, body) = bridge.get("/v1/subscriptions").await;
+    let listed: Value = serde_json::from_str(&body).unwrap();
+    let listed = listed["subscriptions"].as_array().unwrap().iter();
+    let parked: BTreeMap<_, _> = listed
+        .map(|one| {
+            (
+                one["name"].as_str().unwrap(),
+                one["parked"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(parked["wait"], 0, "{parked:?}");
     let told = hookbridge(&bridge, &["trace", &id]).await.out;
     for words in [
         "now: was parked on here, and dropped by an operator at ",

@@ -18,7 +18,6 @@ use super::{Declined, Embedded, Shared, kind_number, record, tables};
 use crate::broker::envelope::{self, Envelope};
 use crate::broker::parked::{Deed, Done, Follow, Order, Waiting, Whose};
 use crate::delivery::{Delivery, WaitKind};
-use crate::event::{Event, Headers};
 use crate::subscription::Uid;
 
 /// Entries of the index that are read, and changed, at once.
@@ -128,7 +127,7 @@ pub async fn carry_out(
 async fn change(
     broker: &Embedded,
     deed: Deed,
-    meant: Vec<(Place, Option<Delivery>)>,
+    meant: Vec<(Place, Option<Slim>)>,
     follow: &dyn Follow,
 ) -> Result<u64, Declined> {
     let (meant, deliveries): (Vec<_>, Vec<_>) = meant.into_iter().unzip();
@@ -149,8 +148,8 @@ async fn change(
     }
     // Some may have become due meanwhile; of which it was done is not known then.
     if changed == asked {
-        for delivery in deliveries.iter().flatten() {
-            follow.did(delivery);
+        for Slim(delivery, size_bytes) in deliveries.iter().flatten() {
+            follow.did(delivery, *size_bytes);
         }
     }
     Ok(changed)
@@ -162,8 +161,8 @@ struct Entry {
     delay_ms: u64,
     /// Only where it was asked for.
     owner: Owner,
-    /// Without its body and headers, where it was asked for.
-    delivery: Option<Delivery>,
+    /// Where it was asked for.
+    delivery: Option<Slim>,
 }
 
 /// What is read of parked deliveries besides their places.
@@ -223,20 +222,15 @@ fn owner(record: &[u8]) -> Owner {
     Some((name.into(), uid))
 }
 
+/// A delivery without its body and headers, and the bytes of its event with them.
+struct Slim(Delivery, usize);
+
 /// The delivery without what may be large.
-fn slim(record: &[u8]) -> Option<Delivery> {
+fn slim(record: &[u8]) -> Option<Slim> {
     let written = record::read_delivery(Bytes::copy_from_slice(record)).ok()?;
     let delivery = Envelope::read(written.headers, written.body).ok()?.delivery;
-    let event = Event {
-        body: Bytes::new(),
-        headers: Headers::default(),
-        properties: Vec::new(),
-        ..Event::clone(&delivery.event)
-    };
-    Some(Delivery {
-        event: Arc::new(event),
-        ..delivery
-    })
+    let size_bytes = delivery.event.size_bytes();
+    Some(Slim(delivery.slim(), size_bytes))
 }
 
 /// What is parked from now on has this sequence or a later one.

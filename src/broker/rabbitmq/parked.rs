@@ -227,7 +227,7 @@ impl Emptying<'_> {
             .await
             .map_err(|error| self.broker.unavailable(format!("{error:#}")))?;
         if let Some(delivery) = &done {
-            self.follow.did(delivery);
+            self.follow.did(delivery, delivery.event.size_bytes());
         }
         Ok(done.is_some())
     }

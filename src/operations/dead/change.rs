@@ -11,7 +11,7 @@ use super::look::find_letter;
 use super::{Choice, NotDone, Rounds};
 use crate::broker::{Letter, Purpose, Refused, Wait};
 use crate::delivery::{Delivery, DeliveryId};
-use crate::journal::{self, Journal};
+use crate::journal;
 use crate::operations::{Job, Operations, Pace, receiver_of};
 use crate::pipeline::{State, SubscriptionStatus};
 use crate::selection::Selection;
@@ -110,9 +110,9 @@ pub async fn retry_one(
         generation: wanted.delivery.generation,
         body,
     };
-    let journal = operations.journal.clone();
+    let by = operations.clone();
     let started = operations.jobs.start("dead_retry", |job| async move {
-        let sent = wanted.send(&mut rounds, &job, &journal).await;
+        let sent = wanted.send(&mut rounds, &job, &by).await;
         rounds.close().await;
         sent
     })?;
@@ -129,7 +129,12 @@ struct One {
 }
 
 impl One {
-    async fn send(self, rounds: &mut Rounds, job: &Job, journal: &Journal) -> anyhow::Result<()> {
+    async fn send(
+        self,
+        rounds: &mut Rounds,
+        job: &Job,
+        operations: &Operations,
+    ) -> anyhow::Result<()> {
         while let Some((letter, _, broker)) = rounds.next().await? {
             if job.cancelled().is_cancelled() {
                 return Ok(());
@@ -143,17 +148,17 @@ impl One {
             match self.body {
                 None => {
                     rounds.send_again(&letter).await?;
-                    journal.ordered(old, journal::Deed::SentAgain, on, "");
+                    operations.note(journal::Deed::SentAgain, whole(old), on, "");
                 }
                 Some(body) => {
                     let edited = letter.edited(body, Timestamp::now());
                     let edited = edited.map_err(|why| anyhow::anyhow!(why))?;
                     broker.park(&edited, Wait::AT_ONCE).await?;
                     let made_of = journal::Deed::MadeOfLetter;
-                    journal.ordered(&edited, made_of, on, old.id.as_str());
+                    operations.note(made_of, whole(&edited), on, old.id.as_str());
                     rounds.remove().await?;
                     let made = edited.event.id.as_str();
-                    journal.ordered(old, journal::Deed::Edited, on, made);
+                    operations.note(journal::Deed::Edited, whole(old), on, made);
                 }
             }
             job.did();
@@ -260,10 +265,14 @@ impl Work {
             return Ok(Some("it is larger than the broker takes".into()));
         }
         done?;
-        let journal = &self.operations.journal;
-        journal.ordered(&letter.delivery, did, on, "");
+        self.operations.note(did, whole(&letter.delivery), on, "");
         Ok(None)
     }
+}
+
+/// A delivery with the size of its event, which is all there.
+fn whole(delivery: &Delivery) -> (&Delivery, usize) {
+    (delivery, delivery.event.size_bytes())
 }
 
 /// Why this letter is not sent again as it is.
