@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -183,7 +184,7 @@ fn build_one(
             let opened = Embedded::open(embedded::Settings {
                 name: name.clone(),
                 group: config.group.clone(),
-                path: config.data_dir.join(format!("embedded-{name}.redb")),
+                path: embedded_file(config, name),
                 max_bytes: settings.max_bytes,
                 retention: settings.retention,
                 sources,
@@ -194,6 +195,11 @@ fn build_one(
             Ok(opened)
         }
     }
+}
+
+/// Where an embedded broker keeps what it has.
+pub(super) fn embedded_file(config: &Config, name: &str) -> PathBuf {
+    config.data_dir.join(format!("embedded-{name}.redb"))
 }
 
 pub(super) fn rabbitmq_settings(
@@ -210,7 +216,7 @@ pub(super) fn rabbitmq_settings(
         tls: settings.tls.clone(),
         tiers: broker.tiers.clone(),
         sources,
-        keeps_deliveries: broker.retries_on.is_none(),
+        keeps_deliveries: broker.keeps_deliveries(),
         declare: broker.declare,
     }
 }

@@ -67,7 +67,7 @@ pub fn keepers(
     config: &Config,
     brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
 ) -> BTreeMap<Arc<str>, Keeper> {
-    let keeps = |name: &Arc<str>| config.brokers.get(name).filter(|b| b.retries_on.is_none());
+    let keeps = |name: &Arc<str>| config.brokers.get(name).filter(|b| b.keeps_deliveries());
     brokers
         .iter()
         .filter_map(|(name, broker)| {
@@ -98,7 +98,7 @@ pub fn traces(config: &Config) -> Traces {
     };
     let mut opened = BTreeMap::new();
     for (name, broker) in &config.brokers {
-        let file = config.data_dir.join(format!("embedded-{name}.redb"));
+        let file = super::brokers::embedded_file(config, name);
         if matches!(broker.kind, BrokerKind::Embedded(_)) && !file.exists() {
             continue;
         }

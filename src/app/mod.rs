@@ -284,7 +284,7 @@ fn keeping_letters(
 ) -> Vec<Arc<dyn Broker>> {
     let keeps = |name: &Arc<str>| {
         let settings = config.brokers.get(name);
-        settings.is_some_and(|settings| settings.retries_on.is_none())
+        settings.is_some_and(|settings| settings.keeps_deliveries())
     };
     let keeping = brokers.iter().filter(|(name, _)| keeps(name));
     keeping.map(|(_, broker)| broker.clone()).collect()

@@ -197,7 +197,7 @@ fn open_files(config: &Config) -> Finding {
 }
 
 fn of_embedded(config: &Config, name: &str, broker: &Broker) -> Finding {
-    let path = config.data_dir.join(format!("embedded-{name}.redb"));
+    let path = super::brokers::embedded_file(config, name);
     let BrokerKind::Embedded(settings) = &broker.kind else {
         unreachable!("asked for embedded brokers only")
     };

@@ -105,7 +105,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn desk(config: &Config, broker: Option<&str>) -> anyhow::Result<Desk> {
     let keeps = |name: &str| {
         let settings = config.brokers.get(name);
-        settings.is_some_and(|settings| settings.retries_on.is_none())
+        settings.is_some_and(|settings| settings.keeps_deliveries())
     };
     Desk::of(config, |name| {
         broker.is_none_or(|only| only == name) && keeps(name)

@@ -126,7 +126,7 @@ async fn start(desk: &Desk, request: &Request) -> anyhow::Result<Report> {
                 subscription: &request.subscription,
                 since: request.span.since.to_string(),
                 until: request.span.until.to_string(),
-                rate: request.rate.map(written),
+                rate: request.rate.map(|rate| rate.to_string()),
                 filter: request.filter.text(),
                 dry_run: request.dry_run,
             };
@@ -143,16 +143,6 @@ async fn start(desk: &Desk, request: &Request) -> anyhow::Result<Report> {
             Ok(job.report())
         }
     }
-}
-
-/// A rate as it is read back.
-fn written(rate: Rate) -> String {
-    let per = match rate.per.as_secs() {
-        1 => "s",
-        60 => "m",
-        _ => "h",
-    };
-    format!("{}/{per}", rate.count)
 }
 
 /// What is printed at the end.

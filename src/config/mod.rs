@@ -193,6 +193,13 @@ pub struct Broker {
     pub declare: bool,
 }
 
+impl Broker {
+    /// Whether tiers and dead letters of ours are on it.
+    pub fn keeps_deliveries(&self) -> bool {
+        self.retries_on.is_none()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum BrokerKind {
     RabbitMq(RabbitMq),

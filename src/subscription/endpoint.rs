@@ -1,5 +1,6 @@
 //! Endpoints: where requests go, what signs them, and the limits of the lane that serves them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,18 @@ impl Rate {
     /// Time between two requests.
     pub fn interval(&self) -> Duration {
         self.per / self.count
+    }
+}
+
+/// As it is written in a config: `50/s`.
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per = match self.per.as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        write!(f, "{}/{per}", self.count)
     }
 }
 

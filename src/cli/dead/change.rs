@@ -104,7 +104,7 @@ pub async fn retry(args: Retry) -> anyhow::Result<ExitCode> {
     }
     let started: Report = match &desk {
         Desk::There(admin) => {
-            let rate = args.rate.map(written);
+            let rate = args.rate.map(|rate| rate.to_string());
             let mut ask = ask(&args.which, args.all, args.dry_run);
             if let Some(rate) = rate {
                 ask["rate"] = json!(rate);
@@ -222,16 +222,6 @@ fn ask(which: &Which, all: bool, dry_run: bool) -> serde_json::Value {
         ask["broker"] = json!(broker);
     }
     ask
-}
-
-/// As it is read back.
-fn written(rate: Rate) -> String {
-    let per = match rate.per.as_secs() {
-        1 => "s",
-        60 => "m",
-        _ => "h",
-    };
-    format!("{}/{per}", rate.count)
 }
 
 /// A question before something is done.
