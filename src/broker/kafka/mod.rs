@@ -31,6 +31,8 @@ mod partition;
 mod probe;
 mod produce;
 mod reading;
+#[cfg(test)]
+mod rebalances;
 mod source;
 mod start;
 mod status;
