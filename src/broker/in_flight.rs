@@ -79,6 +79,7 @@ pub struct Intake {
     budget: Budget,
     paused: watch::Receiver<bool>,
     in_flight: Arc<AtomicUsize>,
+    pace: watch::Receiver<usize>,
     hand_over: mpsc::Sender<Received>,
 }
 
@@ -96,10 +97,23 @@ impl Intake {
                 budget,
                 paused,
                 in_flight: Arc::default(),
+                pace: watch::channel(usize::MAX).1,
                 hand_over,
             },
             taken,
         )
+    }
+
+    /// The same, where fewer than the window may be asked for at a time for now.
+    pub fn paced(self, pace: watch::Receiver<usize>) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// How many messages a broker should hand out at a time for now. A broker that counts how often
+    /// it has handed a message out, and gives up on it at some number, must not exceed it: after a
+    /// crash all that were handed out count one more.
+    pub fn pace(&self) -> watch::Receiver<usize> {
+        self.pace.clone()
     }
 
     /// How many messages may be in flight: a broker's prefetch.

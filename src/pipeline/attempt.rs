@@ -7,7 +7,7 @@ use tracing::{Level, debug, enabled, warn};
 
 use super::target::Target;
 use super::under_way::UnderWay;
-use super::{Job, Pipeline, excerpt};
+use super::{Job, Pipeline, excerpt, failpoint};
 use crate::attempt::{Attempt, Outcome};
 use crate::delivery::Delivery;
 use crate::journal::{Exchange, Then};
@@ -37,6 +37,7 @@ impl Pipeline {
             target: target.clone(),
         };
         let mut exchange = None;
+        failpoint::reach("render", &delivery.event);
         let mut attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
             Ok(outgoing) => {
                 if self.journal.wants_bodies() {
@@ -53,6 +54,7 @@ impl Pipeline {
                 outcome: Outcome::Unsendable(why),
             },
         };
+        failpoint::reach("attempted", &delivery.event);
         excerpt::mask(&mut attempt.outcome, endpoint);
         note(delivery, &attempt);
         count(target, delivery, &attempt);

@@ -4,17 +4,20 @@
 //! and a source whose lanes are full waits at its own door.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::door::Door;
 use super::keeper::Keeper;
+use super::suspects::{self, Witness};
 use super::target::Target;
-use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
+use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, failpoint};
 use crate::broker::{Receipt, Received};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
@@ -73,7 +76,14 @@ impl Loop {
                 };
                 while let Some(received) = self.taken.recv().await {
                     match received {
-                        Received::Event(event, receipt) => source.take(event, receipt).await,
+                        Received::Event(event, receipt) => {
+                            let id = event.id.clone();
+                            let taken = AssertUnwindSafe(source.take(event, receipt));
+                            if taken.catch_unwind().await.is_err() {
+                                source.matching.clear();
+                                pipeline.suspects.panicked(id.to_string());
+                            }
+                        }
                         Received::Due(delivery, _, receipt) => {
                             take_due(&pipeline, &self.keeper, delivery, receipt).await;
                         }
@@ -105,6 +115,13 @@ struct Source<'a> {
 
 impl Source<'_> {
     async fn take(&mut self, event: Arc<Event>, receipt: Receipt) {
+        let suspects = &self.pipeline.suspects;
+        let pass = suspects.enter(|| event.id.to_string()).await;
+        let ticket = Ticket::whole(receipt, pass);
+        if suspects.is_poison(|| event.id.to_string()) {
+            return self.bury(event, ticket);
+        }
+        failpoint::reach("route", &event);
         {
             let body = LazyJson::new(&event.body);
             self.pipeline
@@ -114,17 +131,16 @@ impl Source<'_> {
         }
         let now = Timestamp::now();
         match self.matching.len() {
-            0 => self.unmatched(event, receipt, now).await,
+            0 => self.unmatched(event, ticket, now).await,
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, Ticket::whole(receipt), now)
-                    .await;
+                self.deliver(&event, target, ticket, now).await;
             }
             count => {
                 self.plan.meters.matched.inc();
                 let targets = std::mem::take(&mut self.matching);
-                for (target, ticket) in targets.into_iter().zip(Ticket::parts(receipt, count)) {
+                for (target, ticket) in targets.into_iter().zip(ticket.split(count)) {
                     self.deliver(&event, target, ticket, now).await;
                 }
             }
@@ -146,6 +162,7 @@ impl Source<'_> {
             now,
         );
         let job = Job {
+            witness: Witness::new(&self.pipeline.suspects, event, &target),
             delivery,
             target,
             keeper: self.keeper.clone(),
@@ -154,13 +171,24 @@ impl Source<'_> {
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
 
-    async fn unmatched(&mut self, event: Arc<Event>, receipt: Receipt, now: Timestamp) {
+    /// Dead-letters an event that the bridge fails at before it is known whom it is for.
+    fn bury(&self, event: Arc<Event>, ticket: Ticket) {
+        let nobody: Arc<str> = "".into();
+        let delivery = Delivery::first(event, nobody, Uid::from_stored("none"), Timestamp::now());
+        let keeper = self.keeper.clone();
+        tokio::spawn(async move {
+            keeper.dead_letter(&delivery, Reason::Poison).await;
+            warn!(event = %delivery.event.id, delivery = %delivery.id, reason = %Reason::Poison, origin = %delivery.event.origin, "dead-lettered");
+            ticket.resolved();
+        });
+    }
+
+    async fn unmatched(&mut self, event: Arc<Event>, ticket: Ticket, now: Timestamp) {
         self.plan.meters.unmatched.inc();
         self.pipeline.journal.unmatched(&event, now);
         if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
             warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
         }
-        let ticket = Ticket::whole(receipt);
         if self.plan.unmatched == Unmatched::Settle {
             return ticket.resolved();
         }
@@ -181,10 +209,26 @@ impl Source<'_> {
 async fn take_due(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
+    delivery: Delivery,
+    receipt: Receipt,
+) {
+    let (event, uid) = (delivery.event.clone(), delivery.uid.clone());
+    let taken = AssertUnwindSafe(offer_due(pipeline, keeper, delivery, receipt));
+    if taken.catch_unwind().await.is_err() {
+        let key = suspects::of_delivery(&event.id, &uid);
+        pipeline.suspects.panicked(key);
+    }
+}
+
+async fn offer_due(
+    pipeline: &Arc<Pipeline>,
+    keeper: &Arc<Keeper>,
     mut delivery: Delivery,
     receipt: Receipt,
 ) {
-    let ticket = Ticket::whole(receipt);
+    let key = || suspects::of_delivery(&delivery.event.id, &delivery.uid);
+    let pass = pipeline.suspects.enter(key).await;
+    let ticket = Ticket::whole(receipt, pass);
     if delivery.subscription.is_empty() {
         return take_unmatched(pipeline, keeper, delivery, ticket).await;
     }
@@ -205,6 +249,7 @@ async fn take_due(
     target.unpark(delivery.event.size_bytes());
     delivery.progress.unknown_since = None;
     let job = Job {
+        witness: Witness::new(&pipeline.suspects, &delivery.event, &target),
         delivery,
         target,
         keeper: keeper.clone(),
@@ -249,6 +294,7 @@ async fn take_unmatched(
         pipeline
             .offer(
                 Job {
+                    witness: Witness::new(&pipeline.suspects, &own.event, &target),
                     delivery: own,
                     target,
                     keeper: keeper.clone(),

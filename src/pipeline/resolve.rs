@@ -10,7 +10,7 @@ use tracing::warn;
 use super::door::Door;
 use super::lanes::EndpointLane;
 use super::target::Target;
-use super::{Job, Pipeline};
+use super::{Job, Pipeline, failpoint, suspects};
 use crate::broker::Wait;
 use crate::deliver::lane::{Ended, Gate, Offer};
 use crate::delivery::{Reason, WaitKind};
@@ -23,6 +23,14 @@ impl Pipeline {
     /// Offers a delivery to its endpoint's lane; what the lane has no place for is held on the
     /// broker. A `door` may make a fresh event wait for its place.
     pub(super) async fn offer(self: &Arc<Self>, mut job: Job, mut door: Option<&mut Door>) {
+        let Job {
+            delivery, target, ..
+        } = &job;
+        let key = || suspects::of_delivery(&delivery.event.id, &target.subscription.uid);
+        if self.suspects.is_poison(key) {
+            tokio::spawn(bury(job, Reason::Poison));
+            return;
+        }
         let lane = self.lane_of(&job.target);
         if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
             return self.spawn_hold(job, STANDING_HOLD, &lane);
@@ -198,6 +206,7 @@ impl Pipeline {
     /// here, and when its wait is over before that, it is attempted from here.
     pub(super) async fn park(self: Arc<Self>, job: Job, wait: Wait) {
         let size_bytes = job.delivery.event.size_bytes();
+        failpoint::reach("park", &job.delivery.event);
         if !job.target.park(size_bytes) {
             return bury(job, Reason::ParkedLimit).await;
         }
@@ -255,6 +264,7 @@ async fn bury(job: Job, reason: Reason) {
         target,
         keeper,
         ticket,
+        witness: _witness,
     } = job;
     keeper.dead_letter(&delivery, reason).await;
     target.meters.dead(reason);

@@ -112,6 +112,7 @@ fn open(store: &Path) -> sled::Result<Opened> {
         subscriptions: db.open_tree(Tree::Subscriptions.name())?,
         subscription_standings: db.open_tree(Tree::SubscriptionStandings.name())?,
         endpoint_standings: db.open_tree(Tree::EndpointStandings.name())?,
+        suspects: db.open_tree(Tree::Suspects.name())?,
         db,
         sum: Mutex::default(),
         log,

@@ -46,6 +46,7 @@ mod parked_kafka;
 mod parked_path;
 mod parked_rabbitmq;
 mod path;
+mod poison;
 mod rabbitmq_connect;
 mod rabbitmq_park;
 mod rabbitmq_support;

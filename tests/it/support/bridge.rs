@@ -24,6 +24,23 @@ impl Bridge {
         Self::start_in(folder, config).await
     }
 
+    /// Like [`Bridge::start`], with this in its environment, also after a restart.
+    pub async fn start_with(config: &str, name: &str, value: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let variable = format!("{name}={value}");
+        std::fs::write(folder.path().join("env"), variable).expect("a variable is written");
+        Self::start_in(folder, config).await
+    }
+
+    /// Starts it on the same data if it has ended, and does not wait for it.
+    pub fn revive(&mut self) -> bool {
+        let ended = !matches!(self.child.try_wait(), Ok(None));
+        if ended {
+            self.child = spawn(self.folder.path());
+        }
+        ended
+    }
+
     async fn start_in(folder: TempDir, config: &str) -> Self {
         let mut bridge = Self::spawn_in(folder, config);
         bridge.wait_until_alive().await;
@@ -210,7 +227,9 @@ fn spawn(folder: &Path) -> Child {
         .create(true)
         .open(folder.join("log"))
         .expect("a log file");
+    let variable = std::fs::read_to_string(folder.join("env")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+        .envs(variable.split_once('='))
         .args(["run", "--config", "hookbridge.yaml"])
         .current_dir(folder)
         .stdin(Stdio::null())
