@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::chaos_kill::bodies;
+#[cfg(feature = "failpoints")]
+use crate::chaos_kill::body;
 use crate::path::subscription;
 use crate::support::bridge::Bridge;
 use crate::support::bus::Bus;
@@ -11,11 +14,6 @@ use crate::support::receiver::Receiver;
 use crate::support::{brokers, eventually};
 
 const WITHIN: Duration = Duration::from_secs(60);
-
-fn bodies(count: usize) -> Vec<String> {
-    let body = |number| format!("{{\"number\": {number}}}");
-    (0..count).map(body).collect()
-}
 
 fn accepted(receiver: &Receiver) -> BTreeSet<String> {
     let bodies = receiver.requests().into_iter().map(|it| it.body.to_vec());
@@ -27,7 +25,7 @@ fn accepted(receiver: &Receiver) -> BTreeSet<String> {
 #[cfg(feature = "failpoints")]
 fn one_bad_in(count: usize) -> (Vec<String>, BTreeSet<String>, String) {
     let good = bodies(count);
-    let bad = "{\"bad\": \"poisonous\"}".to_owned();
+    let bad = body(count).replace("xxx", "poisonous");
     let mut all = good.clone();
     all.insert(count / 2, bad.clone());
     (all, good.into_iter().collect(), bad)

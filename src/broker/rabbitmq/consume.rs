@@ -428,7 +428,12 @@ impl Feeder {
             channel.basic_qos(prefetch, BasicQosOptions::default()),
         )
         .await?;
-        let tag = format!("hookbridge-{}-{}", self.name, self.broker.instance);
+        // A tag of its own for each prefetch: a quorum queue of 3.10 numbers the messages of a tag that
+        // is used again on the same channel anew, and the channel dies of it.
+        let tag = format!(
+            "hookbridge-{}-{}-{prefetch}",
+            self.name, self.broker.instance
+        );
         let consume = channel.basic_consume(
             queue.into(),
             tag.as_str().into(),
