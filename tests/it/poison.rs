@@ -47,7 +47,7 @@ async fn put_away(bus: Bus, points: &str) -> (Bridge, usize) {
     })
     .await;
     eventually("all good ones are delivered", WITHIN, async || {
-        (accepted(&receiver) == good).then_some(())
+        good.is_subset(&accepted(&receiver)).then_some(())
     })
     .await;
     let letters = bus.letters(&mut bridge, 1).await;
