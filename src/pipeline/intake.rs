@@ -17,10 +17,11 @@ use super::door::Door;
 use super::keeper::Keeper;
 use super::suspects::{self, Witness};
 use super::target::Target;
-use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, failpoint};
+use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
 use crate::broker::{Receipt, Received};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
+use crate::failpoint;
 use crate::subscription::{LazyJson, Uid};
 
 /// How long a delivery whose subscription is unknown here is held: during a rolling deploy, or
@@ -121,7 +122,7 @@ impl Source<'_> {
         if suspects.is_poison(|| event.id.to_string()) {
             return self.bury(event, ticket);
         }
-        failpoint::reach("route", &event);
+        failpoint::reach("take", &event.body);
         {
             let body = LazyJson::new(&event.body);
             self.pipeline
@@ -129,6 +130,7 @@ impl Source<'_> {
                 .load()
                 .matching(&event, &body, &mut self.matching);
         }
+        failpoint::reach("matched", &event.body);
         let now = Timestamp::now();
         match self.matching.len() {
             0 => self.unmatched(event, ticket, now).await,
@@ -162,7 +164,7 @@ impl Source<'_> {
             now,
         );
         let job = Job {
-            witness: Witness::new(&self.pipeline.suspects, event, &target),
+            witness: Witness::new(&self.pipeline.suspects, event, &target.subscription.uid),
             delivery,
             target,
             keeper: self.keeper.clone(),
@@ -212,12 +214,10 @@ async fn take_due(
     delivery: Delivery,
     receipt: Receipt,
 ) {
-    let (event, uid) = (delivery.event.clone(), delivery.uid.clone());
-    let taken = AssertUnwindSafe(offer_due(pipeline, keeper, delivery, receipt));
-    if taken.catch_unwind().await.is_err() {
-        let key = suspects::of_delivery(&event.id, &uid);
-        pipeline.suspects.panicked(key);
-    }
+    let witness = Witness::new(&pipeline.suspects, &delivery.event, &delivery.uid);
+    let taken = AssertUnwindSafe(offer_due(pipeline, keeper, delivery, receipt, witness));
+    // The witness has seen it.
+    let _panicked = taken.catch_unwind().await;
 }
 
 async fn offer_due(
@@ -225,10 +225,12 @@ async fn offer_due(
     keeper: &Arc<Keeper>,
     mut delivery: Delivery,
     receipt: Receipt,
+    witness: Witness,
 ) {
     let key = || suspects::of_delivery(&delivery.event.id, &delivery.uid);
     let pass = pipeline.suspects.enter(key).await;
     let ticket = Ticket::whole(receipt, pass);
+    failpoint::reach("due", &delivery.event.body);
     if delivery.subscription.is_empty() {
         return take_unmatched(pipeline, keeper, delivery, ticket).await;
     }
@@ -249,11 +251,11 @@ async fn offer_due(
     target.unpark(delivery.event.size_bytes());
     delivery.progress.unknown_since = None;
     let job = Job {
-        witness: Witness::new(&pipeline.suspects, &delivery.event, &target),
         delivery,
         target,
         keeper: keeper.clone(),
         ticket,
+        witness,
     };
     pipeline.offer(job, None).await;
 }
@@ -294,7 +296,7 @@ async fn take_unmatched(
         pipeline
             .offer(
                 Job {
-                    witness: Witness::new(&pipeline.suspects, &own.event, &target),
+                    witness: Witness::new(&pipeline.suspects, &own.event, &own.uid),
                     delivery: own,
                     target,
                     keeper: keeper.clone(),

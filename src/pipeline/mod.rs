@@ -15,7 +15,6 @@ mod attempt;
 mod door;
 mod egress;
 mod excerpt;
-mod failpoint;
 mod intake;
 mod keeper;
 mod lanes;
@@ -33,6 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -224,6 +224,7 @@ impl Pipeline {
         loop {
             tokio::time::sleep(Duration::from_secs(60)).await;
             self.lanes.drop_idle(Instant::now());
+            self.suspects.forget(Timestamp::now());
         }
     }
 }

@@ -10,10 +10,11 @@ use tracing::warn;
 use super::door::Door;
 use super::lanes::EndpointLane;
 use super::target::Target;
-use super::{Job, Pipeline, failpoint, suspects};
+use super::{Job, Pipeline, suspects};
 use crate::broker::Wait;
 use crate::deliver::lane::{Ended, Gate, Offer};
 use crate::delivery::{Reason, WaitKind};
+use crate::failpoint;
 use crate::verdict::{self, Fate, Signal, Situation, Verdict};
 
 /// How long a delivery to a paused or disabled receiver is held at a time.
@@ -162,7 +163,10 @@ impl Pipeline {
 
     pub(super) fn carry_out(self: &Arc<Self>, job: Job, fate: Fate, lane: &Arc<EndpointLane>) {
         match fate {
-            Fate::Delivered => job.ticket.resolved(),
+            Fate::Delivered => {
+                failpoint::reach("delivered", &job.delivery.event.body);
+                job.ticket.resolved();
+            }
             Fate::Retry(wait) => {
                 tokio::spawn(self.clone().park(
                     job,
@@ -206,12 +210,13 @@ impl Pipeline {
     /// here, and when its wait is over before that, it is attempted from here.
     pub(super) async fn park(self: Arc<Self>, job: Job, wait: Wait) {
         let size_bytes = job.delivery.event.size_bytes();
-        failpoint::reach("park", &job.delivery.event);
+        failpoint::reach("park", &job.delivery.event.body);
         if !job.target.park(size_bytes) {
             return bury(job, Reason::ParkedLimit).await;
         }
         job.target.meters.parked(wait.kind);
         if job.keeper.park(&job.delivery, wait, Some(wait.delay)).await {
+            failpoint::reach("parked", &job.delivery.event.body);
             job.ticket.resolved();
         } else {
             job.target.unpark(size_bytes);
@@ -266,7 +271,9 @@ async fn bury(job: Job, reason: Reason) {
         ticket,
         witness: _witness,
     } = job;
+    failpoint::reach("bury", &delivery.event.body);
     keeper.dead_letter(&delivery, reason).await;
+    failpoint::reach("buried", &delivery.event.body);
     target.meters.dead(reason);
     let progress = &delivery.progress;
     warn!(

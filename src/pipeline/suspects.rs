@@ -9,7 +9,7 @@
 //! message and nothing is written.
 //!
 //! What has three tries against it is dead-lettered when it comes next, with reason `poison`. A
-//! later success clears its tries. A stop with `kill -9` counts only against what was in hand just
+//! later success clears its tries, and so does a day. A stop with `kill -9` counts only against what was in hand just
 //! then, for no longer than its [`TURN`]: waiting for a receiver is not what a bridge dies of.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,12 +17,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::panics;
-use super::target::Target;
 use crate::event::{Event, EventId};
 use crate::meters::Meters;
 use crate::store::{Store, StoreError, Suspect};
@@ -38,6 +39,9 @@ const STEPS: [(usize, usize); 3] = [(4, 1), (16, 4), (WELL, 16)];
 const WELL: usize = 64;
 /// How long one that is in hand may hold up those after it.
 const TURN: Duration = Duration::from_millis(500);
+/// So long after the last of them, tries are forgotten: it came to an end elsewhere, or under
+/// another id.
+const MEMORY: SignedDuration = SignedDuration::from_hours(24);
 /// Notes are removed together with what comes within this time.
 const TOGETHER: Duration = Duration::from_millis(20);
 
@@ -57,16 +61,31 @@ pub struct Suspects {
 
 #[derive(Default)]
 struct State {
-    tries: HashMap<String, u32>,
+    against: HashMap<String, Against>,
     care: Option<Care>,
     /// Whose notes have to be written.
     changed: BTreeSet<String>,
+}
+
+/// What speaks against one.
+#[derive(Clone, Copy)]
+struct Against {
+    tries: u32,
+    last: Timestamp,
 }
 
 #[derive(Default)]
 struct Care {
     well: usize,
     in_hand: HashSet<String>,
+}
+
+impl State {
+    /// Nothing speaks against these any more.
+    fn clear(&mut self, which: impl Fn(&str, &Against) -> bool) {
+        let cleared = self.against.extract_if(|key, it| which(key, it));
+        self.changed.extend(cleared.map(|(key, _)| key));
+    }
 }
 
 impl Care {
@@ -82,6 +101,8 @@ pub struct Pass {
     suspects: Arc<Suspects>,
     key: String,
     resolved: bool,
+    /// Ends its turn, where there are turns.
+    _turn: Option<AbortOnDropHandle<()>>,
 }
 
 impl Suspects {
@@ -104,14 +125,20 @@ impl Suspects {
     }
 
     /// Reads how the last process ended. Before anything is taken.
-    pub async fn begin(&self) -> Result<(), StoreError> {
+    pub async fn begin(self: &Arc<Self>) -> Result<(), StoreError> {
         let begun = self.store.begin().await?;
         let mut state = self.lock();
-        state.tries = begun.tries.into_iter().take(MOST).collect();
+        state.against = begun
+            .suspects
+            .into_iter()
+            .map(|(key, Suspect { tries, last, .. })| (key, Against { tries, last }))
+            .collect();
+        self.make_room(&mut state, 0);
+        self.forget_before(&mut state, Timestamp::now());
         if begun.unclean {
             let care = Care::default();
             warn!(
-                suspects = state.tries.len(),
+                suspects = state.against.len(),
                 "the last stop was not in order; events are taken a few at a time until {WELL} have gone well"
             );
             self.pace.send_replace(care.at_a_time());
@@ -119,6 +146,8 @@ impl Suspects {
             state.care = Some(care);
         }
         self.watch(&state);
+        drop(state);
+        self.write_soon();
         Ok(())
     }
 
@@ -142,35 +171,36 @@ impl Suspects {
             let freed = self.freed.notified();
             match self.admit(&key) {
                 Entry::Noted => break,
-                Entry::Free => return Some(self.pass(key)),
+                Entry::Free => return Some(self.pass(key, None)),
                 Entry::Twice => return None,
                 Entry::Later => freed.await,
             }
         }
         // A store that fails ends the process; nothing is to be done about it here.
         let _ = self.write().await;
-        tokio::spawn({
+        let turn = tokio::spawn({
             let (suspects, key) = (Arc::clone(self), key.clone());
             async move {
                 tokio::time::sleep(TURN).await;
                 suspects.leave(&key, Left::Overdue);
             }
         });
-        Some(self.pass(key))
+        Some(self.pass(key, Some(AbortOnDropHandle::new(turn))))
     }
 
-    fn pass(self: &Arc<Self>, key: String) -> Box<Pass> {
+    fn pass(self: &Arc<Self>, key: String, turn: Option<AbortOnDropHandle<()>>) -> Box<Pass> {
         Box::new(Pass {
             suspects: Arc::clone(self),
             key,
             resolved: false,
+            _turn: turn,
         })
     }
 
     fn admit(&self, key: &str) -> Entry {
         let mut state = self.lock();
         let State {
-            tries,
+            against,
             care,
             changed,
         } = &mut *state;
@@ -181,7 +211,8 @@ impl Suspects {
             return Entry::Twice;
         }
         // A suspect goes alone, so that nobody else is counted with it.
-        let alone = tries.contains_key(key) || care.in_hand.iter().any(|it| tries.contains_key(it));
+        let is_suspect = |key: &str| against.contains_key(key);
+        let alone = is_suspect(key) || care.in_hand.iter().any(|it| is_suspect(it));
         if care.in_hand.len() >= if alone { 1 } else { care.at_a_time() } {
             return Entry::Later;
         }
@@ -194,13 +225,10 @@ impl Suspects {
         let mut state = self.lock();
         if let Left::Well = how {
             // An event that is resolved as a whole clears its deliveries too.
-            let of_event = format!("{key}/");
-            let cleared = state
-                .tries
-                .extract_if(|it, _| it == key || it.starts_with(&of_event))
-                .map(|(key, _)| key);
-            let cleared: Vec<_> = cleared.collect();
-            state.changed.extend(cleared);
+            state.clear(|it, _| {
+                it.strip_prefix(key)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            });
         }
         if let Some(care) = state.care.as_mut()
             && care.in_hand.remove(key)
@@ -239,17 +267,17 @@ impl Suspects {
     /// Work on `key` has panicked.
     pub fn panicked(self: &Arc<Self>, key: String) {
         self.meters.panics.inc();
-        let mut state = self.lock();
-        if state.tries.len() >= MOST && !state.tries.contains_key(&key) {
-            let least = state.tries.iter().min_by_key(|(_, tries)| **tries);
-            if let Some(least) = least.map(|(key, _)| key.clone()) {
-                state.tries.remove(&least);
-                state.changed.insert(least);
-            }
+        let (mut state, last) = (self.lock(), Timestamp::now());
+        if !state.against.contains_key(&key) {
+            self.make_room(&mut state, 1);
         }
-        let tries = state.tries.entry(key.clone()).or_default();
-        *tries += 1;
-        let (tries, panic) = (*tries, panics::last());
+        let none = Against { tries: 0, last };
+        let against = state.against.entry(key.clone()).or_insert(none);
+        *against = Against {
+            tries: against.tries + 1,
+            last,
+        };
+        let (tries, panic) = (against.tries, panics::last());
         error!(suspect = %key, tries, of = TRIES, %panic, "work on this event panicked; it is delivered again, and dead-lettered as poison after {TRIES} tries");
         state.changed.insert(key);
         self.watch(&state);
@@ -262,13 +290,37 @@ impl Suspects {
         self.watching.load(Ordering::Relaxed)
             && self
                 .lock()
-                .tries
+                .against
                 .get(&key())
-                .is_some_and(|tries| *tries >= TRIES)
+                .is_some_and(|against| against.tries >= TRIES)
+    }
+
+    /// Forgets those that have not failed for a day.
+    pub fn forget(self: &Arc<Self>, now: Timestamp) {
+        let mut state = self.lock();
+        self.forget_before(&mut state, now);
+        self.watch(&state);
+        drop(state);
+        self.write_soon();
+    }
+
+    fn forget_before(&self, state: &mut State, now: Timestamp) {
+        state.clear(|_, against| now.duration_since(against.last) > MEMORY);
+    }
+
+    /// Forgets those with the fewest tries, so that there is room for `more`.
+    fn make_room(&self, state: &mut State, more: usize) {
+        while state.against.len() + more > MOST {
+            let of_least = state.against.iter().min_by_key(|(_, it)| it.tries);
+            let Some(least) = of_least.map(|(key, _)| key.clone()) else {
+                return;
+            };
+            state.clear(|it, _| *it == least);
+        }
     }
 
     fn watch(&self, state: &State) {
-        let watching = state.care.is_some() || !state.tries.is_empty();
+        let watching = state.care.is_some() || !state.against.is_empty();
         self.watching.store(watching, Ordering::Relaxed);
     }
 
@@ -296,9 +348,13 @@ impl Suspects {
                     .care
                     .as_ref()
                     .is_some_and(|it| it.in_hand.contains(&key));
-                let tries = state.tries.get(&key).copied().unwrap_or_default();
-                let known = in_hand || tries > 0;
-                (key, known.then_some(Suspect { tries, in_hand }))
+                let against = state.against.get(&key).copied();
+                let suspect = (in_hand || against.is_some()).then(|| Suspect {
+                    tries: against.map_or(0, |it| it.tries),
+                    last: against.map_or_else(Timestamp::now, |it| it.last),
+                    in_hand,
+                });
+                (key, suspect)
             };
             changed.into_iter().map(note).collect()
         };
@@ -351,15 +407,15 @@ impl Drop for Pass {
 pub struct Witness {
     suspects: Arc<Suspects>,
     event: Arc<Event>,
-    target: Arc<Target>,
+    uid: Uid,
 }
 
 impl Witness {
-    pub fn new(suspects: &Arc<Suspects>, event: &Arc<Event>, target: &Arc<Target>) -> Self {
+    pub fn new(suspects: &Arc<Suspects>, event: &Arc<Event>, uid: &Uid) -> Self {
         Self {
             suspects: suspects.clone(),
             event: event.clone(),
-            target: target.clone(),
+            uid: uid.clone(),
         }
     }
 }
@@ -367,8 +423,8 @@ impl Witness {
 impl Drop for Witness {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let uid = &self.target.subscription.uid;
-            self.suspects.panicked(of_delivery(&self.event.id, uid));
+            self.suspects
+                .panicked(of_delivery(&self.event.id, &self.uid));
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Edit, Store, StoreError, Tree, codec};
@@ -18,6 +19,8 @@ const RUNNING: &[u8] = b"~running";
 pub struct Suspect {
     /// How often the process, or the work on it, has ended badly with it in hand.
     pub tries: u32,
+    /// When it last did, or was taken in hand.
+    pub last: Timestamp,
     /// It is in hand: were the process to die now, that would be one try more.
     #[serde(default)]
     pub in_hand: bool,
@@ -28,8 +31,8 @@ pub struct Suspect {
 pub struct Begun {
     /// It was killed, crashed, or lost its power.
     pub unclean: bool,
-    /// Tries by suspect, those of the unclean stop included.
-    pub tries: BTreeMap<String, u32>,
+    /// With the tries of the unclean stop; nothing is in hand any more.
+    pub suspects: BTreeMap<String, Suspect>,
 }
 
 impl Store {
@@ -37,39 +40,27 @@ impl Store {
     pub async fn begin(&self) -> Result<Begun, StoreError> {
         self.write(|kept| {
             let entries: Vec<_> = kept.guarded(|it| it.suspects.iter().collect())?;
-            let mut begun = Begun::default();
-            let mut edits = Vec::new();
+            let mut begun = Begun {
+                unclean: entries.iter().any(|(key, _)| *key == *RUNNING),
+                ..Begun::default()
+            };
+            let mut changes = Vec::new();
             for (key, bytes) in entries {
                 if *key == *RUNNING {
-                    begun.unclean = true;
                     continue;
                 }
-                let suspect: Suspect = codec::decode(Tree::Suspects.name(), &key, &bytes)?;
+                let mut suspect: Suspect = codec::decode(Tree::Suspects.name(), &key, &bytes)?;
                 let name = String::from_utf8_lossy(&key).into_owned();
-                begun.tries.insert(name, suspect.tries);
                 if suspect.in_hand {
-                    edits.push((key.to_vec(), suspect.tries));
+                    suspect.in_hand = false;
+                    suspect.tries += u32::from(begun.unclean);
+                    let known = suspect.tries > 0;
+                    let value = known.then(|| codec::encode(&name, &suspect));
+                    changes.push(edit(key.to_vec(), value.transpose()?));
                 }
-            }
-            let mut changes = Vec::new();
-            for (key, tries) in edits {
-                let name = String::from_utf8_lossy(&key).into_owned();
-                let tries = tries + u32::from(begun.unclean);
-                let value = match tries {
-                    0 => None,
-                    _ => Some(codec::encode(
-                        &name,
-                        &Suspect {
-                            tries,
-                            in_hand: false,
-                        },
-                    )?),
-                };
-                match tries {
-                    0 => begun.tries.remove(&name),
-                    _ => begun.tries.insert(name, tries),
-                };
-                changes.push(edit(key, value));
+                if suspect.tries > 0 {
+                    begun.suspects.insert(name, suspect);
+                }
             }
             if !begun.unclean {
                 changes.push(edit(RUNNING.to_vec(), Some(codec::encode("mark", &true)?)));

@@ -134,5 +134,37 @@ async fn care_ends_when_enough_went_well_and_leaves_no_notes() {
     life.suspects.end().await.unwrap();
     let next = life.killed().await;
     assert!(!next.is_careful(), "a stop in order");
-    assert!(next.suspects.lock().tries.is_empty());
+    assert!(next.suspects.lock().against.is_empty());
+}
+
+#[tokio::test]
+async fn tries_are_forgotten_after_a_day() {
+    let life = Life::first().await;
+    for _ in 0..3 {
+        life.suspects.panicked("evt".into());
+    }
+    let hours = |hours| Timestamp::now() + SignedDuration::from_hours(hours);
+    life.suspects.forget(hours(23));
+    assert!(life.is_poison("evt"));
+    life.suspects.forget(hours(25));
+    assert!(!life.is_poison("evt"));
+    assert!(life.enter("evt").await.is_none(), "normal running");
+    assert!(life.killed().await.suspects.lock().against.is_empty());
+}
+
+#[tokio::test]
+async fn suspects_are_bounded_and_the_worst_are_kept() {
+    let life = Life::first().await;
+    for _ in 0..2 {
+        life.suspects.panicked("worst".into());
+    }
+    for number in 0..2 * MOST {
+        life.suspects.panicked(number.to_string());
+    }
+    assert_eq!(life.suspects.lock().against.len(), MOST);
+    life.suspects.panicked("worst".into());
+    assert!(life.is_poison("worst"));
+    let next = life.killed().await;
+    assert_eq!(next.suspects.lock().against.len(), MOST);
+    assert!(next.is_poison("worst"));
 }
