@@ -180,6 +180,14 @@ impl Intake {
             .try_send(Received::Event(Arc::new(event), receipt));
     }
 
+    /// Hands a fresh event over that the broker has handed out too often, like [`Intake::event`].
+    pub fn worn(&self, event: Event, answer: Arc<dyn Answer>, token: Token, admission: Admission) {
+        let receipt = Receipt::new(answer, token, admission);
+        let _ = self
+            .hand_over
+            .try_send(Received::Worn(Arc::new(event), receipt));
+    }
+
     /// Hands a due delivery over, like [`Intake::event`].
     pub fn due(
         &self,

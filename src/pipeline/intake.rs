@@ -18,7 +18,7 @@ use super::keeper::Keeper;
 use super::suspects::{self, Witness};
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
-use crate::broker::{Receipt, Received};
+use crate::broker::{Receipt, Received, Settlement};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::failpoint;
@@ -31,6 +31,8 @@ const UNKNOWN_GRACE: Duration = Duration::from_secs(600);
 const UNKNOWN_HOLD: Duration = Duration::from_secs(60);
 /// How long an unmatched event is held at a time (`unmatched: hold`).
 const UNMATCHED_HOLD: Duration = Duration::from_secs(60);
+/// How long an event waits that its source has handed out too often.
+const RENEWAL: Duration = Duration::from_secs(1);
 /// Topics of which a warning has been given; more are only counted.
 const WARNED_TOPICS: usize = 1_000;
 
@@ -85,6 +87,7 @@ impl Loop {
                                 pipeline.suspects.panicked(id.to_string());
                             }
                         }
+                        Received::Worn(event, receipt) => source.renew(event, receipt),
                         Received::Due(delivery, _, receipt) => {
                             take_due(&pipeline, &self.keeper, delivery, receipt).await;
                         }
@@ -173,10 +176,20 @@ impl Source<'_> {
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
 
+    /// Parks an event for a moment, before it is known whom it is for, so that its source can forget
+    /// how often it came.
+    fn renew(&self, event: Arc<Event>, receipt: Receipt) {
+        let delivery = unaddressed(event, Timestamp::now());
+        let keeper = self.keeper.clone();
+        tokio::spawn(async move {
+            keeper.hold(&delivery, RENEWAL).await;
+            receipt.settle(Settlement::Ack);
+        });
+    }
+
     /// Dead-letters an event that the bridge fails at before it is known whom it is for.
     fn bury(&self, event: Arc<Event>, ticket: Ticket) {
-        let nobody: Arc<str> = "".into();
-        let delivery = Delivery::first(event, nobody, Uid::from_stored("none"), Timestamp::now());
+        let delivery = unaddressed(event, Timestamp::now());
         let keeper = self.keeper.clone();
         tokio::spawn(async move {
             keeper.dead_letter(&delivery, Reason::Poison).await;
@@ -194,8 +207,7 @@ impl Source<'_> {
         if self.plan.unmatched == Unmatched::Settle {
             return ticket.resolved();
         }
-        let nobody: Arc<str> = "".into();
-        let delivery = Delivery::first(event, nobody, Uid::from_stored("none"), now);
+        let delivery = unaddressed(event, now);
         let (keeper, unmatched) = (self.keeper.clone(), self.plan.unmatched);
         tokio::spawn(async move {
             match unmatched {
@@ -205,6 +217,11 @@ impl Source<'_> {
             ticket.resolved();
         });
     }
+}
+
+/// What is kept of an event of which it is not known whom it is for.
+fn unaddressed(event: Arc<Event>, now: Timestamp) -> Delivery {
+    Delivery::first(event, "".into(), Uid::from_stored("none"), now)
 }
 
 /// A delivery whose wait is over: finds its subscription as it is now.

@@ -37,6 +37,7 @@ mod kafka_group;
 mod kafka_park;
 mod kafka_support;
 mod kafka_take;
+mod kill_points;
 mod layering;
 mod letters_readers;
 mod life_letters;

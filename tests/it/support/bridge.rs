@@ -27,18 +27,33 @@ impl Bridge {
     /// Like [`Bridge::start`], with this in its environment, also after a restart.
     pub async fn start_with(config: &str, name: &str, value: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let variable = format!("{name}={value}");
-        std::fs::write(folder.path().join("env"), variable).expect("a variable is written");
+        set_environment(folder.path(), name, value);
         Self::start_in(folder, config).await
+    }
+
+    /// Starts it on the same data, after it has ended, with this in its environment, and does not
+    /// wait for it.
+    pub fn launch_with(&mut self, name: &str, value: &str) {
+        set_environment(self.folder.path(), name, value);
+        self.launch();
+    }
+
+    /// Starts it on the same data, after it has ended, and does not wait for it.
+    pub fn launch(&mut self) {
+        self.child = spawn(self.folder.path());
     }
 
     /// Starts it on the same data if it has ended, and does not wait for it.
     pub fn revive(&mut self) -> bool {
-        let ended = !matches!(self.child.try_wait(), Ok(None));
+        let ended = self.has_ended();
         if ended {
             self.child = spawn(self.folder.path());
         }
         ended
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     async fn start_in(folder: TempDir, config: &str) -> Self {
@@ -219,6 +234,11 @@ impl Bridge {
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
+}
+
+/// One variable for all processes of this bridge that are started from now on.
+fn set_environment(folder: &Path, name: &str, value: &str) {
+    std::fs::write(folder.join("env"), format!("{name}={value}")).expect("a variable is written");
 }
 
 fn spawn(folder: &Path) -> Child {

@@ -178,6 +178,19 @@ subscriptions:
         }
     }
 
+    /// Publishes the first to the first partition, and so on; where there are none, as always.
+    pub async fn publish_one_to_each_partition(&self, bridge: &Bridge, bodies: &[String]) {
+        let Kind::Kafka { bootstrap, topic } = &self.kind else {
+            return self.publish(bridge, bodies).await;
+        };
+        let producer: FutureProducer = client(bootstrap).create().expect("a producer");
+        for (partition, body) in bodies.iter().enumerate() {
+            let record = FutureRecord::to(topic).key(body).payload(body);
+            let sent = producer.send(record.partition(partition as i32), Duration::from_secs(10));
+            sent.await.expect("confirmed");
+        }
+    }
+
     /// Takes the connection for publishing anew, after the broker was away.
     pub async fn reconnect(&mut self) {
         if let Kind::RabbitMq { amqp, shop, .. } = &mut self.kind {
