@@ -55,7 +55,7 @@ pub enum Received {
     /// A fresh event of a source.
     Event(Arc<Event>, Receipt),
     /// A fresh event that has been handed out so often that its broker may soon give it up. To be
-    /// kept elsewhere before anything else.
+    /// parked before anything is attempted.
     Worn(Arc<Event>, Receipt),
     /// A parked delivery whose wait is over.
     Due(Delivery, WaitKind, Receipt),

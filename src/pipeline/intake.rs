@@ -18,7 +18,7 @@ use super::keeper::Keeper;
 use super::suspects::{self, Witness};
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
-use crate::broker::{Receipt, Received, Settlement};
+use crate::broker::{Receipt, Received, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::failpoint;
@@ -75,19 +75,17 @@ impl Loop {
                     keeper: &self.keeper,
                     door: Door::new(Instant::now()),
                     matching: Vec::new(),
+                    renewing: false,
                     warned: BTreeSet::new(),
                 };
                 while let Some(received) = self.taken.recv().await {
                     match received {
-                        Received::Event(event, receipt) => {
-                            let id = event.id.clone();
-                            let taken = AssertUnwindSafe(source.take(event, receipt));
-                            if taken.catch_unwind().await.is_err() {
-                                source.matching.clear();
-                                pipeline.suspects.panicked(id.to_string());
-                            }
+                        Received::Event(event, receipt) => source.try_take(event, receipt).await,
+                        Received::Worn(event, receipt) => {
+                            source.renewing = true;
+                            source.try_take(event, receipt).await;
+                            source.renewing = false;
                         }
-                        Received::Worn(event, receipt) => source.renew(event, receipt),
                         Received::Due(delivery, _, receipt) => {
                             take_due(&pipeline, &self.keeper, delivery, receipt).await;
                         }
@@ -114,10 +112,22 @@ struct Source<'a> {
     keeper: &'a Arc<Keeper>,
     door: Door,
     matching: Vec<Arc<Target>>,
+    /// What is taken now is parked first, so that its source can forget how often it came.
+    renewing: bool,
     warned: BTreeSet<Arc<str>>,
 }
 
 impl Source<'_> {
+    /// Takes an event, and counts it against it if that panics.
+    async fn try_take(&mut self, event: Arc<Event>, receipt: Receipt) {
+        let id = event.id.clone();
+        let taken = AssertUnwindSafe(self.take(event, receipt));
+        if taken.catch_unwind().await.is_err() {
+            self.matching.clear();
+            self.pipeline.suspects.panicked(id.to_string());
+        }
+    }
+
     async fn take(&mut self, event: Arc<Event>, receipt: Receipt) {
         let suspects = &self.pipeline.suspects;
         let pass = suspects.enter(|| event.id.to_string()).await;
@@ -173,18 +183,15 @@ impl Source<'_> {
             keeper: self.keeper.clone(),
             ticket,
         };
+        if self.renewing {
+            let wait = Wait {
+                kind: WaitKind::Hold,
+                delay: RENEWAL,
+            };
+            tokio::spawn(self.pipeline.clone().park(job, wait));
+            return;
+        }
         self.pipeline.offer(job, Some(&mut self.door)).await;
-    }
-
-    /// Parks an event for a moment, before it is known whom it is for, so that its source can forget
-    /// how often it came.
-    fn renew(&self, event: Arc<Event>, receipt: Receipt) {
-        let delivery = unaddressed(event, Timestamp::now());
-        let keeper = self.keeper.clone();
-        tokio::spawn(async move {
-            keeper.hold(&delivery, RENEWAL).await;
-            receipt.settle(Settlement::Ack);
-        });
     }
 
     /// Dead-letters an event that the bridge fails at before it is known whom it is for.

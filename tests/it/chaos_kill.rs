@@ -178,7 +178,7 @@ async fn killed_twice(bus: Bus, name: &str) {
 
 /// While one receiver hangs with the first event of each partition, another goes on; a kill -9 then.
 async fn killed_beside_one_that_hangs(bus: Bus, name: &str) {
-    const COUNT: usize = 6_000;
+    const COUNT: usize = 4_000;
     /// As many as a commit may cover, what was in hand, and the heads themselves.
     const REPEATS: usize = 1_000 + 100 + PARTITIONS;
     let receiver = Receiver::accepting().await;

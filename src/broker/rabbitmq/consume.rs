@@ -34,7 +34,7 @@ use crate::event::HeaderValue;
 
 /// RabbitMQ's own limit for quorum queues.
 const MAX_PREFETCH: usize = 2_000;
-/// An event that a quorum queue has handed out so often is kept elsewhere: half of what RabbitMQ 4
+/// An event that a quorum queue has handed out so often is parked first: half of what RabbitMQ 4
 /// allows where nothing else is said, and more than it takes to find out that it is poison.
 const WORN: i64 = 10;
 /// How often a stopping session looks whether all receipts are answered.
