@@ -5,7 +5,7 @@
 //! ends the process cannot be caught. So after an unclean stop the pipeline is *careful*: it takes
 //! one at a time, each noted in the store before it is touched, and what was in hand when the process
 //! died again has one try more against it. As things go well more are taken at a time, and after
-//! [`WELL`] the notes are removed and normal running begins, in which one flag is read for each
+//! [`WELL`], or [`LONGEST`], the notes are removed and normal running begins, in which one flag is read for each
 //! message and nothing is written.
 //!
 //! What has three tries against it is dead-lettered when it comes next, with reason `poison`. A
@@ -20,6 +20,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
@@ -37,6 +38,8 @@ const MOST: usize = 1_000;
 const STEPS: [(usize, usize); 3] = [(4, 1), (16, 4), (WELL, 16)];
 /// So many went well, and the pipeline is careful no more.
 const WELL: usize = 64;
+/// No longer than this is the pipeline careful with what comes, however slow disk and receivers are.
+const LONGEST: Duration = Duration::from_secs(10);
 /// How long one that is in hand may hold up those after it.
 const TURN: Duration = Duration::from_millis(500);
 /// So long after the last of them, tries are forgotten: it came to an end elsewhere, or under
@@ -77,6 +80,8 @@ struct Against {
 #[derive(Default)]
 struct Care {
     well: usize,
+    /// When the first was taken.
+    since: Option<Instant>,
     in_hand: HashSet<String>,
 }
 
@@ -216,6 +221,7 @@ impl Suspects {
         if care.in_hand.len() >= if alone { 1 } else { care.at_a_time() } {
             return Entry::Later;
         }
+        care.since.get_or_insert_with(Instant::now);
         care.in_hand.insert(key.to_owned());
         changed.insert(key.to_owned());
         Entry::Noted
@@ -242,14 +248,20 @@ impl Suspects {
                 }
                 Left::Badly => care.well,
             };
-            let at_a_time = care.at_a_time();
-            let over = care.well >= WELL;
+            let took = care.since.map(|since| since.elapsed());
+            let over = care.well >= WELL || took >= Some(LONGEST);
+            let (well, at_a_time) = match over {
+                true => (care.well, usize::MAX),
+                false => (care.well, care.at_a_time()),
+            };
             state.changed.insert(key.to_owned());
             if over && let Some(care) = state.care.take() {
                 state.changed.extend(care.in_hand);
                 self.meters.careful.set(0);
                 info!(
-                    "{WELL} events have gone well since the unclean stop; back to normal running"
+                    well,
+                    ?took,
+                    "events go well since the unclean stop; back to normal running"
                 );
             }
             self.pace.send_if_modified(|pace| {
@@ -388,7 +400,7 @@ enum Left {
 
 impl Pass {
     /// Everything about it has a durable verdict.
-    pub fn resolved(mut self: Box<Self>) {
+    pub fn resolved(mut self) {
         self.resolved = true;
     }
 }

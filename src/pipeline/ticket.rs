@@ -32,7 +32,7 @@ struct Held {
 impl Held {
     fn settle(self) {
         if let Some(pass) = self.pass {
-            pass.resolved();
+            (*pass).resolved();
         }
         self.receipt.settle(Settlement::Ack);
     }

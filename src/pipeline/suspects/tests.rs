@@ -138,6 +138,17 @@ async fn care_ends_when_enough_went_well_and_leaves_no_notes() {
 }
 
 #[tokio::test]
+async fn care_ends_after_a_while_however_few_have_gone_well() {
+    let life = Life::first().await.killed().await;
+    let first = life.enter("first").await.expect("a pass");
+    tokio::time::pause();
+    tokio::time::advance(LONGEST).await;
+    first.resolved();
+    assert!(!life.is_careful());
+    assert!(life.enter("another").await.is_none());
+}
+
+#[tokio::test]
 async fn tries_are_forgotten_after_a_day() {
     let life = Life::first().await;
     for _ in 0..3 {
