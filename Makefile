@@ -11,7 +11,8 @@ test: ## set up what the tests need and run all checks and tests (ARGS goes to c
 lint: ## formatting, dependency rules, clippy
 	cargo fmt --check
 	scripts/cargo-deny check bans licenses sources
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked -- -D warnings
+	cargo clippy --locked --all-targets --features failpoints -- -D warnings
 
 fmt: ## format the code
 	cargo fmt

@@ -13,7 +13,8 @@ pub mod outgoing;
 pub mod selection;
 pub mod subscription;
 
-// what every stage counts with, and whom those that connect believe
+// what every stage counts with, whom those that connect believe, where a test has them fail
+pub mod failpoint;
 pub mod meters;
 pub mod tls;
 

@@ -95,6 +95,10 @@ pub struct Meters {
     refused: Family<ByBroker, Counter>,
     expired: Family<ByBroker, Counter>,
     reloads: Family<ByResult, Counter>,
+    /// 1 while events are taken a few at a time after an unclean stop.
+    pub careful: Gauge,
+    /// Panics while an event was worked on.
+    pub panics: Counter,
     pub journal: JournalMeters,
     pub store_bytes: Gauge,
     pub store_flush: Histogram,
@@ -329,6 +333,16 @@ impl Meters {
                 "dead_letters_expired",
                 "Dead letters removed because of their retention",
                 Family::default()
+            ),
+            careful: register!(
+                "careful",
+                "1 while events are taken a few at a time after an unclean stop",
+                Gauge::default()
+            ),
+            panics: register!(
+                "panics",
+                "Panics while an event was worked on",
+                Counter::default()
             ),
             reloads: register!(
                 "config_reloads",

@@ -203,6 +203,7 @@ impl App {
                 tokio::spawn(retention::keep(broker, retention, expired, stop));
             }
         }
+        pipeline.begin().await.map_err(Failure::Storage)?;
         let mut running = JoinSet::new();
         let mut loops = vec![tokio::spawn(left_over)];
         for feeding in feedings {
@@ -271,6 +272,12 @@ impl App {
             let code = failed.as_ref().map_or(70, Failure::code);
             error!("leaving without closing the store, which has failed");
             std::process::exit(code);
+        }
+        if let Err(why) = pipeline.end().await {
+            warn!(
+                why = format!("{why:#}"),
+                "the next start will take this for an unclean stop"
+            );
         }
         info!("stopped");
         failed.map_or(Ok(()), Err)

@@ -79,6 +79,7 @@ pub struct Intake {
     budget: Budget,
     paused: watch::Receiver<bool>,
     in_flight: Arc<AtomicUsize>,
+    pace: watch::Receiver<usize>,
     hand_over: mpsc::Sender<Received>,
 }
 
@@ -96,10 +97,23 @@ impl Intake {
                 budget,
                 paused,
                 in_flight: Arc::default(),
+                pace: watch::channel(usize::MAX).1,
                 hand_over,
             },
             taken,
         )
+    }
+
+    /// The same, where fewer than the window may be asked for at a time for now.
+    pub fn paced(self, pace: watch::Receiver<usize>) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// How many messages a broker should hand out at a time for now. A broker that counts how often
+    /// it has handed a message out, and gives up on it at some number, must not exceed it: after a
+    /// crash all that were handed out count one more.
+    pub fn pace(&self) -> watch::Receiver<usize> {
+        self.pace.clone()
     }
 
     /// How many messages may be in flight: a broker's prefetch.
@@ -164,6 +178,14 @@ impl Intake {
         let _ = self
             .hand_over
             .try_send(Received::Event(Arc::new(event), receipt));
+    }
+
+    /// Hands a fresh event over that the broker has handed out too often, like [`Intake::event`].
+    pub fn worn(&self, event: Event, answer: Arc<dyn Answer>, token: Token, admission: Admission) {
+        let receipt = Receipt::new(answer, token, admission);
+        let _ = self
+            .hand_over
+            .try_send(Received::Worn(Arc::new(event), receipt));
     }
 
     /// Hands a due delivery over, like [`Intake::event`].

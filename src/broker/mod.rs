@@ -54,6 +54,9 @@ use crate::event::{Event, Headers};
 pub enum Received {
     /// A fresh event of a source.
     Event(Arc<Event>, Receipt),
+    /// A fresh event that has been handed out so often that its broker may soon give it up. To be
+    /// parked before anything is attempted.
+    Worn(Arc<Event>, Receipt),
     /// A parked delivery whose wait is over.
     Due(Delivery, WaitKind, Receipt),
 }

@@ -10,6 +10,7 @@ use super::under_way::UnderWay;
 use super::{Job, Pipeline, excerpt};
 use crate::attempt::{Attempt, Outcome};
 use crate::delivery::Delivery;
+use crate::failpoint;
 use crate::journal::{Exchange, Then};
 use crate::outgoing::Outgoing;
 use crate::render;
@@ -37,6 +38,7 @@ impl Pipeline {
             target: target.clone(),
         };
         let mut exchange = None;
+        failpoint::reach("render", &delivery.event.body);
         let mut attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
             Ok(outgoing) => {
                 if self.journal.wants_bodies() {
@@ -53,6 +55,7 @@ impl Pipeline {
                 outcome: Outcome::Unsendable(why),
             },
         };
+        failpoint::reach("posted", &delivery.event.body);
         excerpt::mask(&mut attempt.outcome, endpoint);
         note(delivery, &attempt);
         count(target, delivery, &attempt);

@@ -4,20 +4,24 @@
 //! and a source whose lanes are full waits at its own door.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::door::Door;
 use super::keeper::Keeper;
+use super::suspects::{self, Witness};
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, target_of};
-use crate::broker::{Receipt, Received};
+use crate::broker::{Receipt, Received, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
+use crate::failpoint;
 use crate::subscription::{LazyJson, Uid};
 
 /// How long a delivery whose subscription is unknown here is held: during a rolling deploy, or
@@ -27,6 +31,8 @@ const UNKNOWN_GRACE: Duration = Duration::from_secs(600);
 const UNKNOWN_HOLD: Duration = Duration::from_secs(60);
 /// How long an unmatched event is held at a time (`unmatched: hold`).
 const UNMATCHED_HOLD: Duration = Duration::from_secs(60);
+/// How long an event waits that its source has handed out too often.
+const RENEWAL: Duration = Duration::from_secs(1);
 /// Topics of which a warning has been given; more are only counted.
 const WARNED_TOPICS: usize = 1_000;
 
@@ -69,11 +75,17 @@ impl Loop {
                     keeper: &self.keeper,
                     door: Door::new(Instant::now()),
                     matching: Vec::new(),
+                    renewing: false,
                     warned: BTreeSet::new(),
                 };
                 while let Some(received) = self.taken.recv().await {
                     match received {
-                        Received::Event(event, receipt) => source.take(event, receipt).await,
+                        Received::Event(event, receipt) => source.try_take(event, receipt).await,
+                        Received::Worn(event, receipt) => {
+                            source.renewing = true;
+                            source.try_take(event, receipt).await;
+                            source.renewing = false;
+                        }
                         Received::Due(delivery, _, receipt) => {
                             take_due(&pipeline, &self.keeper, delivery, receipt).await;
                         }
@@ -100,11 +112,30 @@ struct Source<'a> {
     keeper: &'a Arc<Keeper>,
     door: Door,
     matching: Vec<Arc<Target>>,
+    /// What is taken now is parked first, so that its source can forget how often it came.
+    renewing: bool,
     warned: BTreeSet<Arc<str>>,
 }
 
 impl Source<'_> {
+    /// Takes an event, and counts it against it if that panics.
+    async fn try_take(&mut self, event: Arc<Event>, receipt: Receipt) {
+        let id = event.id.clone();
+        let taken = AssertUnwindSafe(self.take(event, receipt));
+        if taken.catch_unwind().await.is_err() {
+            self.matching.clear();
+            self.pipeline.suspects.panicked(id.to_string());
+        }
+    }
+
     async fn take(&mut self, event: Arc<Event>, receipt: Receipt) {
+        let suspects = &self.pipeline.suspects;
+        let pass = suspects.enter(|| event.id.to_string()).await;
+        let ticket = Ticket::whole(receipt, pass);
+        if suspects.is_poison(|| event.id.to_string()) {
+            return self.bury(event, ticket);
+        }
+        failpoint::reach("take", &event.body);
         {
             let body = LazyJson::new(&event.body);
             self.pipeline
@@ -112,19 +143,19 @@ impl Source<'_> {
                 .load()
                 .matching(&event, &body, &mut self.matching);
         }
+        failpoint::reach("matched", &event.body);
         let now = Timestamp::now();
         match self.matching.len() {
-            0 => self.unmatched(event, receipt, now).await,
+            0 => self.unmatched(event, ticket, now).await,
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, Ticket::whole(receipt), now)
-                    .await;
+                self.deliver(&event, target, ticket, now).await;
             }
             count => {
                 self.plan.meters.matched.inc();
                 let targets = std::mem::take(&mut self.matching);
-                for (target, ticket) in targets.into_iter().zip(Ticket::parts(receipt, count)) {
+                for (target, ticket) in targets.into_iter().zip(ticket.split(count)) {
                     self.deliver(&event, target, ticket, now).await;
                 }
             }
@@ -146,26 +177,44 @@ impl Source<'_> {
             now,
         );
         let job = Job {
+            witness: Witness::new(&self.pipeline.suspects, event, &target.subscription.uid),
             delivery,
             target,
             keeper: self.keeper.clone(),
             ticket,
         };
+        if self.renewing {
+            let wait = Wait {
+                kind: WaitKind::Hold,
+                delay: RENEWAL,
+            };
+            tokio::spawn(self.pipeline.clone().park(job, wait));
+            return;
+        }
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
 
-    async fn unmatched(&mut self, event: Arc<Event>, receipt: Receipt, now: Timestamp) {
+    /// Dead-letters an event that the bridge fails at before it is known whom it is for.
+    fn bury(&self, event: Arc<Event>, ticket: Ticket) {
+        let delivery = unaddressed(event, Timestamp::now());
+        let keeper = self.keeper.clone();
+        tokio::spawn(async move {
+            keeper.dead_letter(&delivery, Reason::Poison).await;
+            warn!(event = %delivery.event.id, delivery = %delivery.id, reason = %Reason::Poison, origin = %delivery.event.origin, "dead-lettered");
+            ticket.resolved();
+        });
+    }
+
+    async fn unmatched(&mut self, event: Arc<Event>, ticket: Ticket, now: Timestamp) {
         self.plan.meters.unmatched.inc();
         self.pipeline.journal.unmatched(&event, now);
         if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
             warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
         }
-        let ticket = Ticket::whole(receipt);
         if self.plan.unmatched == Unmatched::Settle {
             return ticket.resolved();
         }
-        let nobody: Arc<str> = "".into();
-        let delivery = Delivery::first(event, nobody, Uid::from_stored("none"), now);
+        let delivery = unaddressed(event, now);
         let (keeper, unmatched) = (self.keeper.clone(), self.plan.unmatched);
         tokio::spawn(async move {
             match unmatched {
@@ -177,14 +226,35 @@ impl Source<'_> {
     }
 }
 
+/// What is kept of an event of which it is not known whom it is for.
+fn unaddressed(event: Arc<Event>, now: Timestamp) -> Delivery {
+    Delivery::first(event, "".into(), Uid::from_stored("none"), now)
+}
+
 /// A delivery whose wait is over: finds its subscription as it is now.
 async fn take_due(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
-    mut delivery: Delivery,
+    delivery: Delivery,
     receipt: Receipt,
 ) {
-    let ticket = Ticket::whole(receipt);
+    let witness = Witness::new(&pipeline.suspects, &delivery.event, &delivery.uid);
+    let taken = AssertUnwindSafe(offer_due(pipeline, keeper, delivery, receipt, witness));
+    // The witness has seen it.
+    let _panicked = taken.catch_unwind().await;
+}
+
+async fn offer_due(
+    pipeline: &Arc<Pipeline>,
+    keeper: &Arc<Keeper>,
+    mut delivery: Delivery,
+    receipt: Receipt,
+    witness: Witness,
+) {
+    let key = || suspects::of_delivery(&delivery.event.id, &delivery.uid);
+    let pass = pipeline.suspects.enter(key).await;
+    let ticket = Ticket::whole(receipt, pass);
+    failpoint::reach("due", &delivery.event.body);
     if delivery.subscription.is_empty() {
         return take_unmatched(pipeline, keeper, delivery, ticket).await;
     }
@@ -206,6 +276,7 @@ async fn take_due(
         target,
         keeper: keeper.clone(),
         ticket,
+        witness,
     };
     pipeline.offer(job, None).await;
 }
@@ -246,6 +317,7 @@ async fn take_unmatched(
         pipeline
             .offer(
                 Job {
+                    witness: Witness::new(&pipeline.suspects, &own.event, &own.uid),
                     delivery: own,
                     target,
                     keeper: keeper.clone(),

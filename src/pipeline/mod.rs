@@ -7,8 +7,9 @@
 //! a little, or hands them back to be parked until it has a slot. What starts is attempted once
 //! ([`attempt`]), the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the
 //! latter two confirmed by the broker ([`keeper`]). When all deliveries of an event are resolved,
-//! its receipt is settled. While it is us who can reach nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the broker
-//! delivers again.
+//! its receipt is settled. While it is us who can reach nobody, all this waits ([`egress`]). Anything
+//! that goes wrong on the way drops the ticket, and the broker delivers again; what makes it go wrong
+//! three times is dead-lettered ([`suspects`]).
 
 mod attempt;
 mod door;
@@ -17,9 +18,11 @@ mod excerpt;
 mod intake;
 mod keeper;
 mod lanes;
+mod panics;
 mod receiver;
 mod resolve;
 mod standing;
+mod suspects;
 mod target;
 mod ticket;
 mod under_way;
@@ -29,6 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -44,6 +48,7 @@ use crate::subscription::{Subscription, Uid};
 use self::egress::Egress;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
+use self::suspects::{Suspects, Witness};
 use self::target::{Parked, Target};
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
@@ -59,6 +64,7 @@ pub struct Job {
     target: Arc<Target>,
     keeper: Arc<Keeper>,
     ticket: Ticket,
+    witness: Witness,
 }
 
 /// A broker, the sources taken from it, and the windows of what it hands over.
@@ -99,6 +105,7 @@ pub struct Pipeline {
     journal: Journal,
     egress: Egress,
     under_way: UnderWay,
+    suspects: Arc<Suspects>,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
 }
@@ -155,9 +162,10 @@ impl Pipeline {
             .map(|source| source.meters.paused_by_egress.clone())
             .collect();
         let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
+        let suspects = Suspects::new(store.clone(), meters.clone());
         let feedings = plans
             .into_iter()
-            .map(|plan| feeding(plan, &budget, &pauses, &keepers))
+            .map(|plan| feeding(plan, &budget, &pauses, &keepers, &suspects))
             .collect();
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
@@ -168,6 +176,7 @@ impl Pipeline {
             journal,
             egress,
             under_way: UnderWay::default(),
+            suspects,
             parked: Mutex::default(),
         });
         (pipeline, feedings)
@@ -216,11 +225,23 @@ impl Pipeline {
         }
     }
 
+    /// Reads how the last process ended, and goes carefully if that was a crash. Before anything is
+    /// taken.
+    pub async fn begin(&self) -> anyhow::Result<()> {
+        Ok(self.suspects.begin().await?)
+    }
+
+    /// The process ends in order: what is in hand is no suspect.
+    pub async fn end(&self) -> anyhow::Result<()> {
+        Ok(self.suspects.end().await?)
+    }
+
     /// Drops what is no longer used, now and then, for ever.
     pub async fn tidy(&self) {
         loop {
             tokio::time::sleep(Duration::from_secs(60)).await;
             self.lanes.drop_idle(Instant::now());
+            self.suspects.forget(Timestamp::now());
         }
     }
 }
@@ -238,12 +259,14 @@ fn feeding(
     budget: &Budget,
     pauses: &BTreeMap<Arc<str>, watch::Receiver<bool>>,
     keepers: &BTreeMap<Arc<str>, Arc<Keeper>>,
+    suspects: &Suspects,
 ) -> Feeding {
     let own = &keepers[plan.broker.name()];
     let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
     let paused = &pauses[keeper.broker.name()];
     let open = |window: usize, paused: &watch::Receiver<bool>| -> (Intake, _) {
-        Intake::new(Window::new(window), budget.clone(), paused.clone())
+        let (intake, taken) = Intake::new(Window::new(window), budget.clone(), paused.clone());
+        (intake.paced(suspects.pace()), taken)
     };
     let mut loops = Vec::new();
     let mut due = |kind: WaitKind| {

@@ -12,10 +12,11 @@ use super::egress::Failed;
 use super::keeper::Kept;
 use super::lanes::EndpointLane;
 use super::target::Target;
-use super::{Job, Pipeline};
+use super::{Job, Pipeline, suspects};
 use crate::broker::Wait;
 use crate::deliver::lane::{Ended, Gate, Offer};
 use crate::delivery::{Reason, WaitKind};
+use crate::failpoint;
 use crate::verdict::{self, Fate, Signal, Situation, Verdict};
 
 /// How long a delivery to a paused or disabled receiver is held at a time.
@@ -25,6 +26,14 @@ impl Pipeline {
     /// Offers a delivery to its endpoint's lane; what the lane has no place for is held on the
     /// broker. A `door` may make a fresh event wait for its place.
     pub(super) async fn offer(self: &Arc<Self>, mut job: Job, mut door: Option<&mut Door>) {
+        let Job {
+            delivery, target, ..
+        } = &job;
+        let key = || suspects::of_delivery(&delivery.event.id, &target.subscription.uid);
+        if self.suspects.is_poison(key) {
+            tokio::spawn(bury(job, Reason::Poison));
+            return;
+        }
         let lane = self.lane_of(&job.target);
         if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
             return self.spawn_hold(job, STANDING_HOLD, &lane);
@@ -161,7 +170,10 @@ impl Pipeline {
 
     pub(super) fn carry_out(self: &Arc<Self>, job: Job, fate: Fate, lane: &Arc<EndpointLane>) {
         match fate {
-            Fate::Delivered => job.ticket.resolved(),
+            Fate::Delivered => {
+                failpoint::reach("delivered", &job.delivery.event.body);
+                job.ticket.resolved();
+            }
             Fate::Retry(wait) => {
                 tokio::spawn(self.clone().park(
                     job,
@@ -204,6 +216,7 @@ impl Pipeline {
     /// Parks a delivery and resolves it when the broker has it. While the broker refuses, it stays
     /// here, and when its wait is over before that, it is attempted from here.
     pub(super) async fn park(self: Arc<Self>, job: Job, wait: Wait) {
+        failpoint::reach("park", &job.delivery.event.body);
         if job.target.park(job.delivery.event.size_bytes()) {
             self.park_counted(job, wait).await;
         } else {
@@ -216,6 +229,7 @@ impl Pipeline {
         let size_bytes = job.delivery.event.size_bytes();
         job.target.meters.parked(wait.kind);
         let kept = job.keeper.park(&job.delivery, wait, Some(wait.delay)).await;
+        failpoint::reach("parked", &job.delivery.event.body);
         if kept != Kept::Parked {
             job.target.unpark(size_bytes);
         }
@@ -270,8 +284,11 @@ async fn bury(job: Job, reason: Reason) {
         target,
         keeper,
         ticket,
+        witness: _witness,
     } = job;
+    failpoint::reach("bury", &delivery.event.body);
     keeper.dead_letter(&delivery, reason).await;
+    failpoint::reach("buried", &delivery.event.body);
     target.meters.dead(reason);
     let progress = &delivery.progress;
     warn!(

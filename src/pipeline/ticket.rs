@@ -6,32 +6,49 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::suspects::Pass;
 use crate::broker::{Receipt, Settlement};
 
 /// One delivery's share in settling its event.
 pub struct Ticket(Share);
 
 enum Share {
-    Whole(Receipt),
+    Whole(Held),
     Part(Arc<Shared>),
 }
 
 struct Shared {
     unresolved: AtomicUsize,
-    receipt: Mutex<Option<Receipt>>,
+    held: Mutex<Option<Held>>,
+}
+
+/// What an event's deliveries settle together.
+struct Held {
+    receipt: Receipt,
+    /// While suspects are looked for.
+    pass: Option<Box<Pass>>,
+}
+
+impl Held {
+    fn settle(self) {
+        if let Some(pass) = self.pass {
+            (*pass).resolved();
+        }
+        self.receipt.settle(Settlement::Ack);
+    }
 }
 
 impl Ticket {
-    /// The ticket of an event with a single delivery.
-    pub fn whole(receipt: Receipt) -> Self {
-        Self(Share::Whole(receipt))
+    /// The ticket of a whole event; with the pass it was let in with, if it needed one.
+    pub fn whole(receipt: Receipt, pass: Option<Box<Pass>>) -> Self {
+        Self(Share::Whole(Held { receipt, pass }))
     }
 
     /// One ticket for each of `count` deliveries.
-    pub fn parts(receipt: Receipt, count: usize) -> impl Iterator<Item = Self> {
+    fn parts(held: Held, count: usize) -> impl Iterator<Item = Self> {
         let shared = Arc::new(Shared {
             unresolved: AtomicUsize::new(count),
-            receipt: Mutex::new(Some(receipt)),
+            held: Mutex::new(Some(held)),
         });
         (0..count).map(move |_| Self(Share::Part(shared.clone())))
     }
@@ -39,7 +56,7 @@ impl Ticket {
     /// The ticket of a whole event, divided among `count` deliveries.
     pub fn split(self, count: usize) -> Vec<Self> {
         match self.0 {
-            Share::Whole(receipt) => Self::parts(receipt, count).collect(),
+            Share::Whole(held) => Self::parts(held, count).collect(),
             Share::Part(shared) => {
                 shared
                     .unresolved
@@ -54,18 +71,16 @@ impl Ticket {
     /// The delivery's verdict is durable.
     pub fn resolved(self) {
         match self.0 {
-            Share::Whole(receipt) => {
-                receipt.settle(Settlement::Ack);
-            }
+            Share::Whole(held) => held.settle(),
             Share::Part(shared) => {
                 if shared.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    let receipt = shared
-                        .receipt
+                    let held = shared
+                        .held
                         .lock()
                         .unwrap_or_else(|poisoned| poisoned.into_inner())
                         .take();
-                    if let Some(receipt) = receipt {
-                        receipt.settle(Settlement::Ack);
+                    if let Some(held) = held {
+                        held.settle();
                     }
                 }
             }
@@ -93,7 +108,7 @@ mod tests {
             lane: 0,
             position: 1,
         };
-        Ticket::parts(Receipt::unbounded(recorder.clone(), token), count).collect()
+        Ticket::whole(Receipt::unbounded(recorder.clone(), token), None).split(count)
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The store: subscriptions, and what became of them and their endpoints, kept in sled.
+//! The store: subscriptions, and what became of them and their endpoints, kept in sled;
+//! and what the process may have died of.
 //!
 //! What a mutation has returned `Ok` for survives a crash. Event bodies and secrets of the config
 //! never come here. One process at a time: `data_dir` is locked for as long as the store lives,
@@ -15,6 +16,7 @@ mod open;
 mod seal;
 mod standing;
 mod subscriptions;
+mod suspects;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +33,7 @@ pub use codec::{Unreadable, Why};
 pub use open::OpenError;
 pub use standing::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 pub use subscriptions::{Changes, Owner, Record};
+pub use suspects::{Begun, Suspect};
 
 /// The open store.
 pub struct Store {
@@ -51,6 +54,7 @@ struct Kept {
     subscriptions: sled::Tree,
     subscription_standings: sled::Tree,
     endpoint_standings: sled::Tree,
+    suspects: sled::Tree,
     /// Over all records; see `seal.rs`.
     sum: Mutex<Sum>,
     /// A descriptor of our own of sled's log: sled flushes with `sync_file_range`, which does not
@@ -72,13 +76,15 @@ enum Tree {
     Subscriptions,
     SubscriptionStandings,
     EndpointStandings,
+    Suspects,
 }
 
 impl Tree {
-    const ALL: [Self; 3] = [
+    const ALL: [Self; 4] = [
         Self::Subscriptions,
         Self::SubscriptionStandings,
         Self::EndpointStandings,
+        Self::Suspects,
     ];
 
     fn name(self) -> &'static str {
@@ -86,6 +92,7 @@ impl Tree {
             Self::Subscriptions => "subscriptions",
             Self::SubscriptionStandings => "subscription_standings",
             Self::EndpointStandings => "endpoint_standings",
+            Self::Suspects => "suspects",
         }
     }
 }
@@ -225,6 +232,7 @@ impl Kept {
             Tree::Subscriptions => &self.subscriptions,
             Tree::SubscriptionStandings => &self.subscription_standings,
             Tree::EndpointStandings => &self.endpoint_standings,
+            Tree::Suspects => &self.suspects,
         }
     }
 

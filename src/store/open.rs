@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::seal::{self, Sum};
 use super::{Kept, Store, Tree};
+use crate::failpoint;
 
 /// sled's default of 1 GiB is more than the process may use in all.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -63,6 +64,7 @@ impl Store {
         let instance = instance_name(dir)?;
         let store = dir.join("store");
         repair(&store)?;
+        failpoint::reach("store", &[]);
         // sled reports some kinds of damage by panicking.
         let kept = patiently(|| {
             catch_unwind(|| open(&store))
@@ -81,6 +83,7 @@ impl Store {
                 return Err(OpenError::Damaged { store, detail });
             }
         };
+        failpoint::reach("stored", &[]);
         disk_bytes.set(kept.size_bytes());
         Ok(Self {
             kept: Arc::new(kept),
@@ -112,6 +115,7 @@ fn open(store: &Path) -> sled::Result<Opened> {
         subscriptions: db.open_tree(Tree::Subscriptions.name())?,
         subscription_standings: db.open_tree(Tree::SubscriptionStandings.name())?,
         endpoint_standings: db.open_tree(Tree::EndpointStandings.name())?,
+        suspects: db.open_tree(Tree::Suspects.name())?,
         db,
         sum: Mutex::default(),
         log,

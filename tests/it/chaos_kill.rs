@@ -10,6 +10,7 @@ use crate::support::receiver::{Answer, Receiver, Request};
 use crate::support::{brokers, eventually};
 
 const WITHIN: Duration = Duration::from_secs(120);
+const PARTITIONS: usize = 4;
 
 /// A body that says which it is; the spaces are there to be kept.
 pub fn body(number: usize) -> String {
@@ -39,17 +40,19 @@ pub fn is_bad(number: usize) -> bool {
 
 /// A receiver that refuses some events for good, and one in five once or twice.
 pub async fn flaky() -> Receiver {
-    Receiver::answering(|request, before| {
-        let number = number_in(&request.body);
-        if is_bad(number) {
-            Answer::status(400)
-        } else if number.is_multiple_of(5) && before <= number % 2 {
-            Answer::status(503)
-        } else {
-            Answer::status(204)
-        }
-    })
-    .await
+    Receiver::answering(answer).await
+}
+
+/// What [`flaky`] answers when `before` came before it with the same id.
+pub fn answer(request: &Request, before: usize) -> Answer {
+    let number = number_in(&request.body);
+    if is_bad(number) {
+        Answer::status(400)
+    } else if number.is_multiple_of(5) && before <= number % 2 {
+        Answer::status(503)
+    } else {
+        Answer::status(204)
+    }
 }
 
 pub fn subscriptions(receiver: &Receiver) -> String {
@@ -73,6 +76,11 @@ pub fn accepted(receiver: &Receiver) -> usize {
 /// Waits until all that can be accepted is, and then until nothing more comes.
 pub async fn wait_for_all(receiver: &Receiver, count: usize) {
     let good = (0..count).filter(|&number| !is_bad(number)).count();
+    wait_until_accepted(receiver, good).await;
+}
+
+/// Waits until so many different events are accepted, and then until nothing more comes.
+async fn wait_until_accepted(receiver: &Receiver, good: usize) {
     let began = Instant::now();
     let mut last = began;
     eventually("every good event is accepted", WITHIN, async || {
@@ -168,6 +176,70 @@ async fn killed_twice(bus: Bus, name: &str) {
     assert!(repeats <= 1_000, "{repeats} successful deliveries repeated");
 }
 
+/// While one receiver hangs with the first event of each partition, another goes on; a kill -9 then.
+async fn killed_beside_one_that_hangs(bus: Bus, name: &str) {
+    const COUNT: usize = 4_000;
+    /// As many as a commit may cover, what was in hand, and the heads themselves.
+    const REPEATS: usize = 1_000 + 100 + PARTITIONS;
+    let receiver = Receiver::accepting().await;
+    let stuck = Receiver::answering(|_, _| Answer::status(204).after(WITHIN)).await;
+    let filter = ", filter: { data.head: true }, timeout: 60s";
+    let subscriptions = subscription("crm", "orders.*", &receiver.url("/"), "")
+        + &subscription("stuck", "orders.*", &stuck.url("/"), filter);
+    let mut bridge = Bridge::start(&bus.config(&subscriptions))
+        .await
+        .ready()
+        .await;
+    let all = bodies(COUNT);
+    let heads = all[..PARTITIONS]
+        .iter()
+        .map(|body| body.replace("\"pad\"", "\"head\": true, \"pad\""));
+    let published: Vec<_> = heads.chain(all[PARTITIONS..].iter().cloned()).collect();
+    bus.publish_one_to_each_partition(&bridge, &published[..PARTITIONS])
+        .await;
+    stuck.wait_for(PARTITIONS, WITHIN).await;
+    bus.publish(&bridge, &published[PARTITIONS..]).await;
+    eventually("the middle", WITHIN, async || {
+        (receiver.count() >= COUNT / 2).then_some(())
+    })
+    .await;
+    bridge.kill9();
+    let (before, restarted) = (receiver.count(), Instant::now());
+    bridge.start_again().await;
+    eventually("the first delivery after the restart", WITHIN, async || {
+        (receiver.count() > before).then_some(())
+    })
+    .await;
+    let took = restarted.elapsed();
+    wait_until_accepted(&receiver, COUNT).await;
+    assert!(
+        stuck.count() >= 2 * PARTITIONS,
+        "the heads have been settled"
+    );
+    let repeats = account(&published, &receiver.requests(), &[]);
+    println!(
+        "{name}: killed after {before} of {COUNT} with a hanging receiver at the head of each partition: \
+         first delivery {took:?} after the restart, {repeats} repeats, at most {REPEATS}"
+    );
+    assert!(took < Duration::from_secs(10), "{took:?} until it goes on");
+    assert!(
+        repeats <= REPEATS,
+        "{repeats} successful deliveries repeated"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_repeats_little_while_one_receiver_hangs_at_the_head_of_each_partition() {
+    let bus = Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), PARTITIONS as i32).await;
+    killed_beside_one_that_hangs(bus, "kafka").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_repeats_little_while_one_receiver_hangs_at_the_head() {
+    let bus = Bus::rabbitmq(brokers::env("HOOKBRIDGE_TEST_AMQP")).await;
+    killed_beside_one_that_hangs(bus, "rabbitmq").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn embedded_loses_nothing() {
     killed_twice(Bus::embedded(), "embedded").await;
@@ -181,6 +253,6 @@ async fn rabbitmq_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_loses_nothing() {
-    let bus = Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), 4).await;
+    let bus = Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), PARTITIONS as i32).await;
     killed_twice(bus, "kafka").await;
 }

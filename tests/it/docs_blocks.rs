@@ -220,10 +220,10 @@ fn every_variable_of_the_program_is_in_operations() {
         found.remove("HOOKBRIDGE_");
         found
     };
-    assert_eq!(
-        variables(&page("docs/operations.md")),
-        variables(&code_of("src"))
-    );
+    let mut read = variables(&code_of("src"));
+    // No release reads this one.
+    read.remove("HOOKBRIDGE_FAILPOINTS");
+    assert_eq!(variables(&page("docs/operations.md")), read);
 }
 
 #[test]

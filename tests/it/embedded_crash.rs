@@ -202,7 +202,7 @@ async fn what_was_confirmed_survives_kill_9() {
             () = tokio::time::sleep(Duration::from_secs(1)) => break,
         };
         match received.unwrap() {
-            Received::Event(event, receipt) => {
+            Received::Event(event, receipt) | Received::Worn(event, receipt) => {
                 queued += 1;
                 found.insert(event.id.to_string());
                 receipt.settle(Settlement::Ack);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Modules in order, lowest first. A module may import those of lower rank, and its own.
 const ORDER: [&[&str]; 8] = [
     NOUNS,
-    &["meters", "tls"],
+    &["failpoint", "meters", "tls"],
     STAGES,
     &["pipeline"],
     &["operations"],

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub struct Acks {
     wake: Notify,
     /// Rung when so many are settled that a round is not waited for.
     full: Notify,
-    batch: usize,
+    batch: AtomicUsize,
     /// Of the source that the channel consumes for; due queues have none.
     meters: Option<SourceMeters>,
 }
@@ -72,7 +73,7 @@ impl Answer for Acks {
         match settlement {
             Settlement::Ack => {
                 state.settled.insert(token.position);
-                if state.settled.len() == self.batch {
+                if state.settled.len() >= self.batch.load(Ordering::Relaxed) {
                     self.full.notify_one();
                 }
             }
@@ -85,6 +86,10 @@ impl Answer for Acks {
     }
 }
 
+fn batch_of(prefetch: u16) -> usize {
+    usize::from(prefetch / 4).max(1)
+}
+
 impl Acks {
     /// For a channel with this many messages under way at most. A quarter of them settled is sent
     /// at once, so that a small prefetch is not held up by rounds.
@@ -93,9 +98,14 @@ impl Acks {
             state: Mutex::default(),
             wake: Notify::new(),
             full: Notify::new(),
-            batch: usize::from(prefetch / 4).max(1),
+            batch: AtomicUsize::new(batch_of(prefetch)),
             meters,
         })
+    }
+
+    /// More messages are under way at most from now on.
+    pub fn widen(&self, prefetch: u16) {
+        self.batch.store(batch_of(prefetch), Ordering::Relaxed);
     }
 
     /// Notes that a tag was handed out and will be answered.

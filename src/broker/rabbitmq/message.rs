@@ -153,6 +153,16 @@ pub fn own_headers(properties: &BasicProperties) -> Headers {
 /// A header that a quorum queue adds to what it delivers again.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
+/// How often a quorum queue has handed this out before without an answer.
+pub fn times_returned(properties: &BasicProperties) -> i64 {
+    let headers = properties.headers().as_ref();
+    let count = headers.and_then(|headers| headers.inner().get(DELIVERY_COUNT));
+    match count.map(value_from) {
+        Some(HeaderValue::Int(count)) => count,
+        _ => 0,
+    }
+}
+
 fn headers_from(table: &FieldTable) -> Headers {
     Headers(
         table

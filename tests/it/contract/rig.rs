@@ -111,7 +111,7 @@ impl Rig {
             .expect("an open intake")
         {
             Received::Event(event, receipt) => (event, receipt),
-            Received::Due(..) => panic!("a due delivery came in by a source"),
+            other => panic!("{other:?} came in by a source"),
         }
     }
 
@@ -135,7 +135,7 @@ impl Rig {
                 assert_eq!(came_as, kind);
                 (delivery, receipt)
             }
-            Received::Event(..) => panic!("an event came in by a due queue"),
+            other => panic!("{other:?} came in by a due queue"),
         }
     }
 

@@ -24,6 +24,38 @@ impl Bridge {
         Self::start_in(folder, config).await
     }
 
+    /// Like [`Bridge::start`], with this in its environment, also after a restart.
+    pub async fn start_with(config: &str, name: &str, value: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        set_environment(folder.path(), name, value);
+        Self::start_in(folder, config).await
+    }
+
+    /// Starts it on the same data, after it has ended, with this in its environment, and does not
+    /// wait for it.
+    pub fn launch_with(&mut self, name: &str, value: &str) {
+        set_environment(self.folder.path(), name, value);
+        self.launch();
+    }
+
+    /// Starts it on the same data, after it has ended, and does not wait for it.
+    pub fn launch(&mut self) {
+        self.child = spawn(self.folder.path());
+    }
+
+    /// Starts it on the same data if it has ended, and does not wait for it.
+    pub fn revive(&mut self) -> bool {
+        let ended = self.has_ended();
+        if ended {
+            self.child = spawn(self.folder.path());
+        }
+        ended
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     async fn start_in(folder: TempDir, config: &str) -> Self {
         let mut bridge = Self::spawn_in(folder, config);
         bridge.wait_until_alive().await;
@@ -204,13 +236,20 @@ impl Bridge {
     }
 }
 
+/// One variable for all processes of this bridge that are started from now on.
+fn set_environment(folder: &Path, name: &str, value: &str) {
+    std::fs::write(folder.join("env"), format!("{name}={value}")).expect("a variable is written");
+}
+
 fn spawn(folder: &Path) -> Child {
     let log = std::fs::File::options()
         .append(true)
         .create(true)
         .open(folder.join("log"))
         .expect("a log file");
+    let variable = std::fs::read_to_string(folder.join("env")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+        .envs(variable.split_once('='))
         .args(["run", "--config", "hookbridge.yaml"])
         .current_dir(folder)
         .stdin(Stdio::null())

@@ -77,15 +77,28 @@ impl Bus {
 
     /// Like [`Bus::rabbitmq`], with a durable classic queue that the services have declared.
     pub async fn rabbitmq_classic(amqp: String) -> Self {
+        Self::rabbitmq_declared(amqp, lapin::types::FieldTable::default()).await
+    }
+
+    /// Like [`Bus::rabbitmq`], with a quorum queue of the services that drops what it has handed out
+    /// more often than `limit` times.
+    pub async fn rabbitmq_limited(amqp: String, limit: i32) -> Self {
+        let mut arguments = lapin::types::FieldTable::default();
+        let quorum = lapin::types::AMQPValue::LongString("quorum".into());
+        arguments.insert("x-queue-type".into(), quorum);
+        arguments.insert("x-delivery-limit".into(), limit.into());
+        Self::rabbitmq_declared(amqp, arguments).await
+    }
+
+    async fn rabbitmq_declared(amqp: String, arguments: lapin::types::FieldTable) -> Self {
         let mut bus = Self::rabbitmq(amqp).await;
         let queue = format!("{}.orders", bus.group);
         if let Kind::RabbitMq { shop, classic, .. } = &mut bus.kind {
             *classic = true;
             let durable = lapin::options::QueueDeclareOptions::durable();
-            let none = lapin::types::FieldTable::default;
             let declared = shop
                 .channel
-                .queue_declare(queue.as_str().into(), durable, none());
+                .queue_declare(queue.as_str().into(), durable, arguments);
             declared.await.expect("a queue");
             let options = lapin::options::QueueBindOptions::default();
             let exchange = shop.exchange.as_str();
@@ -94,7 +107,7 @@ impl Bus {
                 exchange.into(),
                 "orders.#".into(),
                 options,
-                none(),
+                lapin::types::FieldTable::default(),
             );
             bound.await.expect("a binding");
         }
@@ -162,6 +175,19 @@ subscriptions:
             Kind::Embedded => publish_to_embedded(bridge, bodies).await,
             Kind::RabbitMq { shop, .. } => publish_to_rabbitmq(shop, bodies).await,
             Kind::Kafka { bootstrap, topic } => publish_to_kafka(bootstrap, topic, bodies).await,
+        }
+    }
+
+    /// Publishes the first to the first partition, and so on; where there are none, as always.
+    pub async fn publish_one_to_each_partition(&self, bridge: &Bridge, bodies: &[String]) {
+        let Kind::Kafka { bootstrap, topic } = &self.kind else {
+            return self.publish(bridge, bodies).await;
+        };
+        let producer: FutureProducer = client(bootstrap).create().expect("a producer");
+        for (partition, body) in bodies.iter().enumerate() {
+            let record = FutureRecord::to(topic).key(body).payload(body);
+            let sent = producer.send(record.partition(partition as i32), Duration::from_secs(10));
+            sent.await.expect("confirmed");
         }
     }
 
