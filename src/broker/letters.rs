@@ -140,8 +140,8 @@ pub enum Purpose {
 /// Why the dead letters were not opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotOpened {
-    /// Somebody else holds the group's replay lock.
-    #[error("the dead letters are being changed by somebody else: {0}")]
+    /// Somebody else holds the group's replay lock, or letters.
+    #[error("the dead letters are in somebody else's hands: {0}")]
     Busy(String),
     #[error(transparent)]
     Refused(#[from] Refused),

@@ -101,6 +101,8 @@ async fn any_old(broker: &dyn Broker, old: impl Fn(&Letter) -> bool) -> Result<b
         && let Some(letter) = letters.next().await?
     {
         if old(&letter) {
+            // What is still held would hide from whoever comes next.
+            letters.close().await;
             return Ok(true);
         }
         young += 1;

@@ -102,7 +102,7 @@ pub struct RabbitMq {
     health: Mutex<Health>,
     /// Of the server, while a session lasts.
     version: AsyncMutex<Option<Version>>,
-    /// One listing of the dead letters at a time: a letter under another reader's eyes is not there.
+    /// One pass over the dead letters at a time: a letter under another reader's eyes is not there.
     letters: Arc<AsyncMutex<()>>,
     /// Consumers' tags must be unique on a connection, and tell instances apart to an operator.
     instance: String,
