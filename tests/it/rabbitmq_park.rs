@@ -218,6 +218,33 @@ async fn what_the_original_told_the_broker_is_not_told_again() {
     rig.stop().await;
 }
 
+/// A type is what a body says it is, and a key what a Kafka record has: either may be larger than a frame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_type_and_a_key_larger_than_a_frame_are_parked_and_dead_lettered() {
+    let (mut rig, delivery, _) = parked().await;
+    let mut event = Event::clone(&delivery.event);
+    event.kind = "t".repeat(200_000).into();
+    event.key = Some(vec![0xff; 200_000].into());
+    let delivery = Delivery {
+        event: Arc::new(event),
+        ..delivery
+    };
+    let parked = rig.broker.park(&delivery, retry_in(1)).await;
+    parked.expect("parked");
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    assert_eq!(back, delivery);
+    let dead = rig.broker.dead_letter(&back, Reason::GaveUp).await;
+    dead.expect("dead-lettered");
+    receipt.settle(Settlement::Ack);
+    let letters = eventually("the letter is listed", SOON, async || {
+        Some(listed(&*rig.broker).await).filter(|letters| letters.len() == 1)
+    })
+    .await;
+    assert_eq!(letters[0].delivery, delivery);
+    assert!(letters[0].has_body);
+    rig.stop().await;
+}
+
 /// The same from the wire: properties of a real message survive the way through a tier.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn properties_of_a_real_message_come_back_from_a_tier() {
