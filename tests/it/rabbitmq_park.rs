@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookbridge::broker::rabbitmq::RabbitMq;
-use hookbridge::broker::{Publication, Settlement, Wait};
+use hookbridge::broker::{Publication, Refused, Settlement, Wait};
 use hookbridge::delivery::{Delivery, Reason, WaitKind};
 use hookbridge::event::{Event, HeaderValue};
 use hookbridge::subscription::{Secret, Uid};
@@ -215,6 +215,26 @@ async fn what_the_original_told_the_broker_is_not_told_again() {
         .await
         .expect("read");
     assert!(copy.is_none(), "CC was acted upon");
+    rig.stop().await;
+}
+
+/// The AMQP library panics over names that the protocol has no room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_amqp_has_no_room_for_is_refused() {
+    let (rig, ..) = parked().await;
+    let long = || "n".repeat(256);
+    for (exchange, topic) in [(long(), "k".to_owned()), (String::new(), long())] {
+        let publication = Publication {
+            exchange,
+            topic,
+            ..Publication::default()
+        };
+        let refused = rig.broker.publish(publication).await;
+        assert!(
+            matches!(refused, Err(Refused::Rejected { .. })),
+            "{refused:?}"
+        );
+    }
     rig.stop().await;
 }
 

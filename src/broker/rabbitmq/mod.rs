@@ -339,10 +339,12 @@ impl Broker for RabbitMq {
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {
         let properties = message::properties_of_publication(&publication);
-        let target = Target {
-            exchange: publication.exchange,
-            routing_key: publication.topic,
-        };
+        let target = Target::new(&publication.exchange, &publication.topic).ok_or_else(|| {
+            Refused::Rejected {
+                broker: self.settings.name.clone(),
+                why: "an exchange's name and a routing key have 255 bytes at most".into(),
+            }
+        })?;
         self.publisher
             .publish(&target, &publication.body, properties)
             .await
