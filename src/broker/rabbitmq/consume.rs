@@ -464,7 +464,6 @@ impl Taker<'_> {
                 intake.event(event, self.acks.clone(), token(position), admission);
             }
             Feed::Due(kind, intake) => {
-                self.acks.handed_out();
                 self.take_due(*kind, intake, delivery, hops).await;
             }
         }
@@ -484,6 +483,7 @@ impl Taker<'_> {
             let (broker, acks, queue) =
                 (self.broker.clone(), self.acks.clone(), self.queue.clone());
             let (marker, hop) = (marker.to_owned(), probe::bounces(&headers));
+            self.acks.handed_out();
             hops.spawn(async move {
                 broker.probe.came_back(&broker, &marker, hop, &queue).await;
                 settle(&acks, position);
@@ -503,6 +503,7 @@ impl Taker<'_> {
                 ..
             }) if !remaining.is_zero() => {
                 let (broker, acks) = (self.broker.clone(), self.acks.clone());
+                self.acks.handed_out();
                 hops.spawn(async move {
                     let mut backoff = Backoff::default();
                     while let Err(refused) = broker.park_for(&delivery, kind, whole, remaining).await {
@@ -513,7 +514,9 @@ impl Taker<'_> {
                 });
             }
             Ok(Envelope { delivery, .. }) => {
+                // Not before: a stop may come while there is no room, and nobody has it then.
                 let admission = intake.admit(delivery.event.size_bytes()).await;
+                self.acks.handed_out();
                 intake.due(
                     delivery,
                     kind,
@@ -535,6 +538,7 @@ impl Taker<'_> {
                 let properties = lapin::BasicProperties::default()
                     .with_delivery_mode(2)
                     .with_headers(message::table_from(&kept));
+                self.acks.handed_out();
                 hops.spawn(async move {
                     let mut backoff = Backoff::default();
                     let dead = &broker.names.dead;
