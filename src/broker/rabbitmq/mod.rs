@@ -270,7 +270,7 @@ impl Broker for RabbitMq {
         let broker = self.clone();
         let until = stop.clone();
         let _clock = AbortOnDropHandle::new(tokio::spawn(async move {
-            if broker.settings.keeps_deliveries {
+            if broker.settings.keeps_deliveries && broker.settings.declare {
                 clock::keep(&broker, &until).await;
             }
         }));
