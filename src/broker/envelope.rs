@@ -48,8 +48,9 @@ const LAST_ATTEMPT_AT: &str = "hookbridge-last-attempt-at";
 const LAST_RESULT: &str = "hookbridge-last-result";
 const EXCERPT: &str = "hookbridge-last-excerpt";
 const UNKNOWN_SINCE: &str = "hookbridge-unknown-since";
-const REASON: &str = "hookbridge-reason";
-const DEAD_AT: &str = "hookbridge-dead-at";
+/// Also of what is put among the dead letters without being an envelope.
+pub const REASON: &str = "hookbridge-reason";
+pub const DEAD_AT: &str = "hookbridge-dead-at";
 /// Present on a reference dead letter, whose body the broker would not take.
 const REFERENCE: &str = "hookbridge-reference";
 /// The length of the JSON that holds the headers, at the front of the body, when they do not fit.

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::lane::{Lane, Origin};
 use super::record::Stored;
-use super::{Declined, Embedded, Shared, letters, tables, taken};
+use super::{Declined, Embedded, Shared, clock, letters, tables, taken};
 use crate::broker::history::what_there_is;
 use crate::broker::{History, NotPossible, Reach, Refused, Span};
 use crate::event::Event;
@@ -78,7 +78,7 @@ pub async fn open(
     })
     .await
     .map_err(|declined| NotPossible::Unavailable(declined.to_string()))?;
-    let oldest = opened.oldest_ms.and_then(time);
+    let oldest = opened.oldest_ms.and_then(clock::timestamp);
     if opened.total == 0 {
         return Err(match oldest {
             Some(oldest) if span.until <= oldest => NotPossible::TooOld { name, oldest },
@@ -89,7 +89,7 @@ pub async fn open(
         });
     }
     let mut notes = Vec::new();
-    let kept_since_ms = super::clock::wall_ms().saturating_sub(shared.retention_ms());
+    let kept_since_ms = clock::wall_ms().saturating_sub(shared.retention_ms());
     if from.0 < kept_since_ms
         && let Some(oldest) = oldest
     {
@@ -123,7 +123,7 @@ pub async fn reach(broker: &Embedded, source: &str) -> Result<Reach, NotPossible
     .await
     .map_err(|declined| NotPossible::Unavailable(declined.to_string()))?;
     Ok(Reach {
-        oldest: oldest_ms.and_then(time),
+        oldest: oldest_ms.and_then(clock::timestamp),
     })
 }
 
@@ -173,7 +173,7 @@ impl History for Past {
     }
 
     fn reached(&self) -> Option<Timestamp> {
-        self.reached_ms.and_then(time)
+        self.reached_ms.and_then(clock::timestamp)
     }
 }
 
@@ -242,10 +242,6 @@ impl Looked {
 
 fn ms(at: Timestamp) -> u64 {
     at.as_millisecond().max(0).cast_unsigned()
-}
-
-fn time(at_ms: u64) -> Option<Timestamp> {
-    Timestamp::from_millisecond(at_ms.cast_signed()).ok()
 }
 
 /// A retention as people write it: in days, hours, minutes or seconds, whichever comes out even.

@@ -23,8 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::acks::Acks;
-use super::connect::{Backoff, answer};
-use super::letters::PUT_AWAY_AT;
+use super::connect::{Backoff, answer, hang_up};
 use super::{RabbitMq, SourceSettings, failures, message, probe, topology};
 use crate::broker::envelope::{self, Envelope, Stay};
 use crate::broker::{Health, Intake, Intakes, Token};
@@ -79,7 +78,7 @@ pub async fn session(
     let ended = feed_all(broker, &connection, intakes, stop, drain, backoff).await;
     // Also after an error: consumers of a connection that lingers would keep messages to themselves.
     if connection.status().connected() {
-        close(&connection).await;
+        hang_up(&connection).await;
     }
     ended
 }
@@ -203,11 +202,6 @@ async fn ended(
     }
 }
 
-async fn close(connection: &Connection) {
-    // What cannot be closed in time is closed by the broker, when our heartbeats end.
-    let _ = timeout(CLOSE_DEADLINE, connection.close(200, "stopped".into())).await;
-}
-
 /// Why a feed does not run, while others do.
 #[derive(Debug)]
 enum Trouble {
@@ -315,7 +309,7 @@ impl Feeder {
             fed = self.feed_once(&connection, prefetch) => fed,
         };
         if connection.status().connected() {
-            close(&connection).await;
+            hang_up(&connection).await;
         }
         fed
     }
@@ -530,11 +524,11 @@ impl Taker<'_> {
                 let (broker, acks) = (self.broker.clone(), self.acks.clone());
                 let mut kept = headers;
                 kept.push(
-                    "hookbridge-reason",
+                    envelope::REASON,
                     HeaderValue::text(Reason::EnvelopeUnreadable.as_str()),
                 );
                 let now = jiff::Timestamp::now().to_string();
-                kept.push(PUT_AWAY_AT, HeaderValue::text(now));
+                kept.push(envelope::DEAD_AT, HeaderValue::text(now));
                 let properties = lapin::BasicProperties::default()
                     .with_delivery_mode(2)
                     .with_headers(message::table_from(&kept));

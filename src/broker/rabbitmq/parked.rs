@@ -13,12 +13,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use lapin::Channel;
 use lapin::message::BasicGetMessage;
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tracing::{info, warn};
 
 use super::connect::answer;
-use super::{RabbitMq, clock, message};
+use super::{RabbitMq, clock, message, topology};
 use crate::broker::Refused;
 use crate::broker::envelope::{Envelope, Stay};
 use crate::broker::parked::{Deed, Done, Follow, Order, Waiting, Whose};
@@ -63,15 +62,10 @@ async fn counts(broker: &RabbitMq, kind: WaitKind) -> Result<Vec<(Duration, u64)
     let mut counts = Vec::new();
     for &delay in broker.names.tiers(kind) {
         let tier = broker.names.tier(kind, delay);
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::durable()
-        };
-        let asked = channel.queue_declare(tier.as_str().into(), options, FieldTable::default());
-        match answer(format!("queue `{tier}`"), asked).await {
-            Ok(queue) => counts.push((delay, u64::from(queue.message_count()))),
+        match answer(format!("queue `{tier}`"), topology::look(&channel, &tier)).await {
+            Ok((ready, _)) => counts.push((delay, u64::from(ready))),
             // The broker closes the channel with its "no".
-            Err(error) if super::topology::is_missing(&error) => {
+            Err(error) if topology::is_missing(&error) => {
                 let opened = broker.publisher.connection_channel().await;
                 channel = opened.map_err(failed)?;
             }

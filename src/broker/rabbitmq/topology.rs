@@ -239,6 +239,18 @@ fn table(arguments: &Arguments) -> FieldTable {
     table
 }
 
+/// How many messages lie in `queue` that nobody holds, and how many consumers it has. The broker
+/// closes the channel with its "no".
+pub async fn look(channel: &Channel, queue: &str) -> lapin::Result<(u32, u32)> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let looked = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let looked = looked.await?;
+    Ok((looked.message_count(), looked.consumer_count()))
+}
+
 /// Declares on a channel that is opened again when the broker closes it, as it does for each "no".
 pub struct Declarer<'a> {
     connection: &'a Connection,
@@ -279,18 +291,9 @@ impl<'a> Declarer<'a> {
     /// How many messages wait in `queue`, and how many consumers it has; an error where it is not
     /// there, or we may not know.
     pub async fn look(&mut self, queue: &str) -> anyhow::Result<(u32, u32)> {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::durable()
-        };
         let channel = self.channel().await?;
-        let checked = channel.queue_declare(queue.into(), options, FieldTable::default());
-        let looked = answer(
-            format!("queue `{queue}` is not there, and is not ours to declare"),
-            checked,
-        )
-        .await?;
-        Ok((looked.message_count(), looked.consumer_count()))
+        let what = format!("queue `{queue}` is not there, and is not ours to declare");
+        answer(what, look(channel, queue)).await
     }
 
     /// Whether `queue` exists. Errors: anything but a clear answer.

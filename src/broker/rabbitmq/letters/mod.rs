@@ -34,15 +34,13 @@ use tokio::time::{sleep, timeout};
 
 use super::connect::answer;
 use super::publish::{BLOCKED, Target, header_room, publish_alone};
-use super::{RabbitMq, failures, message};
+use super::{RabbitMq, message, topology};
 use crate::broker::envelope::{Dialect, Envelope};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
 use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 
 use give_back::give_back;
 use taking::Taking;
-
-pub use read::PUT_AWAY_AT;
 
 /// How long a reader waits for what other readers hold.
 const FOR_OTHERS_LISTING: Duration = Duration::from_secs(3);
@@ -159,7 +157,7 @@ async fn lock(broker: &RabbitMq, connection: &Connection) -> Result<(), NotOpene
         };
         match declared.await {
             Ok(()) => return Ok(()),
-            Err(error) if refusal(&error) != Some(AMQPSoftError::RESOURCELOCKED) => {
+            Err(error) if topology::refusal(&error) != Some(AMQPSoftError::RESOURCELOCKED) => {
                 return Err(broker.unavailable(format!("{error:#}")).into());
             }
             Err(_) if Instant::now() >= until => {
@@ -173,12 +171,6 @@ async fn lock(broker: &RabbitMq, connection: &Connection) -> Result<(), NotOpene
     }
 }
 
-fn refusal(error: &anyhow::Error) -> Option<AMQPSoftError> {
-    error
-        .downcast_ref::<lapin::Error>()
-        .and_then(failures::soft)
-}
-
 fn for_others(purpose: Purpose) -> Duration {
     match purpose {
         Purpose::List => FOR_OTHERS_LISTING,
@@ -188,13 +180,8 @@ fn for_others(purpose: Purpose) -> Duration {
 
 /// How many letters lie there that nobody holds, and how many consumers the queue has.
 async fn look(channel: &Channel, queue: &str) -> anyhow::Result<(u32, u32)> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let asked = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let found = answer(format!("queue `{queue}` cannot be looked at"), asked).await?;
-    Ok((found.message_count(), found.consumer_count()))
+    let what = format!("queue `{queue}` cannot be looked at");
+    answer(what, topology::look(channel, queue)).await
 }
 
 impl Pass {
