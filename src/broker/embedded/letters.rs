@@ -204,3 +204,37 @@ pub fn unreadable(
     };
     Letter::unreadable(origin, topic, id, Headers::default(), record, dead_at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Embedded, Settings};
+    use super::*;
+    use crate::delivery::Reason;
+
+    /// As by a pass that was not told in time that it was done.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_letter_that_is_sent_again_twice_is_parked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            name: "here".into(),
+            group: "hookbridge".into(),
+            path: folder.path().join("embedded-here.redb"),
+            max_bytes: 1 << 20,
+            retention: std::time::Duration::ZERO,
+            sources: Vec::new(),
+        };
+        let broker = Embedded::open(settings).unwrap();
+        let (body, now) = (Bytes::from_static(b"x"), Timestamp::now());
+        let dead = unreadable(&"here".into(), 1, "dlv_1", body, now).delivery;
+        broker.dead_letter(&dead, Reason::Gone).await.unwrap();
+        let opened = open(broker.shared.clone(), Purpose::Change).await;
+        let mut pass = opened.unwrap();
+        let letter = pass.next().await.unwrap().unwrap();
+        let key = pass.in_hand.clone();
+        pass.send_again(&*broker, &letter).await.unwrap();
+        pass.in_hand = key;
+        pass.send_again(&*broker, &letter).await.unwrap();
+        let parked = broker.parked().await.unwrap();
+        assert_eq!(parked.iter().map(|row| row.count).sum::<u64>(), 1);
+    }
+}

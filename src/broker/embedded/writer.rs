@@ -48,7 +48,7 @@ pub enum Work {
     },
     /// A letter is done with.
     Forget(LetterKey),
-    /// A letter is done with, and parked in its next life: both or neither.
+    /// A letter is done with, and parked in its next life: both or neither. Neither where it is gone.
     Revive {
         letter: LetterKey,
         due_ms: u64,
@@ -415,8 +415,11 @@ impl<'t> Change<'t> {
                 due_ms,
                 record,
             } => {
-                self.park(WaitKind::Retry, *due_ms, 0, record)?;
-                self.forget(letter)?;
+                // Asked for again after the first answer was not waited for: it has been done.
+                if self.dead.get(letter.as_tuple())?.is_some() {
+                    self.park(WaitKind::Retry, *due_ms, 0, record)?;
+                    self.forget(letter)?;
+                }
             }
             Work::Bring(places) => return self.bring(places).map(Ok),
             Work::Discard(places) => return self.discard(places).map(Ok),
