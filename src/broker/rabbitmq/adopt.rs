@@ -17,7 +17,6 @@ use super::connect::{answer, hang_up};
 use super::topology::{self, Declarer, Names};
 use super::{RabbitMq, message};
 use crate::broker::envelope::{self, Envelope, Stay};
-use crate::broker::tiers::Tiers;
 use crate::broker::upkeep::{Adopted, Known, Thing};
 use crate::delivery::WaitKind;
 
@@ -76,8 +75,7 @@ enum Holds {
 
 /// The queues that the group has by its name, those of any tier that was noted down or is usual.
 fn candidates(names: &Names, group: &str, known: &Known) -> Vec<Left> {
-    let mut delays: BTreeSet<Duration> = Tiers::default().iter().collect();
-    delays.extend(names.tiers(WaitKind::Retry));
+    let mut delays: BTreeSet<Duration> = names.usual_tiers(WaitKind::Retry);
     for thing in &known.things {
         if let Thing::Queue(name) = thing
             && let Some(rest) = name.strip_prefix(group)

@@ -3,7 +3,7 @@
 //! [`own`] and [`of_source`] are the one list: what is declared at the start, checked where we may
 //! not declare, and printed by `hookbridge topology`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -61,6 +61,17 @@ impl Names {
             WaitKind::Retry => &self.retry_tiers,
             WaitKind::Hold => &self.hold_tiers,
         }
+    }
+
+    /// The tiers of the config, and those that an earlier config has most likely had: AMQP cannot
+    /// list queues.
+    pub fn usual_tiers(&self, kind: WaitKind) -> BTreeSet<Duration> {
+        let mut usual: BTreeSet<_> = self.tiers(kind).iter().copied().collect();
+        match kind {
+            WaitKind::Retry => usual.extend(Tiers::default().iter()),
+            WaitKind::Hold => usual.extend(Tiers::default().for_holds().iter()),
+        }
+        usual
     }
 }
 
