@@ -239,7 +239,7 @@ impl Headers {
     pub fn size_bytes(&self) -> usize {
         self.0
             .iter()
-            .map(|(name, value)| name.len() + value.size_bytes())
+            .map(|(name, value)| name.len() + 1 + value.size_bytes())
             .sum()
     }
 }

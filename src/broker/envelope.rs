@@ -48,8 +48,9 @@ const LAST_ATTEMPT_AT: &str = "hookbridge-last-attempt-at";
 const LAST_RESULT: &str = "hookbridge-last-result";
 const EXCERPT: &str = "hookbridge-last-excerpt";
 const UNKNOWN_SINCE: &str = "hookbridge-unknown-since";
-const REASON: &str = "hookbridge-reason";
-const DEAD_AT: &str = "hookbridge-dead-at";
+/// Also of what is put among the dead letters without being an envelope.
+pub const REASON: &str = "hookbridge-reason";
+pub const DEAD_AT: &str = "hookbridge-dead-at";
 /// Present on a reference dead letter, whose body the broker would not take.
 const REFERENCE: &str = "hookbridge-reference";
 /// The length of the JSON that holds the headers, at the front of the body, when they do not fit.
@@ -58,6 +59,14 @@ const SPILLED: &str = "hookbridge-spilled-bytes";
 const KEPT: &str = "hookbridge-kept-";
 /// `hookbridge-amqp-<name>`: a property of the original message.
 const PROPERTY: &str = "hookbridge-amqp-";
+
+/// Headers of ours whose value comes from outside at any length: [`LONG_BYTES`] or more go with the
+/// application's when those do not fit.
+const FROM_OUTSIDE: [&str; 4] = [TYPE, CONTENT_TYPE, CONTENT_ENCODING, KEY];
+const LONG_BYTES: usize = 1_024;
+
+/// In bytes; Kafka's names may be longer, and AMQP's own under another name.
+const LONGEST_AMQP_NAME: usize = 255;
 
 /// A delivery with what the broker needs to know about its wait or its end.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,8 +163,9 @@ impl Envelope {
     }
 
     /// The message to publish. When all headers together exceed `max_header_bytes`, the excerpt goes
-    /// first; if that is not enough, the application's headers move to the front of the body
-    /// (`hookbridge-spilled-bytes` says how much of it they are). [`Envelope::read`] undoes it.
+    /// first; if that is not enough, the application's headers move to the front of the body, and what
+    /// is long among ours because it is so outside (`hookbridge-spilled-bytes` says how much of it they
+    /// are). [`Envelope::read`] undoes it.
     pub fn write(&self, dialect: Dialect, max_header_bytes: usize) -> Written {
         let body = if self.reference {
             Bytes::new()
@@ -164,6 +174,13 @@ impl Envelope {
         };
         let ours = self.own_headers(true);
         let theirs = self.their_headers(dialect);
+        let has_long_names = theirs
+            .iter()
+            .any(|(name, _)| name.len() > LONGEST_AMQP_NAME);
+        let max_header_bytes = match dialect {
+            Dialect::Amqp if has_long_names => 0,
+            _ => max_header_bytes,
+        };
         if ours.size_bytes() + theirs.size_bytes() <= max_header_bytes {
             return Written {
                 headers: joined(ours, theirs),
@@ -177,8 +194,12 @@ impl Envelope {
                 body,
             };
         }
-        let spilled = serde_json::to_vec(&theirs).unwrap_or_default();
-        let mut headers = ours;
+        let is_long = |(name, value): &(String, HeaderValue)| {
+            FROM_OUTSIDE.contains(&name.as_str()) && value.size_bytes() >= LONG_BYTES
+        };
+        let (long, short): (Vec<_>, Vec<_>) = ours.0.into_iter().partition(is_long);
+        let spilled = serde_json::to_vec(&joined(Headers(long), theirs)).unwrap_or_default();
+        let mut headers = Headers(short);
         headers.push(SPILLED, HeaderValue::text(spilled.len().to_string()));
         let mut long_body = BytesMut::with_capacity(spilled.len() + body.len());
         long_body.put_slice(&spilled);
@@ -575,6 +596,34 @@ mod tests {
         )]);
         let written = envelope.write(Dialect::Amqp, 100_000);
         assert!(written.headers.size_bytes() < 100_000);
+        envelope.delivery.progress.last_excerpt = None;
+        assert_eq!(read(written), envelope);
+    }
+
+    /// Types come out of bodies and keys from Kafka: neither has a limit.
+    #[test]
+    fn a_type_and_a_key_that_do_not_fit_travel_in_front_of_the_body_too() {
+        let mut envelope = parked(vec![("tenant", HeaderValue::text("a"))]);
+        let mut event = Event::clone(&envelope.delivery.event);
+        event.kind = "t".repeat(200_000).into();
+        event.key = Some(Bytes::from(vec![0xff; 200_000]));
+        envelope.delivery.event = Arc::new(event);
+        let written = envelope.write(Dialect::Amqp, 100_000);
+        assert!(written.headers.size_bytes() < 5_000);
+        assert_eq!(written.headers.0[0].0, VERSION);
+        envelope.delivery.progress.last_excerpt = None;
+        assert_eq!(read(written), envelope);
+    }
+
+    #[test]
+    fn headers_with_names_too_long_for_amqp_travel_in_front_of_the_body() {
+        let (long, kept_as_longer) = ("l".repeat(256), format!("x-{}", "l".repeat(250)));
+        let mut envelope = parked(vec![
+            (&long, HeaderValue::Int(1)),
+            (&kept_as_longer, HeaderValue::Int(2)),
+        ]);
+        let written = envelope.write(Dialect::Amqp, ROOM);
+        assert!(written.headers.iter().all(|(name, _)| name.len() <= 255));
         envelope.delivery.progress.last_excerpt = None;
         assert_eq!(read(written), envelope);
     }

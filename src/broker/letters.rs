@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::envelope::{Envelope, Stay};
 use super::{Broker, Refused};
 use crate::delivery::{Delivery, DeliveryId, Progress, Reason};
 use crate::event::{Event, EventId, Headers, Origin};
@@ -32,6 +33,24 @@ pub struct Letter {
 }
 
 impl Letter {
+    /// The letter in an envelope; `None` where it is that of a parked delivery.
+    pub fn of(envelope: Envelope) -> Option<Self> {
+        let Envelope {
+            delivery,
+            stay: Stay::Dead { reason, at },
+            reference,
+        } = envelope
+        else {
+            return None;
+        };
+        Some(Self {
+            delivery,
+            reason,
+            dead_at: at,
+            has_body: !reference,
+        })
+    }
+
     /// A message among the dead letters that is not an envelope of ours, shown as what it is.
     pub fn unreadable(
         origin: Origin,
@@ -140,8 +159,8 @@ pub enum Purpose {
 /// Why the dead letters were not opened.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotOpened {
-    /// Somebody else holds the group's replay lock.
-    #[error("the dead letters are being changed by somebody else: {0}")]
+    /// Somebody else holds the group's replay lock, or letters.
+    #[error("the dead letters are in somebody else's hands: {0}")]
     Busy(String),
     #[error(transparent)]
     Refused(#[from] Refused),

@@ -48,7 +48,8 @@ impl Receipt {
         }
     }
 
-    /// A receipt outside any window, for claimed dead letters.
+    /// A receipt outside any window.
+    #[cfg(test)]
     pub fn unbounded(answer: Arc<dyn Answer>, token: Token) -> Self {
         Self {
             open: Some((answer, token)),

@@ -18,7 +18,8 @@ use crate::subscription::Pattern;
 const DEFAULT_WINDOW: usize = 256;
 /// The longest name that Kafka, and that AMQP, takes.
 const LONGEST_TOPIC: usize = 249;
-const LONGEST_QUEUE: usize = 255;
+/// Of the names that AMQP writes with one byte of length.
+const LONGEST_AMQP_NAME: usize = 255;
 
 /// A source as far as it could be read, and what it takes from which broker.
 pub struct Read {
@@ -238,11 +239,8 @@ fn refuse_our_own(field: Field<'_>, text: &str, group: Option<&str>) {
 fn rabbitmq(map: &Map<'_>) -> Option<RabbitMqSource> {
     let queue = map.need("queue").and_then(|field| {
         let text = field.text()?;
-        if text.len() > LONGEST_QUEUE {
-            field.note(
-                format!("a queue's name has {LONGEST_QUEUE} bytes at most"),
-                None,
-            );
+        if is_too_long(text) {
+            field.note(too_long("a queue's name"), None);
         }
         Some(text.to_owned())
     });
@@ -263,18 +261,27 @@ fn rabbitmq(map: &Map<'_>) -> Option<RabbitMqSource> {
         .into_iter()
         .filter_map(|field| {
             let map = field.map(&keys::BINDING)?;
-            let exchange = map.need("exchange").and_then(|field| field.text());
-            let key = map
-                .take("key")
-                .and_then(|field| field.text_or_empty())
-                .unwrap_or_default();
+            let exchange = map.need("exchange").and_then(|field| {
+                let text = field.text()?;
+                if is_too_long(text) {
+                    field.note(too_long("an exchange's name"), None);
+                }
+                Some(text)
+            });
+            let key = map.take("key").and_then(|field| {
+                let text = field.text_or_empty()?;
+                if is_too_long(text) {
+                    field.note(too_long("a binding's key"), None);
+                }
+                Some(text)
+            });
             let arguments = map
                 .take("arguments")
-                .map(brokers::texts)
+                .map(binding_arguments)
                 .unwrap_or_default();
             Some(Binding {
                 exchange: exchange?.to_owned(),
-                key: key.to_owned(),
+                key: key.unwrap_or_default().to_owned(),
                 arguments,
             })
         })
@@ -284,6 +291,22 @@ fn rabbitmq(map: &Map<'_>) -> Option<RabbitMqSource> {
         declare,
         bind,
     })
+}
+
+fn binding_arguments(field: Field<'_>) -> BTreeMap<String, String> {
+    let arguments = brokers::texts(field);
+    if arguments.keys().any(|name| is_too_long(name)) {
+        field.note(too_long("an argument's name"), None);
+    }
+    arguments
+}
+
+fn is_too_long(name: &str) -> bool {
+    name.len() > LONGEST_AMQP_NAME
+}
+
+fn too_long(what: &str) -> String {
+    format!("{what} has {LONGEST_AMQP_NAME} bytes at most")
 }
 
 fn kafka(map: &Map<'_>) -> Option<KafkaSource> {

@@ -121,6 +121,8 @@ async fn is_any_old(
         && let Some(letter) = letters.next().await?
     {
         if old(&letter) {
+            // What is still held would hide from whoever comes next.
+            letters.close().await;
             return Ok(true);
         }
         young += 1;

@@ -245,6 +245,20 @@ fn brokers() {
 "#);
 }
 
+/// AMQP has one byte for the length of a name.
+#[test]
+fn names_longer_than_amqp_has_room_for() {
+    let long = "n".repeat(256);
+    let bind = format!("[{{ exchange: {long}, key: {long}, arguments: {{ {long}: x }} }}]");
+    let source = format!("sources:\n  a: {{ broker: rabbit, queue: {long}, bind: {bind} }}\n");
+    insta::assert_snapshot!(said(&with(&source)), @r#"
+7:31 a queue's name has 255 bytes at most
+7:308 an exchange's name has 255 bytes at most
+7:571 a binding's key has 255 bytes at most
+7:840 an argument's name has 255 bytes at most
+"#);
+}
+
 #[test]
 fn sources() {
     insta::assert_snapshot!(said(&with("sources:\n  a: { broker: lake, topics: [x, \"^(\", \"a b\"], queue: q }\n  b: { broker: lake, topics: [x, g.dead, g.retry.5], start: tomorrow }\n  c: { broker: rabbit, queue: g.due.retry, topics: [x] }\n  d: { broker: rabbit, queue: q, declare: false, bind: [{ key: x }] }\n  e: { broker: rabbit, queue: q, window: 0, unmatched: drop, id: { header: x, json: y } }\n  f: { broker: here, id: other }\n")), @r#"

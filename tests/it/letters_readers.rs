@@ -2,11 +2,13 @@
 //!
 //! The victim is this test binary itself, started with one ignored test.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hookbridge::broker::kafka::{Kafka, Start};
 use hookbridge::broker::rabbitmq::RabbitMq;
 use hookbridge::broker::{Broker, Letter, NotOpened, Purpose, Receipt, Settlement};
@@ -95,6 +97,69 @@ async fn one_who_changes_waits_for_what_a_listing_holds() {
         assert!(ids(&letters).is_sorted(), "{:?}", ids(&letters));
         let_go.await.expect("dropped");
     }
+    rig.stop().await;
+}
+
+/// They come back a few at a time, for seconds after the listing was dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_changes_waits_for_thousands_that_a_listing_gives_back() {
+    const COUNT: usize = 3_000;
+    let (rig, group) = with_letters(1).await;
+    let event = listed(&*rig.broker).await[0].delivery.event.clone();
+    let burying = (1..COUNT).map(|number| {
+        let (broker, event) = (rig.broker.clone(), event.clone());
+        async move {
+            let crm = Uid::of_config("crm");
+            let delivery = Delivery {
+                id: DeliveryId::from_envelope(&format!("dlv_{number:05}")),
+                ..Delivery::first(event, "crm".into(), crm, Timestamp::now())
+            };
+            broker.dead_letter(&delivery, Reason::Gone).await
+        }
+    });
+    let buried = stream::iter(burying).buffer_unordered(32);
+    buried.try_collect::<()>().await.expect("all are kept");
+    let same: Arc<dyn Broker> = rig.broker.clone();
+    for changer in [same, rabbitmq(&group)] {
+        let mut listing = rig
+            .broker
+            .open_letters(Purpose::List)
+            .await
+            .expect("opened");
+        for _ in 0..COUNT / 2 {
+            listing.next().await.expect("read").expect("a letter");
+        }
+        drop(listing);
+        let mut pass = changer.open_letters(Purpose::Change).await.expect("opened");
+        assert_eq!(pass.total(), Some(COUNT as u64));
+        let seen: BTreeSet<_> = rest(&mut *pass)
+            .await
+            .into_iter()
+            .map(|letter| letter.delivery.id.as_str().to_owned())
+            .collect();
+        assert_eq!(seen.len(), COUNT);
+    }
+    rig.stop().await;
+}
+
+/// Even between two chunks, when nothing is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_changes_is_told_of_a_reader_that_does_not_let_go() {
+    let (rig, group) = with_letters(100).await;
+    let mut listing = rig
+        .broker
+        .open_letters(Purpose::List)
+        .await
+        .expect("opened");
+    for _ in 0..32 {
+        listing.next().await.expect("read").expect("a letter");
+    }
+    let other = rabbitmq(&group);
+    let busy = other.open_letters(Purpose::Change).await.err();
+    assert!(matches!(busy, Some(NotOpened::Busy(_))), "{busy:?}");
+    listing.close().await;
+    let mut pass = other.open_letters(Purpose::Change).await.expect("opened");
+    assert_eq!(rest(&mut *pass).await.len(), 100);
     rig.stop().await;
 }
 

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hookbridge::broker::rabbitmq::RabbitMq;
-use hookbridge::broker::{Publication, Settlement, Wait};
+use hookbridge::broker::parked::{Deed, Order, Unwatched, Whose};
+use hookbridge::broker::rabbitmq::{RabbitMq, Settings};
+use hookbridge::broker::tiers::Tiers;
+use hookbridge::broker::{Publication, Refused, Settlement, Wait};
 use hookbridge::delivery::{Delivery, Reason, WaitKind};
 use hookbridge::event::{Event, HeaderValue};
 use hookbridge::subscription::{Secret, Uid};
@@ -215,6 +217,85 @@ async fn what_the_original_told_the_broker_is_not_told_again() {
         .await
         .expect("read");
     assert!(copy.is_none(), "CC was acted upon");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_on_a_tier_of_an_earlier_config_is_listed_and_brought_forward() {
+    let (group, queue) = (unique("rabbit"), unique("orders"));
+    let with_tiers = |tiers: &[u64]| Settings {
+        tiers: Tiers::new(tiers.iter().copied()).expect("tiers"),
+        ..settings(&group, vec![source(SOURCE, &queue)])
+    };
+    let mut rig = Rig::run(RabbitMq::new(with_tiers(&[1, 60]))).await;
+    let client = Client::open().await;
+    assert!(client.publish("", &queue, b"x", with_id("evt_1")).await);
+    let (event, receipt) = rig.event().await;
+    receipt.settle(Settlement::Ack);
+    let delivery = delivery(&event);
+    let parked = rig.broker.park(&delivery, retry_in(60)).await;
+    parked.expect("parked");
+    rig.stop().await;
+    let mut rig = Rig::run(RabbitMq::new(with_tiers(&[2]))).await;
+    eventually("it is listed", SOON, async || {
+        let rows = rig.broker.parked().await.expect("listed");
+        let row = rows.iter().find(|row| row.tier_seconds == Some(60))?;
+        (row.count == 1).then_some(())
+    })
+    .await;
+    let order = Order::new(Deed::Now, Whose::All, None);
+    let done = rig.broker.order(&order, &Unwatched::default()).await;
+    assert_eq!(done.expect("carried out").count, 1);
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    receipt.settle(Settlement::Ack);
+    assert_eq!(back, delivery);
+    rig.stop().await;
+}
+
+/// The AMQP library panics over names that the protocol has no room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_amqp_has_no_room_for_is_refused() {
+    let (rig, ..) = parked().await;
+    let long = || "n".repeat(256);
+    for (exchange, topic) in [(long(), "k".to_owned()), (String::new(), long())] {
+        let publication = Publication {
+            exchange,
+            topic,
+            ..Publication::default()
+        };
+        let refused = rig.broker.publish(publication).await;
+        assert!(
+            matches!(refused, Err(Refused::Rejected { .. })),
+            "{refused:?}"
+        );
+    }
+    rig.stop().await;
+}
+
+/// A type is what a body says it is, and a key what a Kafka record has: either may be larger than a frame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_type_and_a_key_larger_than_a_frame_are_parked_and_dead_lettered() {
+    let (mut rig, delivery, _) = parked().await;
+    let mut event = Event::clone(&delivery.event);
+    event.kind = "t".repeat(200_000).into();
+    event.key = Some(vec![0xff; 200_000].into());
+    let delivery = Delivery {
+        event: Arc::new(event),
+        ..delivery
+    };
+    let parked = rig.broker.park(&delivery, retry_in(1)).await;
+    parked.expect("parked");
+    let (back, receipt) = rig.due(WaitKind::Retry).await;
+    assert_eq!(back, delivery);
+    let dead = rig.broker.dead_letter(&back, Reason::GaveUp).await;
+    dead.expect("dead-lettered");
+    receipt.settle(Settlement::Ack);
+    let letters = eventually("the letter is listed", SOON, async || {
+        Some(listed(&*rig.broker).await).filter(|letters| letters.len() == 1)
+    })
+    .await;
+    assert_eq!(letters[0].delivery, delivery);
+    assert!(letters[0].has_body);
     rig.stop().await;
 }
 

@@ -62,3 +62,8 @@ impl Clock {
 pub fn wall_ms() -> u64 {
     Timestamp::now().as_millisecond().max(0).cast_unsigned()
 }
+
+/// `None` beyond the years that a timestamp has.
+pub fn timestamp(ms: u64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(ms.cast_signed()).ok()
+}

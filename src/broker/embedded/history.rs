@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::lane::{Lane, Origin};
 use super::record::Stored;
-use super::{Declined, Embedded, Shared, letters, tables, taken};
+use super::{Declined, Embedded, Shared, clock, letters, tables, taken};
 use crate::broker::history::what_there_is;
 use crate::broker::{History, NotPossible, Reach, Refused, Span};
 use crate::event::Event;
@@ -78,7 +78,7 @@ pub async fn open(
     })
     .await
     .map_err(|declined| NotPossible::Unavailable(declined.to_string()))?;
-    let oldest = opened.oldest_ms.and_then(time);
+    let oldest = opened.oldest_ms.and_then(clock::timestamp);
     if opened.total == 0 {
         return Err(match oldest {
             Some(oldest) if span.until <= oldest => NotPossible::TooOld { name, oldest },
@@ -89,7 +89,7 @@ pub async fn open(
         });
     }
     let mut notes = Vec::new();
-    let kept_since_ms = super::clock::wall_ms().saturating_sub(shared.retention_ms());
+    let kept_since_ms = clock::wall_ms().saturating_sub(shared.retention_ms());
     if from.0 < kept_since_ms
         && let Some(oldest) = oldest
     {
@@ -123,7 +123,7 @@ pub async fn reach(broker: &Embedded, source: &str) -> Result<Reach, NotPossible
     .await
     .map_err(|declined| NotPossible::Unavailable(declined.to_string()))?;
     Ok(Reach {
-        oldest: oldest_ms.and_then(time),
+        oldest: oldest_ms.and_then(clock::timestamp),
     })
 }
 
@@ -173,7 +173,7 @@ impl History for Past {
     }
 
     fn reached(&self) -> Option<Timestamp> {
-        self.reached_ms.and_then(time)
+        self.reached_ms.and_then(clock::timestamp)
     }
 }
 
@@ -244,10 +244,6 @@ fn ms(at: Timestamp) -> u64 {
     at.as_millisecond().max(0).cast_unsigned()
 }
 
-fn time(at_ms: u64) -> Option<Timestamp> {
-    Timestamp::from_millisecond(at_ms.cast_signed()).ok()
-}
-
 /// A retention as people write it: in days, hours, minutes or seconds, whichever comes out even.
 fn shown(retention_ms: u64) -> String {
     for (unit, unit_ms) in [
@@ -268,6 +264,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::sync::{mpsc, watch};
+    use tokio::task::JoinHandle;
     use tokio::time::timeout;
     use tokio_util::sync::CancellationToken;
 
@@ -282,12 +279,17 @@ mod tests {
     struct Fixture {
         broker: Arc<Embedded>,
         taken: mpsc::Receiver<Received>,
+        stop: CancellationToken,
+        run: JoinHandle<anyhow::Result<()>>,
         _pause: watch::Sender<bool>,
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
     }
 
     fn start(retention: Duration) -> Fixture {
-        let folder = tempfile::tempdir().unwrap();
+        start_in(tempfile::tempdir().unwrap(), retention)
+    }
+
+    fn start_in(folder: tempfile::TempDir, retention: Duration) -> Fixture {
         let naming = Naming {
             source: "all".into(),
             topic: None,
@@ -316,17 +318,26 @@ mod tests {
             holds,
             obeyed: Arc::new(|_, _| ()),
         };
-        let never = CancellationToken::new();
-        tokio::spawn(broker.clone().run(intakes, never.clone(), never));
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(broker.clone().run(intakes, stop.clone(), stop.clone()));
         Fixture {
             broker,
             taken,
+            stop,
+            run,
             _pause: pause,
-            _folder: folder,
+            folder,
         }
     }
 
     impl Fixture {
+        async fn restarted(self, retention: Duration) -> Self {
+            self.stop.cancel();
+            self.run.await.unwrap().unwrap();
+            drop(self.broker);
+            start_in(self.folder, retention)
+        }
+
         async fn publish(&self, ids: impl Iterator<Item = String>) {
             let publication = |id| Publication {
                 topic: "t".into(),
@@ -372,6 +383,23 @@ mod tests {
                 events.push(event);
             }
             Ok(events)
+        }
+
+        /// Waits until the index by time has nothing.
+        async fn until_unlisted(&self) {
+            let emptied = timeout(Duration::from_secs(10), async {
+                loop {
+                    let db = self.broker.shared.file.get().unwrap();
+                    let txn = db.begin_read().unwrap();
+                    let published = txn.open_table(tables::PUBLISHED).unwrap();
+                    if published.first().unwrap().is_none() {
+                        return;
+                    }
+                    drop((published, txn, db));
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            emptied.await.expect("the sweep passes them by");
         }
 
         /// Number and bytes of the records in the file.
@@ -459,6 +487,21 @@ mod tests {
         waiting.settle(Settlement::Ack);
         fixture.until_kept(0).await;
         assert_eq!(fixture.kept().1, 0);
+    }
+
+    /// Published under no retention, or passed by under a short one while it was still wanted.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn events_from_before_the_retention_was_raised_go_too() {
+        for earlier in [Duration::ZERO, Duration::from_millis(50)] {
+            let fixture = start(earlier);
+            fixture.publish(["waiting".to_owned()].into_iter()).await;
+            fixture.until_unlisted().await;
+            let mut fixture = fixture.restarted(Duration::from_secs(4)).await;
+            let (_, receipt) = fixture.take().await;
+            receipt.settle(Settlement::Ack);
+            fixture.until_kept(0).await;
+            assert_eq!(fixture.kept().1, 0);
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

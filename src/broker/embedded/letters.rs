@@ -17,13 +17,11 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::writer::{LetterKey, Work};
-use super::{Declined, Shared, record, tables};
-use crate::broker::envelope::{Dialect, Envelope, Stay};
+use super::{Declined, Shared, clock, record, tables};
+use crate::broker::envelope::{Dialect, Envelope};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
 use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
-use crate::delivery::{Delivery, DeliveryId, Reason};
-use crate::event::{Event, EventId, Headers, Origin, Place};
-use crate::subscription::Uid;
+use crate::event::{Headers, Origin, Place};
 
 /// Letters in memory at once, unless they are large.
 const CHUNK: usize = 64;
@@ -178,55 +176,65 @@ pub async fn reading<T: Send + 'static>(
 }
 
 fn letter(broker: &Arc<str>, key: &LetterKey, record: Bytes) -> Letter {
-    let envelope = record::read_delivery(record.clone())
-        .ok()
-        .and_then(|written| Envelope::read(written.headers, written.body).ok());
-    match envelope {
-        Some(Envelope {
-            delivery,
-            stay: Stay::Dead { reason, at },
-            reference,
-        }) => Letter {
-            delivery,
-            reason,
-            dead_at: at,
-            has_body: !reference,
-        },
-        _ => Letter {
-            delivery: Delivery {
-                id: DeliveryId::from_envelope(&key.delivery),
-                generation: key.generation,
-                ..unreadable(broker, 0, record)
-            },
-            reason: Reason::EnvelopeUnreadable,
-            dead_at: Timestamp::from_millisecond(key.dead_at_ms.cast_signed()).unwrap_or_default(),
-            has_body: true,
-        },
-    }
+    let written = record::read_delivery(record.clone()).ok();
+    let envelope = written.and_then(|written| Envelope::read(written.headers, written.body).ok());
+    envelope.and_then(Letter::of).unwrap_or_else(|| {
+        let dead_at = clock::timestamp(key.dead_at_ms).unwrap_or_default();
+        let mut letter = unreadable(broker, 0, &key.delivery, record, dead_at);
+        letter.delivery.generation = key.generation;
+        letter
+    })
 }
 
-/// A delivery to nobody, whose body is the record that could not be read.
-pub fn unreadable(broker: &Arc<str>, sequence: u64, record: Bytes) -> Delivery {
-    let event = Event {
-        id: EventId::hashed("raw", &[&sequence.to_be_bytes(), &record]),
-        topic: "unreadable".into(),
-        kind: "unreadable".into(),
-        source: "".into(),
-        published_at: None,
-        content_type: Some("application/octet-stream".into()),
-        content_encoding: None,
-        key: None,
-        headers: Headers::default(),
-        properties: Vec::new(),
-        body: record,
-        origin: Origin {
-            broker: broker.clone(),
-            place: Place::Embedded {
-                topic: "unreadable".into(),
-                sequence,
-            },
+/// A letter to nobody, whose body is the record that could not be read.
+pub fn unreadable(
+    broker: &Arc<str>,
+    sequence: u64,
+    id: &str,
+    record: Bytes,
+    dead_at: Timestamp,
+) -> Letter {
+    let topic: Arc<str> = "unreadable".into();
+    let origin = Origin {
+        broker: broker.clone(),
+        place: Place::Embedded {
+            topic: topic.clone(),
+            sequence,
         },
     };
-    let nobody = Uid::from_stored("");
-    Delivery::first(Arc::new(event), "".into(), nobody, Timestamp::now())
+    Letter::unreadable(origin, topic, id, Headers::default(), record, dead_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Embedded, Settings};
+    use super::*;
+    use crate::delivery::Reason;
+
+    /// As by a pass that was not told in time that it was done.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_letter_that_is_sent_again_twice_is_parked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            name: "here".into(),
+            group: "hookbridge".into(),
+            path: folder.path().join("embedded-here.redb"),
+            max_bytes: 1 << 20,
+            retention: std::time::Duration::ZERO,
+            sources: Vec::new(),
+        };
+        let broker = Embedded::open(settings).unwrap();
+        let (body, now) = (Bytes::from_static(b"x"), Timestamp::now());
+        let dead = unreadable(&"here".into(), 1, "dlv_1", body, now).delivery;
+        broker.dead_letter(&dead, Reason::Gone).await.unwrap();
+        let opened = open(broker.shared.clone(), Purpose::Change).await;
+        let mut pass = opened.unwrap();
+        let letter = pass.next().await.unwrap().unwrap();
+        let key = pass.in_hand.clone();
+        pass.send_again(&*broker, &letter).await.unwrap();
+        pass.in_hand = key;
+        pass.send_again(&*broker, &letter).await.unwrap();
+        let parked = broker.parked().await.unwrap();
+        assert_eq!(parked.iter().map(|row| row.count).sum::<u64>(), 1);
+    }
 }

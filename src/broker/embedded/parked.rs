@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::letters::reading;
 use super::writer::{Place, Work};
-use super::{Declined, Embedded, Shared, kind_number, record, tables};
+use super::{Declined, Embedded, Shared, clock, kind_number, record, tables};
 use crate::broker::envelope::{self, Envelope};
 use crate::broker::parked::{Deed, Done, Follow, Order, Waiting, Whose};
 use crate::delivery::{Delivery, WaitKind};
@@ -42,8 +42,8 @@ pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
                     .or_insert_with(|| empty_row(kind, owner));
                 row.count += 1;
                 let since = entry.place.due_ms.saturating_sub(entry.delay_ms);
-                row.oldest = earlier(row.oldest, at(since));
-                row.next_due = earlier(row.next_due, at(entry.place.due_ms));
+                row.oldest = earlier(row.oldest, clock::timestamp(since));
+                row.next_due = earlier(row.next_due, clock::timestamp(entry.place.due_ms));
             }
             if read < PAGE {
                 break;
@@ -63,10 +63,6 @@ fn empty_row(kind: WaitKind, subscription: Owner) -> Waiting {
         oldest: None,
         next_due: None,
     }
-}
-
-fn at(ms: u64) -> Option<Timestamp> {
-    Timestamp::from_millisecond(ms.cast_signed()).ok()
 }
 
 fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {

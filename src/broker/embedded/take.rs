@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use redb::ReadableDatabase;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -20,7 +21,7 @@ use super::{Embedded, Shared, kind_number, letters, tables, taken};
 use crate::broker::envelope::Envelope;
 use crate::broker::{Intake, Token};
 use crate::delivery::{Delivery, Reason, WaitKind};
-use crate::event::Event;
+use crate::event::{Event, EventId};
 
 const READ_AHEAD: usize = 256;
 const READ_AHEAD_BYTES: usize = 4 << 20;
@@ -109,7 +110,9 @@ async fn hand_over(
         Message::Due(delivery, _) => delivery.event.size_bytes(),
         Message::Unreadable(why) => {
             warn!(broker = %shared.name, sequence, %why, "embedded broker: a record cannot be read and is dead-lettered as it is");
-            let delivery = letters::unreadable(&shared.name, sequence, record);
+            let id = EventId::hashed("raw", &[&sequence.to_be_bytes(), &record]);
+            let (id, now) = (id.as_str(), Timestamp::now());
+            let delivery = letters::unreadable(&shared.name, sequence, id, record, now).delivery;
             let instead_of = Some(shared.removal(number, sequence));
             let reason = Reason::EnvelopeUnreadable;
             if let Err(why) = broker.bury(&delivery, reason, instead_of).await {

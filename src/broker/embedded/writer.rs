@@ -48,7 +48,7 @@ pub enum Work {
     },
     /// A letter is done with.
     Forget(LetterKey),
-    /// A letter is done with, and parked in its next life: both or neither.
+    /// A letter is done with, and parked in its next life: both or neither. Neither where it is gone.
     Revive {
         letter: LetterKey,
         due_ms: u64,
@@ -415,8 +415,11 @@ impl<'t> Change<'t> {
                 due_ms,
                 record,
             } => {
-                self.park(WaitKind::Retry, *due_ms, 0, record)?;
-                self.forget(letter)?;
+                // Asked for again after the first answer was not waited for: it has been done.
+                if self.dead.get(letter.as_tuple())?.is_some() {
+                    self.park(WaitKind::Retry, *due_ms, 0, record)?;
+                    self.forget(letter)?;
+                }
             }
             Work::Bring(places) => return self.bring(places).map(Ok),
             Work::Discard(places) => return self.discard(places).map(Ok),
@@ -535,8 +538,8 @@ impl<'t> Change<'t> {
                     return Ok(());
                 };
                 let was_there = self.queue.remove((id, *sequence))?.is_some();
-                if was_there && !self.is_wanted(*sequence)? && self.is_past_retention(*sequence)? {
-                    self.delete_event(*sequence)?;
+                if was_there && !self.is_wanted(*sequence)? {
+                    self.settled(*sequence)?;
                 }
             }
             Removal::Parked {
@@ -576,14 +579,24 @@ impl<'t> Change<'t> {
         Ok(false)
     }
 
-    fn is_past_retention(&self, sequence: u64) -> Result<bool, redb::Error> {
+    /// An event that no source wants any more goes at once, or when its retention is over: then it
+    /// has to be in the index that [`Change::sweep`] reads, where it is not if it was accepted under no
+    /// retention, or was passed by under a shorter one.
+    fn settled(&mut self, sequence: u64) -> Result<(), redb::Error> {
         if self.shared.retention.is_zero() {
-            return Ok(true);
+            return self.delete_event(sequence);
         }
-        let retention_ms = self.shared.retention_ms();
         let record = self.events.get(sequence)?;
         let at_ms = record.and_then(|record| Stored::accepted_ms(record.value()));
-        Ok(at_ms.is_none_or(|at| at.saturating_add(retention_ms) <= super::clock::wall_ms()))
+        let retention_ms = self.shared.retention_ms();
+        let kept = at_ms.filter(|at| at.saturating_add(retention_ms) > super::clock::wall_ms());
+        let Some(at_ms) = kept else {
+            return self.delete_event(sequence);
+        };
+        if self.published.get((at_ms, sequence))?.is_none() {
+            self.published.insert((at_ms, sequence), ())?;
+        }
+        Ok(())
     }
 
     fn delete_event(&mut self, sequence: u64) -> Result<(), redb::Error> {

@@ -9,20 +9,16 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use bytes::Bytes;
+use lapin::Channel;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions};
-use lapin::{Channel, Connection};
-use tokio::time::timeout;
 
-use super::connect::answer;
+use super::connect::{answer, hang_up};
 use super::topology::{self, Declarer, Names};
 use super::{RabbitMq, message};
 use crate::broker::envelope::{self, Envelope, Stay};
-use crate::broker::tiers::Tiers;
 use crate::broker::upkeep::{Adopted, Known, Thing};
 use crate::delivery::WaitKind;
-
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Moves what lies in the queues of `group`, as far as their names are known.
 pub async fn group(broker: &RabbitMq, group: &str, known: &Known) -> anyhow::Result<Adopted> {
@@ -79,8 +75,7 @@ enum Holds {
 
 /// The queues that the group has by its name, those of any tier that was noted down or is usual.
 fn candidates(names: &Names, group: &str, known: &Known) -> Vec<Left> {
-    let mut delays: BTreeSet<Duration> = Tiers::default().iter().collect();
-    delays.extend(names.tiers(WaitKind::Retry));
+    let mut delays: BTreeSet<Duration> = names.usual_tiers(WaitKind::Retry);
     for thing in &known.things {
         if let Thing::Queue(name) = thing
             && let Some(rest) = name.strip_prefix(group)
@@ -170,9 +165,4 @@ async fn park(
         .park_for(&envelope.delivery, kind, whole, rest)
         .await?;
     Ok(())
-}
-
-/// Closes a connection that was opened for one errand.
-pub async fn hang_up(connection: &Connection) {
-    let _ = timeout(GOODBYE, connection.close(200, "done".into())).await;
 }

@@ -4,8 +4,12 @@
 //! one that goes through two short-lived queues of our own tells between which of our (monotonic)
 //! moments the broker's clock passed that second. A parked delivery carries the latest time at which
 //! it can have been parked, and what has passed since is taken to be the least that it can be, so
-//! that no wall clock of ours makes a delivery early. Where the broker does not let us have the
-//! queues the time is not known, and a wait that is interrupted begins its tier anew: late, not early.
+//! that no wall clock of ours makes a delivery early. Where we may not make the queues the time is not
+//! known, and a wait that is interrupted begins its tier anew: late, not early.
+//!
+//! In a cluster it is the clock of the node that we are connected to, and AMQP does not say which that
+//! is: a delivery that is parked through one node and taken off its tier through another is early by as
+//! much as their clocks are apart, but never by more than it had still to wait on that tier.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -101,6 +105,11 @@ pub async fn keep(broker: &RabbitMq, stop: &CancellationToken) {
 
 /// Asks for the broker's time, and remembers the answer.
 pub async fn look(broker: &RabbitMq) -> anyhow::Result<Reading> {
+    if !broker.settings.declare {
+        bail!(
+            "it takes queues that are made for the moment, and nothing is made with `declare: false`"
+        );
+    }
     let reading = timeout(DEADLINE, ask(broker))
         .await
         .context("the broker's time was not told in time")??;

@@ -24,6 +24,9 @@ const HEARTBEAT_SECONDS: u16 = 10;
 /// queue that is declared on a busy cluster takes seconds.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
+/// For closing a connection, which nothing depends on.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// Waits for the broker's answer to one request, and names the request where it fails.
 pub async fn answer<T>(
     to: impl Display,
@@ -34,6 +37,11 @@ pub async fn answer<T>(
         Ok(Err(error)) => Err(anyhow!(error).context(to.to_string())),
         Err(_) => Err(anyhow!("{to}: no answer within {ANSWER_DEADLINE:?}")),
     }
+}
+
+/// Closes a connection. What cannot be closed in time is closed by the broker, when our heartbeats end.
+pub async fn hang_up(connection: &Connection) {
+    let _ = timeout(GOODBYE, connection.close(200, "done".into())).await;
 }
 
 /// Opens connections; cheap to clone.

@@ -24,8 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::acks::Acks;
-use super::connect::{Backoff, answer};
-use super::letters::PUT_AWAY_AT;
+use super::connect::{Backoff, answer, hang_up};
 use super::{RabbitMq, SourceSettings, failures, message, probe, topology};
 use crate::broker::envelope::{self, Envelope, Stay};
 use crate::broker::{Health, Intake, Intakes, Token};
@@ -83,7 +82,7 @@ pub async fn session(
     let ended = feed_all(broker, &connection, intakes, stop, drain, backoff).await;
     // Also after an error: consumers of a connection that lingers would keep messages to themselves.
     if connection.status().connected() {
-        close(&connection).await;
+        hang_up(&connection).await;
     }
     ended
 }
@@ -207,11 +206,6 @@ async fn ended(
     }
 }
 
-async fn close(connection: &Connection) {
-    // What cannot be closed in time is closed by the broker, when our heartbeats end.
-    let _ = timeout(CLOSE_DEADLINE, connection.close(200, "stopped".into())).await;
-}
-
 /// Why a feed does not run, while others do.
 #[derive(Debug)]
 enum Trouble {
@@ -319,7 +313,7 @@ impl Feeder {
             fed = self.feed_once(&connection, prefetch) => fed,
         };
         if connection.status().connected() {
-            close(&connection).await;
+            hang_up(&connection).await;
         }
         fed
     }
@@ -519,7 +513,6 @@ impl Taker<'_> {
                 }
             }
             Feed::Due(kind, intake) => {
-                self.acks.handed_out();
                 self.take_due(*kind, intake, delivery, hops).await;
             }
         }
@@ -539,6 +532,7 @@ impl Taker<'_> {
             let (broker, acks, queue) =
                 (self.broker.clone(), self.acks.clone(), self.queue.clone());
             let (marker, hop) = (marker.to_owned(), probe::bounces(&headers));
+            self.acks.handed_out();
             hops.spawn(async move {
                 broker.probe.came_back(&broker, &marker, hop, &queue).await;
                 settle(&acks, position);
@@ -558,6 +552,7 @@ impl Taker<'_> {
                 ..
             }) if !remaining.is_zero() => {
                 let (broker, acks) = (self.broker.clone(), self.acks.clone());
+                self.acks.handed_out();
                 hops.spawn(async move {
                     let mut backoff = Backoff::default();
                     while let Err(refused) = broker.park_for(&delivery, kind, whole, remaining).await {
@@ -568,7 +563,9 @@ impl Taker<'_> {
                 });
             }
             Ok(Envelope { delivery, .. }) => {
+                // Not before: a stop may come while there is no room, and nobody has it then.
                 let admission = intake.admit(delivery.event.size_bytes()).await;
+                self.acks.handed_out();
                 intake.due(
                     delivery,
                     kind,
@@ -582,14 +579,15 @@ impl Taker<'_> {
                 let (broker, acks) = (self.broker.clone(), self.acks.clone());
                 let mut kept = headers;
                 kept.push(
-                    "hookbridge-reason",
+                    envelope::REASON,
                     HeaderValue::text(Reason::EnvelopeUnreadable.as_str()),
                 );
                 let now = jiff::Timestamp::now().to_string();
-                kept.push(PUT_AWAY_AT, HeaderValue::text(now));
+                kept.push(envelope::DEAD_AT, HeaderValue::text(now));
                 let properties = lapin::BasicProperties::default()
                     .with_delivery_mode(2)
                     .with_headers(message::table_from(&kept));
+                self.acks.handed_out();
                 hops.spawn(async move {
                     let mut backoff = Backoff::default();
                     let dead = &broker.names.dead;

@@ -15,10 +15,10 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
 
-use super::connect::{Connector, answer};
+use super::connect::{Connector, answer, hang_up};
 use super::greeting::Version;
 use super::topology::{self, Argument, Arguments, Declarer, refusal};
-use super::{RabbitMq, SourceSettings, adopt, failures};
+use super::{RabbitMq, SourceSettings, failures};
 use crate::broker::inspect::{Node, own_certificate, reach};
 use crate::finding::Findings;
 
@@ -72,7 +72,7 @@ pub async fn broker(broker: &RabbitMq, found: &Findings) {
     for source in &broker.settings.sources {
         of_source(source, &mut declarer, version, found).await;
     }
-    adopt::hang_up(&connection).await;
+    hang_up(&connection).await;
 }
 
 /// Goes to every node; `true` when one of them can be talked to.

@@ -174,7 +174,7 @@ fn headers_from(table: &FieldTable) -> Headers {
     )
 }
 
-/// A field table; names beyond the 255 bytes of AMQP, which only Kafka can send here, are left out.
+/// A field table. Names beyond the 255 bytes of AMQP are left out; the envelope has none.
 pub fn table_from(headers: &Headers) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in headers.iter() {

@@ -102,7 +102,7 @@ pub struct RabbitMq {
     health: Mutex<Health>,
     /// Of the server, while a session lasts.
     version: AsyncMutex<Option<Version>>,
-    /// One listing of the dead letters at a time: a letter under another reader's eyes is not there.
+    /// One pass over the dead letters at a time: a letter under another reader's eyes is not there.
     letters: Arc<AsyncMutex<()>>,
     /// Consumers' tags must be unique on a connection, and tell instances apart to an operator.
     instance: String,
@@ -270,7 +270,7 @@ impl Broker for RabbitMq {
         let broker = self.clone();
         let until = stop.clone();
         let _clock = AbortOnDropHandle::new(tokio::spawn(async move {
-            if broker.settings.keeps_deliveries {
+            if broker.settings.keeps_deliveries && broker.settings.declare {
                 clock::keep(&broker, &until).await;
             }
         }));
@@ -339,10 +339,12 @@ impl Broker for RabbitMq {
 
     async fn publish(&self, publication: Publication) -> Result<(), Refused> {
         let properties = message::properties_of_publication(&publication);
-        let target = Target {
-            exchange: publication.exchange,
-            routing_key: publication.topic,
-        };
+        let target = Target::new(&publication.exchange, &publication.topic).ok_or_else(|| {
+            Refused::Rejected {
+                broker: self.settings.name.clone(),
+                why: "an exchange's name and a routing key have 255 bytes at most".into(),
+            }
+        })?;
         self.publisher
             .publish(&target, &publication.body, properties)
             .await

@@ -5,6 +5,9 @@
 //! tier is emptied, up to the count that it had at the start, and what the order is not about waits
 //! on for what is left of its delay, by the broker's own clock ([`super::clock`]). A process that dies
 //! on the way repeats what it was moving just then, and loses nothing.
+//!
+//! Tiers that the config no longer has are looked at where they are usual ones; others cannot be found
+//! over AMQP, and come due by themselves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,12 +16,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use lapin::Channel;
 use lapin::message::BasicGetMessage;
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicAckOptions, BasicGetOptions};
 use tracing::{info, warn};
 
 use super::connect::answer;
-use super::{RabbitMq, clock, message};
+use super::{RabbitMq, clock, message, topology};
 use crate::broker::Refused;
 use crate::broker::envelope::{Envelope, Stay};
 use crate::broker::parked::{Deed, Done, Follow, Order, Waiting, Whose};
@@ -61,17 +63,12 @@ async fn counts(broker: &RabbitMq, kind: WaitKind) -> Result<Vec<(Duration, u64)
         .await
         .map_err(failed)?;
     let mut counts = Vec::new();
-    for &delay in broker.names.tiers(kind) {
+    for delay in broker.names.usual_tiers(kind) {
         let tier = broker.names.tier(kind, delay);
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::durable()
-        };
-        let asked = channel.queue_declare(tier.as_str().into(), options, FieldTable::default());
-        match answer(format!("queue `{tier}`"), asked).await {
-            Ok(queue) => counts.push((delay, u64::from(queue.message_count()))),
+        match answer(format!("queue `{tier}`"), topology::look(&channel, &tier)).await {
+            Ok((ready, _)) => counts.push((delay, u64::from(ready))),
             // The broker closes the channel with its "no".
-            Err(error) if super::topology::is_missing(&error) => {
+            Err(error) if topology::is_missing(&error) => {
                 let opened = broker.publisher.connection_channel().await;
                 channel = opened.map_err(failed)?;
             }
@@ -83,7 +80,8 @@ async fn counts(broker: &RabbitMq, kind: WaitKind) -> Result<Vec<(Duration, u64)
 }
 
 /// Carries out an order, tier by tier, the shortest first: what is parked again goes to a tier that
-/// is no longer than the one it came from, and so is not met again.
+/// is no longer than the one it came from, or behind those that were counted on a longer one, and so
+/// is not met again.
 pub async fn carry_out(
     broker: &RabbitMq,
     order: &Order,

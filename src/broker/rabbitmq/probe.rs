@@ -2,12 +2,13 @@
 //!
 //! The due queue is shared by all instances of the group, so another one may get our marker; it
 //! sends it on to the due queue until it reaches its owner, or is dropped after a while (the check
-//! is then made again). The dead letters' marker expires by itself and is passed over when listing.
+//! is then made again). The dead letters' marker expires when all before it are gone, and is passed over
+//! when listing; there is one in a process's life, or they would pile up behind a letter that stays.
 //! Behind thousands of deliveries that are due the marker comes late: while they come, the way back
 //! works, and that is enough.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -32,6 +33,8 @@ pub struct Probe {
     waiting_for: Mutex<Option<(String, watch::Sender<bool>)>>,
     /// Deliveries that came by the due queue of retries.
     came: AtomicU64,
+    /// The dead letters have taken a marker.
+    dead_take: AtomicBool,
 }
 
 impl Probe {
@@ -39,6 +42,7 @@ impl Probe {
         Self {
             waiting_for: Mutex::new(None),
             came: AtomicU64::new(0),
+            dead_take: AtomicBool::new(false),
         }
     }
 
@@ -58,10 +62,13 @@ impl Probe {
         broker
             .publish_own(&tier, b"", properties(&marker, 0))
             .await?;
-        let expiring = properties(&marker, 0).with_expiration("1000".into());
-        broker
-            .publish_own(&broker.names.dead, b"", expiring)
-            .await?;
+        if !self.dead_take.load(Ordering::Relaxed) {
+            let expiring = properties(&marker, 0).with_expiration("1000".into());
+            broker
+                .publish_own(&broker.names.dead, b"", expiring)
+                .await?;
+            self.dead_take.store(true, Ordering::Relaxed);
+        }
         let before = self.came.load(Ordering::Relaxed);
         let patience = shortest + PATIENCE;
         match timeout(patience, back.wait_for(|seen| *seen)).await {

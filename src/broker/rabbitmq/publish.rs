@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::timeout;
@@ -34,17 +35,25 @@ pub const BLOCKED: &str = "an alarm (memory or disk) blocks publishers";
 /// Where a message is published to.
 #[derive(Debug)]
 pub struct Target {
-    pub exchange: String,
-    pub routing_key: String,
+    exchange: ShortString,
+    routing_key: ShortString,
 }
 
 impl Target {
-    /// A queue by its name, through the default exchange.
+    /// A queue of ours by its name, through the default exchange.
     pub fn queue(name: &str) -> Self {
         Self {
-            exchange: String::new(),
-            routing_key: name.to_owned(),
+            exchange: ShortString::default(),
+            routing_key: name.into(),
         }
+    }
+
+    /// `None` where one of them is longer than the 255 bytes that AMQP has room for.
+    pub fn new(exchange: &str, routing_key: &str) -> Option<Self> {
+        Some(Self {
+            exchange: ShortString::try_new(exchange).ok()?,
+            routing_key: ShortString::try_new(routing_key).ok()?,
+        })
     }
 }
 
@@ -106,8 +115,8 @@ pub async fn publish_alone(
         ..Default::default()
     };
     let sent = channel.basic_publish(
-        target.exchange.as_str().into(),
-        target.routing_key.as_str().into(),
+        target.exchange.clone(),
+        target.routing_key.clone(),
         options,
         body,
         properties,
@@ -242,7 +251,7 @@ impl Publisher {
         }
     }
 
-    /// The connection for things beside publishing (listing dead letters).
+    /// A channel for errands beside publishing: the broker's time, and what lies on tiers.
     pub async fn connection_channel(&self) -> anyhow::Result<Channel> {
         let link = self.connected().await?;
         answer("no channel", link.connection.create_channel()).await

@@ -3,7 +3,7 @@
 //! [`own`] and [`of_source`] are the one list: what is declared at the start, checked where we may
 //! not declare, and printed by `hookbridge topology`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -61,6 +61,17 @@ impl Names {
             WaitKind::Retry => &self.retry_tiers,
             WaitKind::Hold => &self.hold_tiers,
         }
+    }
+
+    /// The tiers of the config, and those that an earlier config has most likely had: AMQP cannot
+    /// list queues.
+    pub fn usual_tiers(&self, kind: WaitKind) -> BTreeSet<Duration> {
+        let mut usual: BTreeSet<_> = self.tiers(kind).iter().copied().collect();
+        match kind {
+            WaitKind::Retry => usual.extend(Tiers::default().iter()),
+            WaitKind::Hold => usual.extend(Tiers::default().for_holds().iter()),
+        }
+        usual
     }
 }
 
@@ -239,6 +250,18 @@ fn table(arguments: &Arguments) -> FieldTable {
     table
 }
 
+/// How many messages lie in `queue` that nobody holds, and how many consumers it has. The broker
+/// closes the channel with its "no".
+pub async fn look(channel: &Channel, queue: &str) -> lapin::Result<(u32, u32)> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let looked = channel.queue_declare(queue.into(), options, FieldTable::default());
+    let looked = looked.await?;
+    Ok((looked.message_count(), looked.consumer_count()))
+}
+
 /// Declares on a channel that is opened again when the broker closes it, as it does for each "no".
 pub struct Declarer<'a> {
     connection: &'a Connection,
@@ -279,18 +302,9 @@ impl<'a> Declarer<'a> {
     /// How many messages wait in `queue`, and how many consumers it has; an error where it is not
     /// there, or we may not know.
     pub async fn look(&mut self, queue: &str) -> anyhow::Result<(u32, u32)> {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::durable()
-        };
         let channel = self.channel().await?;
-        let checked = channel.queue_declare(queue.into(), options, FieldTable::default());
-        let looked = answer(
-            format!("queue `{queue}` is not there, and is not ours to declare"),
-            checked,
-        )
-        .await?;
-        Ok((looked.message_count(), looked.consumer_count()))
+        let what = format!("queue `{queue}` is not there, and is not ours to declare");
+        answer(what, look(channel, queue)).await
     }
 
     /// Whether `queue` exists. Errors: anything but a clear answer.

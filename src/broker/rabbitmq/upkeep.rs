@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use lapin::options::QueueDeleteOptions;
 use lapin::types::ShortString;
 
-use super::connect::answer;
+use super::connect::{answer, hang_up};
 use super::greeting::Version;
 use super::topology::{self, Argument, Declarer, Names, Queue, binding_table};
 use super::{RabbitMq, adopt, inspect};
@@ -175,7 +175,7 @@ impl Upkeep for RabbitMq {
                 );
             }
         }
-        adopt::hang_up(&connection).await;
+        hang_up(&connection).await;
         Ok(orphans)
     }
 
@@ -205,7 +205,7 @@ impl Upkeep for RabbitMq {
             }
             Thing::Topic(_) | Thing::Group(_) => bail!("there is no {orphan} on RabbitMQ"),
         }
-        adopt::hang_up(&connection).await;
+        hang_up(&connection).await;
         Ok(())
     }
 

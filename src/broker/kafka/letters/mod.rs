@@ -15,7 +15,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use super::{headers, names};
 use crate::broker::Letter;
-use crate::broker::envelope::{self, Envelope, Stay};
+use crate::broker::envelope::{self, Envelope};
 use crate::delivery::Reason;
 use crate::event::{EventId, HeaderValue, Headers, Origin, Place};
 
@@ -38,19 +38,9 @@ fn is_marker(message: &BorrowedMessage<'_>) -> bool {
 fn read(message: &BorrowedMessage<'_>, broker: &Arc<str>) -> Letter {
     let found = headers::read(message);
     let body = Bytes::copy_from_slice(message.payload().unwrap_or_default());
-    match Envelope::read(found.clone(), body.clone()) {
-        Ok(Envelope {
-            delivery,
-            stay: Stay::Dead { reason, at },
-            reference,
-        }) => Letter {
-            delivery,
-            reason,
-            dead_at: at,
-            has_body: !reference,
-        },
-        _ => unreadable(message, broker, found, body),
-    }
+    let envelope = Envelope::read(found.clone(), body.clone());
+    let letter = envelope.ok().and_then(Letter::of);
+    letter.unwrap_or_else(|| unreadable(message, broker, found, body))
 }
 
 /// A record that is not an envelope, shown as what it is.

@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use futures_util::StreamExt as _;
 use lapin::Consumer;
 use lapin::options::{BasicCancelOptions, BasicNackOptions};
@@ -23,6 +24,11 @@ use crate::broker::rabbitmq::connect::answer;
 const AT_ONCE: usize = 16;
 /// How long a queue may take to count what came back. Then the order may suffer, and nothing else.
 const COUNTED: Duration = Duration::from_millis(500);
+/// So many times the queue may not count in time, as when somebody takes what comes back; then it is
+/// not waited for any more.
+const UNCOUNTED: u32 = 10;
+/// For all of it. The broker takes back what is left when the connection goes.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// What is on its way to a cancelled consumer is here after this.
 const DRAINED: Duration = Duration::from_millis(500);
 /// A rest of more than this is left where it is: it takes too long, and the order suffers instead.
@@ -34,14 +40,15 @@ pub async fn give_back(mut taking: Taking) {
         if !taking.taken.is_empty() && taking.left <= LARGEST_REST {
             while taking.take(Duration::ZERO).await?.is_some() {}
         }
-        if let Some((consumer, _)) = taking.chunk.take() {
-            take_in(&mut taking, consumer).await?;
+        if let Some((consumer, missing)) = taking.chunk.take() {
+            take_in(&mut taking, consumer, missing).await?;
         }
         return_all(&taking).await?;
         let closed = taking.connection.close(200, "done".into());
         answer("the connection cannot be closed", closed).await
     };
-    if let Err(error) = done.await {
+    let done = timeout(DEADLINE, done).await;
+    if let Err(error) = done.unwrap_or_else(|_| Err(anyhow!("not done within {DEADLINE:?}"))) {
         // They go back by themselves with the connection, in any order.
         debug!(
             error = format!("{error:#}"),
@@ -51,12 +58,15 @@ pub async fn give_back(mut taking: Taking) {
 }
 
 /// Ends the last consumer, which would otherwise be handed again what is given back, and counts
-/// what it still has among what was taken.
-async fn take_in(taking: &mut Taking, mut consumer: Consumer) -> anyhow::Result<()> {
+/// what it still has, of the `missing` that it may be given, among what was taken.
+async fn take_in(taking: &mut Taking, mut consumer: Consumer, missing: u16) -> anyhow::Result<()> {
     let options = BasicCancelOptions::default();
     let cancelled = taking.channel.basic_cancel(consumer.tag(), options);
     answer("a consumer cannot be cancelled", cancelled).await?;
-    while let Ok(Some(message)) = timeout(DRAINED, consumer.next()).await {
+    for _ in 0..missing {
+        let Ok(Some(message)) = timeout(DRAINED, consumer.next()).await else {
+            break;
+        };
         taking.taken.push(message?.delivery_tag);
     }
     Ok(())
@@ -68,6 +78,7 @@ async fn return_all(taking: &Taking) -> anyhow::Result<()> {
         multiple: false,
     };
     let (mut ready, _) = look(&taking.channel, &taking.queue).await?;
+    let mut uncounted = 0;
     for some in taking.taken.chunks(AT_ONCE) {
         for &tag in some {
             let back = taking.channel.basic_nack(tag, options);
@@ -75,7 +86,11 @@ async fn return_all(taking: &Taking) -> anyhow::Result<()> {
         }
         let wanted = ready + some.len() as u32;
         let until = Instant::now() + COUNTED;
-        while ready < wanted && Instant::now() < until {
+        while uncounted < UNCOUNTED && ready < wanted {
+            if Instant::now() >= until {
+                uncounted += 1;
+                break;
+            }
             ready = look(&taking.channel, &taking.queue).await?.0;
         }
     }

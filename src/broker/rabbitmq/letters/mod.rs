@@ -5,8 +5,11 @@
 //! Reading never counts against a letter, since our queue of dead letters has no delivery limit.
 //!
 //! The pass ends after as many letters as lay in the queue when it began, so it never meets what died
-//! meanwhile. Letters under the eyes of another reader are not there for that moment; a pass that
-//! finds fewer than it counted while others read waits for them, for a while.
+//! meanwhile. Letters under the eyes of another reader are not there for that moment, so passes of one
+//! instance take turns, and of other instances' a pass that has taken something shows as a consumer
+//! until it gives back; then the count grows. A pass that changes begins when there is no consumer and
+//! the count has stood still, and not at all beside a reader that does not let go. One that finds
+//! fewer than it counted while others read waits for them, for a while.
 //!
 //! A letter is sent again on the channel that it was taken on. The broker does what comes on a channel
 //! in turn, so the removal of one is done before the next one is published, and needs no round trip
@@ -31,7 +34,7 @@ use tokio::time::{sleep, timeout};
 
 use super::connect::answer;
 use super::publish::{BLOCKED, Target, header_room, publish_alone};
-use super::{RabbitMq, failures, message};
+use super::{RabbitMq, message, topology};
 use crate::broker::envelope::{Dialect, Envelope};
 use crate::broker::letters::{PATIENCE, nothing_to_remove};
 use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
@@ -39,13 +42,14 @@ use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 use give_back::give_back;
 use taking::Taking;
 
-pub use read::PUT_AWAY_AT;
-
 /// How long a reader waits for what other readers hold.
 const FOR_OTHERS_LISTING: Duration = Duration::from_secs(3);
 const FOR_OTHERS_CHANGING: Duration = Duration::from_secs(15);
-/// How long a listing of this instance waits for the one before it.
+/// How long a pass of this instance waits for the one before it.
 const TURN: Duration = Duration::from_secs(10);
+/// A count that stood still for so long is not being added to by somebody who gives back, who waits at
+/// most half a second between two letters.
+const STEADY: Duration = Duration::from_millis(750);
 /// Between looks at what others do.
 const LOOK: Duration = Duration::from_millis(50);
 /// A larger body, in bytes, is not published on a pass's own channel: a broker that refuses one for
@@ -69,33 +73,34 @@ pub struct Pass {
 
 /// Opens the letters, as far as they reach now.
 pub async fn open(broker: &RabbitMq, purpose: Purpose) -> Result<Pass, NotOpened> {
-    let turn = match purpose {
+    let take_turn = || timeout(TURN, broker.letters.clone().lock_owned());
+    let mut turn = match purpose {
         // Without its turn a listing shows what is there.
-        Purpose::List => timeout(TURN, broker.letters.clone().lock_owned())
-            .await
-            .ok(),
+        Purpose::List => take_turn().await.ok(),
         Purpose::Change => None,
     };
     let failed = |error: anyhow::Error| NotOpened::from(broker.unavailable(format!("{error:#}")));
     let connection = broker.connector.connect("letters").await.map_err(failed)?;
     if purpose == Purpose::Change {
         lock(broker, &connection).await?;
+        let busy = |_| NotOpened::Busy("this bridge is going through them already".into());
+        turn = Some(take_turn().await.map_err(busy)?);
     }
     let queue = broker.names.dead.clone();
     let opened = async {
         let channel = answer("no channel", connection.create_channel()).await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         answer("no confirms", confirms).await?;
-        let until = Instant::now() + for_others(purpose);
-        loop {
-            let (ready, readers) = look(&channel, &queue).await?;
-            if readers == 0 || Instant::now() >= until {
-                return anyhow::Ok((channel, ready));
-            }
-            sleep(LOOK).await;
-        }
+        let (ready, readers) = look_when_quiet(&channel, &queue, purpose).await?;
+        anyhow::Ok((channel, ready, readers))
     };
-    let (channel, total) = opened.await.map_err(failed)?;
+    let (channel, total, readers) = opened.await.map_err(failed)?;
+    if purpose == Purpose::Change && readers > 0 {
+        return Err(NotOpened::Busy(format!(
+            "queue `{queue}` has {readers} readers, who may hold some of them \
+             (`rabbitmqctl list_consumers queue_name channel_pid` shows which)"
+        )));
+    }
     Ok(Pass {
         broker: broker.settings.name.clone(),
         purpose,
@@ -104,6 +109,31 @@ pub async fn open(broker: &RabbitMq, purpose: Purpose) -> Result<Pass, NotOpened
         in_hand: None,
         due: Target::queue(broker.names.due(Wait::AT_ONCE.kind)),
     })
+}
+
+/// Looks until nobody else seems to have taken letters, or for as long as `purpose` has patience.
+async fn look_when_quiet(
+    channel: &Channel,
+    queue: &str,
+    purpose: Purpose,
+) -> anyhow::Result<(u32, u32)> {
+    let steady = match purpose {
+        Purpose::List => Duration::ZERO,
+        Purpose::Change => STEADY,
+    };
+    let until = Instant::now() + for_others(purpose);
+    let (mut last, mut since) = (None, Instant::now());
+    loop {
+        let seen = look(channel, queue).await?;
+        if seen.1 > 0 || last != Some(seen) {
+            (last, since) = (Some(seen), Instant::now());
+        }
+        let is_quiet = seen.1 == 0 && since.elapsed() >= steady;
+        if is_quiet || Instant::now() >= until {
+            return Ok(seen);
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// Takes the replay lock for as long as `connection` lives.
@@ -127,7 +157,7 @@ async fn lock(broker: &RabbitMq, connection: &Connection) -> Result<(), NotOpene
         };
         match declared.await {
             Ok(()) => return Ok(()),
-            Err(error) if refusal(&error) != Some(AMQPSoftError::RESOURCELOCKED) => {
+            Err(error) if topology::refusal(&error) != Some(AMQPSoftError::RESOURCELOCKED) => {
                 return Err(broker.unavailable(format!("{error:#}")).into());
             }
             Err(_) if Instant::now() >= until => {
@@ -141,12 +171,6 @@ async fn lock(broker: &RabbitMq, connection: &Connection) -> Result<(), NotOpene
     }
 }
 
-fn refusal(error: &anyhow::Error) -> Option<AMQPSoftError> {
-    error
-        .downcast_ref::<lapin::Error>()
-        .and_then(failures::soft)
-}
-
 fn for_others(purpose: Purpose) -> Duration {
     match purpose {
         Purpose::List => FOR_OTHERS_LISTING,
@@ -156,13 +180,8 @@ fn for_others(purpose: Purpose) -> Duration {
 
 /// How many letters lie there that nobody holds, and how many consumers the queue has.
 async fn look(channel: &Channel, queue: &str) -> anyhow::Result<(u32, u32)> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let asked = channel.queue_declare(queue.into(), options, FieldTable::default());
-    let found = answer(format!("queue `{queue}` cannot be looked at"), asked).await?;
-    Ok((found.message_count(), found.consumer_count()))
+    let what = format!("queue `{queue}` cannot be looked at");
+    answer(what, topology::look(channel, queue)).await
 }
 
 impl Pass {

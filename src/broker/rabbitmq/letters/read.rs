@@ -8,13 +8,9 @@ use lapin::message::Delivery as Message;
 use tracing::debug;
 
 use crate::broker::Letter;
-use crate::broker::envelope::{self, Envelope, Stay};
+use crate::broker::envelope::{self, DEAD_AT, Envelope, REASON};
 use crate::broker::rabbitmq::message;
 use crate::event::{EventId, HeaderValue, Headers, Origin, Place};
-
-/// When a message that is not an envelope was put among the dead letters.
-pub const PUT_AWAY_AT: &str = "hookbridge-dead-at";
-const REASON: &str = "hookbridge-reason";
 
 /// The letter in a message; `None` for one of the start-up check.
 pub fn read(broker: &Arc<str>, queue: &str, message: Message) -> Option<Letter> {
@@ -23,25 +19,17 @@ pub fn read(broker: &Arc<str>, queue: &str, message: Message) -> Option<Letter> 
         return None;
     }
     let body = Bytes::from(message.data);
-    match Envelope::read(headers.clone(), body.clone()) {
-        Ok(Envelope {
-            delivery,
-            stay: Stay::Dead { reason, at },
-            reference,
-        }) => Some(Letter {
-            delivery,
-            reason,
-            dead_at: at,
-            has_body: !reference,
-        }),
-        other => {
-            debug!(unreadable = ?other.err(), "a message among the dead letters is not one of ours");
-            let id = message.properties.message_id().as_ref();
-            let id = id.map(|id| id.as_str().to_owned());
-            let sent_at = *message.properties.timestamp();
-            Some(unreadable(broker, queue, headers, id, sent_at, body))
-        }
+    let envelope = Envelope::read(headers.clone(), body.clone());
+    if let Err(unreadable) = &envelope {
+        debug!(%unreadable, "a message among the dead letters is not one of ours");
     }
+    let letter = envelope.ok().and_then(Letter::of);
+    Some(letter.unwrap_or_else(|| {
+        let id = message.properties.message_id().as_ref();
+        let id = id.map(|id| id.as_str().to_owned());
+        let sent_at = *message.properties.timestamp();
+        unreadable(broker, queue, headers, id, sent_at, body)
+    }))
 }
 
 /// A message that is not an envelope, shown as what it is.
@@ -54,7 +42,7 @@ fn unreadable(
     body: Bytes,
 ) -> Letter {
     let put_away_at = headers
-        .get(PUT_AWAY_AT)
+        .get(DEAD_AT)
         .and_then(HeaderValue::as_str)
         .and_then(|at| at.parse().ok());
     // Without any time it counts as new: nobody may take it for old.
@@ -66,7 +54,7 @@ fn unreadable(
         .unwrap_or_else(|| EventId::hashed("raw", &[&body]).as_str().to_owned());
     headers
         .0
-        .retain(|(name, _)| name != PUT_AWAY_AT && name != REASON);
+        .retain(|(name, _)| name != DEAD_AT && name != REASON);
     let origin = Origin {
         broker: broker.clone(),
         place: Place::Amqp {

@@ -1,7 +1,8 @@
 //! Taking dead letters from their queue without acknowledging them.
 //!
 //! Each chunk has a consumer with a prefetch of its own, so that no more than a chunk of bodies is on
-//! its way to us, however many letters are held.
+//! its way to us, however many letters are held. It stays until the next chunk is wanted: other readers
+//! know by it that letters are held.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub struct Taking {
     pub chunk: Option<(Consumer, u16)>,
     next_chunk: u16,
     bytes_seen: usize,
-    /// Of this instance, one listing at a time: they would hide letters from each other.
+    /// Of this instance, one pass at a time: they would hide letters from each other.
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
@@ -90,10 +91,6 @@ impl Taking {
                     self.left -= 1;
                     self.bytes_seen += message.data.len() + 1_024;
                     self.taken.push(message.delivery_tag);
-                    // Or a removal would draw a letter into it beside those of the next one.
-                    if *missing == 0 {
-                        self.end_chunk().await?;
-                    }
                     return Ok(Some(message));
                 }
                 Ok(None) => return Err(anyhow!("the queue of dead letters hands out no more")),
@@ -114,6 +111,10 @@ impl Taking {
 
     /// Removes the one that was taken last before anything else is done on this channel.
     pub async fn acknowledge_last(&mut self) -> anyhow::Result<()> {
+        // Or the removal would draw one more letter into a chunk that is over.
+        if matches!(self.chunk, Some((_, 0))) {
+            self.end_chunk().await?;
+        }
         let Some(tag) = self.taken.pop() else {
             return Ok(());
         };
