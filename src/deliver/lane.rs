@@ -22,6 +22,10 @@ use crate::subscription::{Breaker, Rate};
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A reservation is never further away than this: the endpoint may have changed by then.
 const FURTHEST_SLOT: Duration = Duration::from_secs(24 * 3600);
+/// What waits for an endpoint that does not work is spread over the time that it has not worked for,
+/// within these: it comes back soon after a short failure, and does not spin during a long one.
+const LEAST_SPREAD: Duration = Duration::from_secs(1);
+const LONGEST_SPREAD: Duration = Duration::from_secs(300);
 /// Starts that a rate allows at once: those of this much time, and at least one.
 const RATE_BURST: Duration = Duration::from_millis(100);
 
@@ -95,8 +99,9 @@ struct State<J> {
     running: usize,
     room: VecDeque<(J, Instant)>,
     watched: bool,
-    /// Retry-After: nothing starts before.
+    /// Retry-After: nothing starts before, and how long that was.
     held_until: Option<Instant>,
+    held_for: Duration,
     /// When the rate has a full burst again (generic cell rate algorithm).
     rate_spent_until: Instant,
     /// Slots before this are reserved for parked jobs.
@@ -105,6 +110,8 @@ struct State<J> {
     unanswered_since: Option<Instant>,
     /// When a silent lane let its last probe through.
     probed_at: Option<Instant>,
+    /// When the breaker first shut, or the endpoint first asked to be left alone, since it last worked.
+    shut_since: Option<Instant>,
     /// Smoothed time of an attempt.
     pace: Duration,
 }
@@ -118,10 +125,12 @@ impl<J> Lane<J> {
             room: VecDeque::new(),
             watched: false,
             held_until: None,
+            held_for: Duration::ZERO,
             rate_spent_until: now,
             reserved_until: now,
             unanswered_since: None,
             probed_at: None,
+            shut_since: None,
             pace: Duration::from_millis(10),
         };
         Self {
@@ -166,12 +175,17 @@ impl<J> Lane<J> {
         state.pace = (state.pace * 7 + took) / 8;
         state.learn(ended, now);
         if ended != Ended::Unanswered {
+            if state.is_silent(now) {
+                state.reserved_until = state.reserved_until.min(now);
+            }
             state.unanswered_since = None;
             state.probed_at = None;
         }
         if let Some(hold) = hold {
             let until = now + hold;
             state.held_until = Some(state.held_until.map_or(until, |held| held.max(until)));
+            state.held_for = hold;
+            state.shut_since.get_or_insert(now);
         }
         let next = if state.may_start(now) {
             state.room.pop_front()
@@ -267,6 +281,7 @@ impl<J> Lane<J> {
         let mut state = self.lock();
         state.gate = Gate::Open { failures: 0 };
         state.held_until = None;
+        state.works(Instant::now());
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
@@ -355,12 +370,20 @@ impl<J> State<J> {
         self.pace.max(silence.min(self.limits.slow_after))
     }
 
-    /// Time between two starts, at best.
+    /// Time between two starts, at best. While probes go one by one it is theirs.
     fn spacing(&self, now: Instant) -> Duration {
-        let by_pace = self.pace_now(now) / self.limits.concurrency.max(1) as u32;
+        let mut spacing = self.pace_now(now) / self.limits.concurrency.max(1) as u32;
+        if self.is_silent(now) {
+            spacing = spacing.max(self.limits.slow_after);
+        }
+        if !matches!(self.gate, Gate::Open { .. }) {
+            spacing = spacing.max(self.limits.breaker.cool_down);
+        } else if self.is_held(now) {
+            spacing = spacing.max(self.held_for / self.limits.concurrency.max(1) as u32);
+        }
         self.limits
             .rate
-            .map_or(by_pace, |rate| by_pace.max(rate.interval()))
+            .map_or(spacing, |rate| spacing.max(rate.interval()))
     }
 
     /// How long a job would wait at the end of the room because of the rate.
@@ -376,11 +399,41 @@ impl<J> State<J> {
 
     fn reserve(&mut self, now: Instant) -> Duration {
         let spacing = self.spacing(now);
-        let free = self.shut_until(now).or(self.next_token(now)).unwrap_or(now)
-            + spacing * self.room.len() as u32;
-        let slot = self.reserved_until.max(free) + spacing;
-        self.reserved_until = slot.min(now + FURTHEST_SLOT);
+        let begin = self.shut_until(now).or(self.next_token(now)).unwrap_or(now);
+        let free = begin + spacing * self.room.len() as u32;
+        let furthest = match self.fails_since(now) {
+            Some(since) => {
+                let lasted = now.saturating_duration_since(since);
+                begin + lasted.clamp(LEAST_SPREAD, LONGEST_SPREAD)
+            }
+            None => now + FURTHEST_SLOT,
+        };
+        let slot = (self.reserved_until.max(free) + spacing).min(furthest);
+        self.reserved_until = slot;
         slot - now
+    }
+
+    /// Since when few jobs or none are let through, if that is so.
+    fn fails_since(&self, now: Instant) -> Option<Instant> {
+        let silent = self.unanswered_since.filter(|_| self.is_silent(now));
+        let shut = self
+            .shut_since
+            .filter(|_| !matches!(self.gate, Gate::Open { .. }));
+        match (silent, shut) {
+            (Some(silent), Some(shut)) => Some(silent.min(shut)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn is_held(&self, now: Instant) -> bool {
+        self.held_until.is_some_and(|held| held > now)
+    }
+
+    /// The endpoint works: slots that were spread while it did not are free again.
+    fn works(&mut self, now: Instant) {
+        if self.shut_since.take().is_some() {
+            self.reserved_until = self.reserved_until.min(now);
+        }
     }
 
     fn learn(&mut self, ended: Ended, now: Instant) {
@@ -410,6 +463,13 @@ impl<J> State<J> {
             (Gate::Shut { .. }, Ended::Well) => Gate::Open { failures: 0 },
             (gate, _) => gate,
         };
+        match self.gate {
+            Gate::Shut { .. } => {
+                self.shut_since.get_or_insert(now);
+            }
+            Gate::Open { .. } if ended == Ended::Well => self.works(now),
+            Gate::Open { .. } | Gate::Probing => {}
+        }
     }
 }
 

@@ -7,9 +7,11 @@ use crate::world::Kind;
 pub const USAGE: &str =
     "usage: torture [--broker embedded|rabbitmq|kafka|all] [--scenario NAME|all|bounded]
                [--seed N] [--seconds N]
+       torture --soak [--seed N] [--seconds N]
 
 A scenario may be named by its number. --seconds is how long events are published while the
-faults are on (default 6).";
+faults are on (default 6). A soak has RabbitMQ and Kafka in one bridge, a fault every few seconds,
+and lasts 1800 s unless told otherwise.";
 
 /// What was asked for.
 pub struct Args {
@@ -17,6 +19,7 @@ pub struct Args {
     pub scenario: String,
     pub seed: u64,
     pub seconds: Duration,
+    pub soak: bool,
 }
 
 impl Args {
@@ -27,7 +30,9 @@ impl Args {
             scenario: "all".to_owned(),
             seed: 1,
             seconds: Duration::from_secs(6),
+            soak: false,
         };
+        let mut seconds = None;
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value"));
             match word.as_str() {
@@ -40,9 +45,16 @@ impl Args {
                 }
                 "--scenario" => args.scenario = value()?,
                 "--seed" => args.seed = number(&value()?)?,
-                "--seconds" => args.seconds = Duration::from_secs(number(&value()?)?.clamp(2, 600)),
+                "--seconds" => seconds = Some(number(&value()?)?),
+                "--soak" => args.soak = true,
                 _ => return Err(format!("'{word}' is not understood")),
             }
+        }
+        if let Some(seconds) = seconds {
+            let most = if args.soak { 3_000 } else { 600 };
+            args.seconds = Duration::from_secs(seconds.clamp(2, most));
+        } else if args.soak {
+            args.seconds = Duration::from_secs(1_800);
         }
         Ok(args)
     }

@@ -40,6 +40,8 @@ pub struct Evidence {
     pub most_duplicates: usize,
     pub peak_kib: u64,
     pub descriptors: usize,
+    /// How it is known that a proxy was bypassed, if it was.
+    pub past_the_proxy: Option<String>,
 }
 
 /// The judgement of one scenario.
@@ -105,7 +107,7 @@ impl Report {
             .collect();
         for letter in &evidence.letters {
             let whose = subscription_of(letter);
-            if !is_issued(&evidence.events, &letter.body) || !names.contains(whose) {
+            if !evidence.events.has(&letter.body) || !names.contains(whose) {
                 self.spurious += 1;
                 let reason = &letter.reason;
                 self.breaks(
@@ -122,7 +124,7 @@ impl Report {
         let mut seen: BTreeMap<usize, Vec<&Request>> = BTreeMap::new();
         for request in &subscribed.requests {
             match number_in(&request.body) {
-                Some(number) if is_issued(&evidence.events, &request.body) => {
+                Some(number) if evidence.events.has(&request.body) => {
                     seen.entry(number).or_default().push(request);
                 }
                 _ => {
@@ -214,6 +216,9 @@ impl Report {
             }
             Some(_) => {}
         }
+        if let Some(past) = &evidence.past_the_proxy {
+            self.breaks("harness", past);
+        }
         if evidence.peak_kib > MOST_MEMORY_KIB {
             self.breaks("I6", format!("{} KiB of memory", evidence.peak_kib));
         }
@@ -258,12 +263,6 @@ impl Report {
 
 fn is_success(request: &Request) -> bool {
     (200..300).contains(&request.answered)
-}
-
-fn is_issued(events: &Events, body: &[u8]) -> bool {
-    number_in(body)
-        .and_then(|number| events.issued.get(&number))
-        .is_some_and(|issued| issued.as_bytes() == body)
 }
 
 fn subscription_of(letter: &Letter) -> &str {

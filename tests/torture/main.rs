@@ -11,6 +11,7 @@ mod judge;
 mod producer;
 mod proxy;
 mod scenarios;
+mod soak;
 #[allow(dead_code, reason = "the integration tests use more of it")]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -42,6 +43,12 @@ fn main() -> ExitCode {
 
 /// Runs what was asked for, one after another, and says which were broken.
 async fn run(args: Args) -> ExitCode {
+    if args.soak {
+        return match soak::run(args.seed, args.seconds).await {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
+    }
     let (mut broken, mut ran) = (Vec::new(), 0);
     println!("{}", judge::HEADING);
     for kind in &args.brokers {

@@ -1,6 +1,6 @@
 //! The producer: publishes numbered events, and remembers which of them the broker has confirmed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,18 +14,20 @@ use crate::support::bus::{Bus, Kind, TOPIC};
 use crate::support::shop::Shop;
 
 const WITHIN: Duration = Duration::from_secs(5);
+/// So that all numbers have as many digits.
+const FIRST: usize = 100_000_000;
 
 /// The body of event `number`; the spaces are there to be kept.
 pub fn body(number: usize) -> String {
-    let (number, pad) = (100_000 + number, "x".repeat(300));
+    let (number, pad) = (FIRST + number, "x".repeat(300));
     format!("{{\"order\":  {number}, \"pad\": \"{pad}\"}}")
 }
 
 /// Which event a body belongs to, when it is one of ours.
 pub fn number_in(body: &[u8]) -> Option<usize> {
-    let digits = body.get(b"{\"order\":  ".len()..)?.get(..6)?;
+    let digits = body.get(b"{\"order\":  ".len()..)?.get(..9)?;
     let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    number.checked_sub(100_000)
+    number.checked_sub(FIRST)
 }
 
 /// See the module.
@@ -36,6 +38,8 @@ pub struct Producer {
 
 struct Shared {
     door: tokio::sync::Mutex<Door>,
+    /// Where an event is published to, when not to the one topic of the bus.
+    route: Option<fn(usize) -> &'static str>,
     events: Mutex<Events>,
     stop: AtomicBool,
 }
@@ -43,8 +47,27 @@ struct Shared {
 /// What was issued, and which of it is an obligation.
 #[derive(Default, Clone)]
 pub struct Events {
-    pub issued: BTreeMap<usize, String>,
+    /// The numbers: so many from the first.
+    first: usize,
+    count: usize,
     pub confirmed: BTreeSet<usize>,
+}
+
+impl Events {
+    /// Whether these are the bytes of an event that was published.
+    pub fn has(&self, bytes: &[u8]) -> bool {
+        number_in(bytes).is_some_and(|number| {
+            (self.first..self.first + self.count).contains(&number)
+                && body(number).as_bytes() == bytes
+        })
+    }
+}
+
+/// An event to publish.
+struct Numbered {
+    number: usize,
+    body: String,
+    topic: Option<&'static str>,
 }
 
 /// How events get onto the broker.
@@ -66,6 +89,21 @@ enum Door {
 
 impl Producer {
     pub fn new(bus: &Bus, admin: &str) -> Self {
+        Self::with(bus, admin, 0, None)
+    }
+
+    /// One of several on RabbitMQ or Kafka: its events are numbered from `first`, and go to the
+    /// topics that `route` says.
+    pub fn routed(bus: &Bus, first: usize, route: fn(usize) -> &'static str) -> Self {
+        Self::with(bus, "", first, Some(route))
+    }
+
+    fn with(
+        bus: &Bus,
+        admin: &str,
+        first: usize,
+        route: Option<fn(usize) -> &'static str>,
+    ) -> Self {
         let door = match &bus.kind {
             Kind::Embedded => Door::Embedded {
                 admin: admin.to_owned(),
@@ -88,7 +126,11 @@ impl Producer {
         };
         let shared = Shared {
             door: tokio::sync::Mutex::new(door),
-            events: Mutex::default(),
+            route,
+            events: Mutex::new(Events {
+                first,
+                ..Events::default()
+            }),
             stop: AtomicBool::new(false),
         };
         Self {
@@ -126,16 +168,30 @@ impl Producer {
     pub fn events(&self) -> Events {
         self.shared.events.lock().unwrap().clone()
     }
+
+    /// How many were published, confirmed or not.
+    pub fn issued(&self) -> usize {
+        self.shared.events.lock().unwrap().count
+    }
+
+    pub fn confirmed(&self) -> Vec<usize> {
+        let events = self.shared.events.lock().unwrap();
+        events.confirmed.iter().copied().collect()
+    }
 }
 
 impl Shared {
     async fn publish(&self, count: usize) -> Option<Vec<usize>> {
-        let batch: Vec<(usize, String)> = {
+        let batch: Vec<Numbered> = {
             let mut events = self.events.lock().unwrap();
-            let next = events.issued.len();
-            let batch: Vec<_> = (next..next + count).map(|n| (n, body(n))).collect();
-            events.issued.extend(batch.iter().cloned());
-            batch
+            let next = events.first + events.count;
+            events.count += count;
+            let numbered = |number| Numbered {
+                number,
+                body: body(number),
+                topic: self.route.map(|route| route(number)),
+            };
+            (next..next + count).map(numbered).collect()
         };
         let mut door = self.door.lock().await;
         // What is cut off at the deadline may be there all the same, but is owed to nobody.
@@ -153,11 +209,11 @@ impl Shared {
 
 impl Door {
     /// Those that were confirmed.
-    async fn publish(&mut self, batch: &[(usize, String)]) -> Vec<usize> {
+    async fn publish(&mut self, batch: &[Numbered]) -> Vec<usize> {
         match self {
             Self::Embedded { admin } => {
                 let url = format!("http://{admin}/v1/topics/{TOPIC}/events");
-                let lines = batch.iter().map(|(number, body)| {
+                let lines = batch.iter().map(|Numbered { number, body, .. }| {
                     format!("{{\"id\":\"evt_{number}\",\"content_type\":\"application/json\",\"data\":{body}}}\n")
                 });
                 let sent = reqwest::Client::new()
@@ -166,7 +222,9 @@ impl Door {
                     .body(lines.collect::<String>())
                     .send();
                 match sent.await {
-                    Ok(answer) if answer.status() == 202 => batch.iter().map(|(n, _)| *n).collect(),
+                    Ok(answer) if answer.status() == 202 => {
+                        batch.iter().map(|event| event.number).collect()
+                    }
                     _ => Vec::new(),
                 }
             }
@@ -178,9 +236,10 @@ impl Door {
             Self::Kafka { producer, topic } => {
                 let sent: Vec<_> = batch
                     .iter()
-                    .filter_map(|(number, body)| {
+                    .filter_map(|event| {
+                        let (topic, body) = (event.topic.unwrap_or(topic), &event.body);
                         let record = FutureRecord::to(topic).key(body).payload(body);
-                        Some((*number, producer.send_result(record).ok()?))
+                        Some((event.number, producer.send_result(record).ok()?))
                     })
                     .collect();
                 let mut confirmed = Vec::new();
@@ -208,14 +267,19 @@ async fn publish_to_rabbitmq(
     amqp: &str,
     exchange: &str,
     shop: &mut Option<Shop>,
-    batch: &[(usize, String)],
+    batch: &[Numbered],
 ) -> Vec<usize> {
     if shop.is_none() {
         *shop = Shop::join(amqp, exchange).await.ok();
     }
     let mut confirmed = Vec::new();
     let Some(shop) = shop else { return confirmed };
-    for (number, body) in batch {
+    for Numbered {
+        number,
+        body,
+        topic,
+    } in batch
+    {
         let properties = BasicProperties::default()
             .with_message_id(format!("evt_{number}").into())
             .with_content_type("application/json".into())
@@ -226,7 +290,7 @@ async fn publish_to_rabbitmq(
         };
         let published = shop.channel.basic_publish(
             exchange.into(),
-            TOPIC.into(),
+            topic.unwrap_or(TOPIC).into(),
             options,
             body.as_bytes(),
             properties,

@@ -1,8 +1,10 @@
 //! A TCP proxy with faults, between the bridge and its broker or a receiver.
 //!
-//! Kafka tells its clients where it is: what it says of its own address is replaced on the way, so
-//! that they stay with the proxy.
+//! Kafka tells its clients where it is: what it says of its own address is replaced on the way, in
+//! whole answers so that no address is cut in two, and clients stay with the proxy. Whether they did
+//! is asked of the kernel ([`Proxy::bypassed_by`]).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,23 +42,44 @@ pub enum Mode {
 /// See the module. Gone when it is dropped, connections included.
 pub struct Proxy {
     pub address: SocketAddr,
+    target: SocketAddr,
     mode: watch::Sender<Mode>,
-    connections: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    connections: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
+        Self::between(target, false).await
+    }
+
+    /// In front of a Kafka broker.
+    pub async fn to_kafka(target: SocketAddr) -> Self {
+        Self::between(target, true).await
+    }
+
+    async fn between(target: SocketAddr, is_kafka: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (mode, watched) = watch::channel(Mode::Pass);
-        let connections = Arc::new(AtomicU64::new(0));
-        let route = Route { target, address };
-        let task = tokio::spawn(accept(listener, route, watched, connections.clone()));
+        let counts = Arc::new(Counts::default());
+        let route = Route {
+            target,
+            address,
+            is_kafka,
+        };
+        let task = tokio::spawn(accept(listener, route, watched, counts.clone()));
         Self {
             address,
+            target,
             mode,
-            connections,
+            counts,
             task,
         }
     }
@@ -67,12 +90,38 @@ impl Proxy {
 
     /// Every connection that there is now is dead and does not know it.
     pub fn half_open(&self) {
-        let since = self.connections.load(Ordering::SeqCst);
+        let since = self.connections();
         self.set(Mode::HalfOpen { since });
     }
 
     pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::SeqCst)
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that went through, both ways.
+    pub fn bytes(&self) -> u64 {
+        self.counts.bytes.load(Ordering::SeqCst)
+    }
+
+    /// How many connections the process has to what lies behind the proxy, past it.
+    pub fn bypassed_by(&self, pid: u32) -> usize {
+        let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
+            .filter_map(|link| {
+                let name = link.to_str()?.strip_prefix("socket:[")?;
+                Some(name.strip_suffix(']')?.to_owned())
+            })
+            .collect();
+        let port = format!(":{:04X}", self.target.port());
+        let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+        let past = table.lines().filter(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            // Remote address, and the socket's number.
+            fields.len() > 9 && fields[2].ends_with(&port) && sockets.contains(fields[9])
+        });
+        past.count()
     }
 }
 
@@ -87,16 +136,17 @@ impl Drop for Proxy {
 struct Route {
     target: SocketAddr,
     address: SocketAddr,
+    is_kafka: bool,
 }
 
 async fn accept(
     listener: TcpListener,
     route: Route,
     mode: watch::Receiver<Mode>,
-    connections: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
-        let number = connections.fetch_add(1, Ordering::SeqCst);
+        let number = counts.connections.fetch_add(1, Ordering::SeqCst);
         let now = *mode.borrow();
         if matches!(now, Mode::Cut | Mode::Reset) {
             if now == Mode::Reset {
@@ -109,14 +159,14 @@ async fn accept(
         };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::spawn(pump(from_client, to_server, mode.clone(), number, None));
-        tokio::spawn(pump(
-            from_server,
-            to_client,
-            mode.clone(),
-            number,
-            Some(route),
-        ));
+        let back = route.is_kafka.then(|| Answers::new(route));
+        for (from, to, answers) in [
+            (from_client, to_server, None),
+            (from_server, to_client, back),
+        ] {
+            let (mode, counts) = (mode.clone(), counts.clone());
+            tokio::spawn(pump(from, to, mode, number, answers, counts));
+        }
     }
 }
 
@@ -125,7 +175,8 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     number: u64,
-    renamed: Option<Route>,
+    mut answers: Option<Answers>,
+    counts: Arc<Counts>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -157,11 +208,15 @@ async fn pump(
             read = from.read(&mut buffer) => read,
         };
         let Ok(length @ 1..) = read else { return };
-        let piece = &mut buffer[..length];
-        if let Some(route) = renamed {
-            rename(piece, route);
-        }
-        if pass(piece, &mut to, now, number).await.is_err() {
+        counts.bytes.fetch_add(length as u64, Ordering::SeqCst);
+        let passed = match &mut answers {
+            None => pass(&buffer[..length], &mut to, now, number).await,
+            Some(answers) => match answers.whole(&buffer[..length]) {
+                Some(whole) => pass(&whole, &mut to, now, number).await,
+                None => continue,
+            },
+        };
+        if passed.is_err() {
             return;
         }
     }
@@ -195,21 +250,57 @@ async fn pass(
     }
 }
 
-/// Replaces the target's address by the proxy's, host and port as Kafka writes them.
-fn rename(piece: &mut [u8], route: Route) {
-    let written = |address: SocketAddr| {
-        let mut bytes = address.ip().to_string().into_bytes();
-        bytes.extend(u32::from(address.port()).to_be_bytes());
-        bytes
-    };
-    let (old, new) = (written(route.target), written(route.address));
-    let found: Vec<usize> = piece
-        .windows(old.len())
-        .enumerate()
-        .filter(|(_, window)| *window == old)
-        .map(|(at, _)| at)
-        .collect();
-    for at in found {
-        piece[at..at + new.len()].copy_from_slice(&new);
+/// Kafka's answers, each with its length in front.
+struct Answers {
+    route: Route,
+    kept: Vec<u8>,
+}
+
+impl Answers {
+    fn new(route: Route) -> Self {
+        Self {
+            route,
+            kept: Vec::new(),
+        }
+    }
+
+    /// The answers that are complete with `piece`, the target's address in them replaced by the
+    /// proxy's; `None` when none is.
+    fn whole(&mut self, piece: &[u8]) -> Option<Vec<u8>> {
+        self.kept.extend_from_slice(piece);
+        let mut end = 0;
+        while let Some(length) = self.kept[end..].first_chunk::<4>() {
+            let next = end + 4 + u32::from_be_bytes(*length) as usize;
+            if next > self.kept.len() {
+                break;
+            }
+            end = next;
+        }
+        if end == 0 {
+            return None;
+        }
+        let rest = self.kept.split_off(end);
+        let mut whole = std::mem::replace(&mut self.kept, rest);
+        self.rename(&mut whole);
+        Some(whole)
+    }
+
+    /// Host and port as Kafka writes them.
+    fn rename(&self, bytes: &mut [u8]) {
+        let written = |address: SocketAddr| {
+            let mut bytes = address.ip().to_string().into_bytes();
+            bytes.extend(u32::from(address.port()).to_be_bytes());
+            bytes
+        };
+        let (old, new) = (written(self.route.target), written(self.route.address));
+        let found: Vec<usize> = bytes
+            .windows(old.len())
+            .enumerate()
+            .filter(|(_, window)| *window == old)
+            .map(|(at, _)| at)
+            .collect();
+        for at in found {
+            bytes[at..at + new.len()].copy_from_slice(&new);
+        }
     }
 }

@@ -87,7 +87,25 @@ pub struct World {
     pub most_recovery: Duration,
     /// What is parked at the end stays there longer than anybody waits here.
     pub leaves_parked: bool,
-    chance: u64,
+    chance: Chance,
+}
+
+/// What the seed decides (splitmix64).
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
 }
 
 impl World {
@@ -132,14 +150,17 @@ impl World {
         let mut config = bus.config(&subscriptions);
         if let (true, Some(address)) = (plan.broker_proxy, &address) {
             let target = socket(address);
-            let between = Proxy::to(target).await;
+            let between = match setting.kind {
+                Kind::Kafka => Proxy::to_kafka(target).await,
+                _ => Proxy::to(target).await,
+            };
             config = config.replace(&target.to_string(), &between.address.to_string());
             proxy = Some(between);
         }
         let bridge = Bridge::start(&config).await.ready().await;
         let producer = Producer::new(&bus, &bridge.admin);
         Self {
-            chance: setting.seed,
+            chance: Chance::new(setting.seed),
             setting,
             bus,
             bridge,
@@ -167,13 +188,9 @@ impl World {
         self.proxy.as_ref().expect("planned with a proxy")
     }
 
-    /// A number below `limit` that the seed decides (splitmix64).
+    /// A number below `limit` that the seed decides.
     pub fn chance(&mut self, limit: u64) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.chance;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
+        self.chance.below(limit)
     }
 
     /// Waits for a part of the time that was asked for, in thousandths.
@@ -205,10 +222,21 @@ impl World {
         let over = Instant::now();
         let recovery = self.fresh_event_arrives(over).await;
         self.producer.halt().await;
-        let still_parked = self.drained().await;
+        let mut still_parked = self.drained().await;
+        if self.leaves_parked {
+            // What is just now on its way from one tier to the next is on neither.
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let now = self.still_parked().await;
+                if now.values().sum::<u64>() > still_parked.values().sum() {
+                    still_parked = now;
+                }
+            }
+        }
         let metrics = self.bridge.metrics().await;
         let parked = sum(&metrics, "hookbridge_deliveries_parked_total");
         let (peak_kib, descriptors) = used_by(self.bridge.pid());
+        let past_the_proxy = self.past_the_proxy();
         let letters = self.bus.letters(&mut self.bridge, 0).await;
         let mut subscribed = vec![Subscribed {
             name: "good".to_owned(),
@@ -236,7 +264,16 @@ impl World {
             most_duplicates: self.most_duplicates,
             peak_kib,
             descriptors,
+            past_the_proxy,
         }
+    }
+
+    /// What shows that the faults of a proxy befell nothing: the bridge went past it.
+    fn past_the_proxy(&self) -> Option<String> {
+        let proxy = self.proxy.as_ref()?;
+        let (bytes, past) = (proxy.bytes(), proxy.bypassed_by(self.bridge.pid()));
+        (bytes == 0 || past > 0)
+            .then(|| format!("{bytes} bytes through the proxy, {past} connections past it"))
     }
 
     async fn fresh_event_arrives(&self, over: Instant) -> Option<Duration> {
@@ -307,7 +344,7 @@ fn is_refused(number: usize) -> bool {
 }
 
 /// `host:port` in a broker's address.
-fn socket(address: &str) -> SocketAddr {
+pub fn socket(address: &str) -> SocketAddr {
     let host = address.rsplit('@').next().unwrap_or(address);
     let host = host.split('/').next().unwrap_or(host);
     host.replace("localhost", "127.0.0.1")
@@ -325,12 +362,20 @@ fn sum(metrics: &str, name: &str) -> u64 {
 
 /// The most memory (VmHWM, in KiB) and the open files of a process.
 fn used_by(pid: u32) -> (u64, usize) {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().split(' ').next()?.parse().ok())
-        .unwrap_or_default();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-    (peak, open)
+    (memory_kib(pid, "VmHWM:"), open)
+}
+
+/// The memory of a process now, in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    memory_kib(pid, "VmRSS:")
+}
+
+fn memory_kib(pid: u32, what: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(what))
+        .and_then(|rest| rest.trim().split(' ').next()?.parse().ok())
+        .unwrap_or_default()
 }

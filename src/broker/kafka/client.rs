@@ -93,6 +93,9 @@ impl Connection {
             .set("bootstrap.servers", self.bootstrap.join(","))
             .set("client.id", "hookbridge")
             .set("socket.keepalive.enable", "true")
+            // After this a connection that answers nothing is replaced; by default a fetch waits for
+            // a minute. A message of 16 MiB still gets through at 1 MB/s.
+            .set("socket.timeout.ms", "20000")
             .set("statistics.interval.ms", "0")
             .set("reconnect.backoff.max.ms", "2000")
             .set("topic.metadata.refresh.interval.ms", "10000")

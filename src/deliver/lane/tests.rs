@@ -199,7 +199,7 @@ fn a_silent_lane_lets_one_probe_through_at_a_time() {
 }
 
 #[test]
-fn slots_of_a_silent_lane_are_further_apart_than_its_pace() {
+fn slots_of_a_silent_lane_are_a_probe_apart() {
     let now = Instant::now();
     let slow_after = Duration::from_secs(2);
     let lane = Lane::new(
@@ -212,7 +212,7 @@ fn slots_of_a_silent_lane_are_further_apart_than_its_pace() {
     started(lane.offer(1, now, true));
     let silent = now + slow_after * 3;
     let (first, second) = (lane.reserve(silent), lane.reserve(silent));
-    assert_eq!(second - first, slow_after / 4);
+    assert_eq!(second - first, slow_after);
 }
 
 #[derive(Debug, Clone)]
@@ -279,4 +279,70 @@ proptest! {
             }
         }
     }
+}
+
+/// Offers each of `jobs` when its reservation is over, for `lasting`; how often one was put off.
+/// What is started is never answered.
+fn put_off(lane: &Lane<usize>, jobs: usize, begin: Instant, lasting: Duration) -> usize {
+    let mut due: std::collections::BTreeSet<_> = (0..jobs).map(|job| (begin, job)).collect();
+    let mut count = 0;
+    while let Some((now, job)) = due.pop_first() {
+        if now > begin + lasting {
+            break;
+        }
+        if let Offer::Shut(job) | Offer::Full(job) = lane.offer(job, now, false) {
+            count += 1;
+            // The clock of a broker's tier.
+            due.insert((now + lane.reserve(now).max(MS), job));
+        }
+    }
+    count
+}
+
+#[test]
+fn what_waits_for_a_silent_endpoint_does_not_spin() {
+    let now = Instant::now();
+    let mut limits = limits(10_000);
+    limits.slow_after = MS * 100;
+    let lane = Lane::new(limits, now);
+    started(lane.offer(0, now, false));
+    let silent = now + MS * 100;
+    // One of 100 starts each 100 ms; each of the others is put off a few times until its turn.
+    let count = put_off(&lane, 100, silent, Duration::from_secs(10));
+    assert!((100..1_000).contains(&count), "{count}");
+}
+
+#[test]
+fn what_waits_for_a_dead_endpoint_does_not_spin() {
+    let now = Instant::now();
+    let lane = Lane::new(limits(16), now);
+    let fail = |now| {
+        started(lane.offer(0, now, false));
+        lane.finished(Ended::Badly, MS, None, now);
+    };
+    (0..3).for_each(|_| fail(now));
+    // It stays dead for ten minutes, a probe each time the breaker lets one through.
+    (1..=60).for_each(|turn| fail(now + Duration::from_secs(10 * turn)));
+    let later = now + Duration::from_secs(601);
+    let waits: Vec<_> = (0..1_000).map(|_| lane.reserve(later)).collect();
+    let soon = waits.iter().filter(|wait| **wait < Duration::from_secs(60));
+    assert!(soon.count() < 10, "most would come within a minute");
+    assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(310)));
+    // It works again: what comes now is not sent behind them.
+    let works = now + Duration::from_secs(610);
+    started(lane.offer(0, works, false));
+    lane.finished(Ended::Well, MS, None, works);
+    assert!(lane.reserve(works) < Duration::from_secs(1));
+}
+
+#[test]
+fn after_a_short_failure_what_waited_comes_back_soon() {
+    let now = Instant::now();
+    let lane = Lane::new(limits(16), now);
+    for _ in 0..3 {
+        started(lane.offer(0, now, false));
+        lane.finished(Ended::Badly, MS, None, now);
+    }
+    let waits = (0..1_000).map(|_| lane.reserve(now));
+    assert!(waits.max().unwrap() <= Duration::from_secs(11));
 }
