@@ -5,30 +5,26 @@
 //! its tombstone. Interrupted and started again, the one in flight may come twice.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Message as _, OwnedHeaders};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use super::client::{ASK, Connection, Quiet, blocking};
-use super::member::committed;
+use super::client::{Connection, blocking};
+use super::parked::Open;
 use super::produce::Record;
-use super::start::ReaderContext;
 use super::upkeep::of_group;
-use super::watermark::Watermark;
+use super::walk::{Walked, reader, walk};
 use super::{Kafka, headers, letters, names, topics};
 use crate::broker::envelope::{self, Envelope, Stay};
 use crate::broker::upkeep::Adopted;
 
 /// Records read ahead of those being written.
 const AHEAD: usize = 64;
-/// A topic in which nothing comes for so long is given up.
-const SILENCE: Duration = Duration::from_secs(15);
 
 /// Moves what lies in the topics of `group`.
 pub async fn group(kafka: &Kafka, group: &str) -> anyhow::Result<Adopted> {
@@ -76,62 +72,24 @@ pub async fn waiting(
         if topic == names::dead(&group) {
             return Ok(live_letters(&connection, &group)?.len() as u64);
         }
-        let places = unsettled(&connection, &group, &topic, partitions)?;
-        Ok(places.values().map(Left::len).sum())
+        let open = unsettled(&connection, &group, &topic, partitions)?;
+        let lengths = open.stretch.values().map(|(from, end)| end - from);
+        Ok(lengths.sum::<i64>().unsigned_abs())
     })
     .await
 }
 
-/// What is left of one partition of a tier.
-struct Left {
-    from: i64,
-    end: i64,
-    watermark: Watermark,
-}
-
-impl Left {
-    fn len(&self) -> u64 {
-        self.end.saturating_sub(self.from).max(0) as u64
-    }
-}
-
-/// What the tiers' group has not settled of `topic`, by partition. Blocks.
+/// What the tiers' group has not settled of `topic`. Blocks.
 fn unsettled(
     connection: &Connection,
     group: &str,
     topic: &str,
     partitions: usize,
-) -> anyhow::Result<HashMap<i32, Left>> {
-    let asking = reader(connection, &names::tier_group(group))?;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions as i32 {
-        list.add_partition(topic, partition);
-    }
-    let mut left = HashMap::new();
-    for ((topic, partition), at) in committed(&asking, list)? {
-        let (low, high) = asking.fetch_watermarks(&topic, partition, ASK)?;
-        let (offset, metadata) = at.unwrap_or((low, String::new()));
-        let from = offset.max(low);
-        if from < high {
-            let watermark = Watermark::starting_at(offset, &metadata);
-            let end = high;
-            left.insert(
-                partition,
-                Left {
-                    from,
-                    end,
-                    watermark,
-                },
-            );
-        }
-    }
-    Ok(left)
-}
-
-fn reader(connection: &Connection, group: &str) -> anyhow::Result<BaseConsumer<ReaderContext>> {
-    let mut config = connection.reader(group);
-    config.set("enable.partition.eof", "true");
-    Ok(config.create_with_context(ReaderContext(Quiet))?)
+) -> anyhow::Result<Open> {
+    let places: Vec<_> = (0..partitions as i32)
+        .map(|partition| (topic.to_owned(), partition))
+        .collect();
+    Open::of(connection, group, &places)
 }
 
 /// A record on its way.
@@ -170,8 +128,19 @@ async fn tier(
     let (to, mut records) = mpsc::channel(AHEAD);
     let (connection, of, name) = (kafka.connection.clone(), group.to_owned(), topic.to_owned());
     let reading = tokio::spawn(blocking(move || {
-        let mut left = unsettled(&connection, &of, &name, partitions)?;
-        read_to_the_end(&connection, &of, &name, &mut left, &to)
+        let Open { stretch, mut marks } = unsettled(&connection, &of, &name, partitions)?;
+        let reader = names::tier_group(&of);
+        let walked = walk(&connection, &reader, stretch, &mut |message| {
+            let place = (message.topic().to_owned(), message.partition());
+            let mark = marks.get_mut(&place);
+            // What was settled out of order before is not moved again.
+            let is_open = mark.is_some_and(|mark| mark.receive(message.offset()));
+            !is_open || to.blocking_send(Moved::of(message)).is_ok()
+        })?;
+        if walked == Walked::Silent {
+            bail!("reading topic {name} came to a stop");
+        }
+        Ok(())
     }));
     let (mut moved, mut done) = (0, HashMap::new());
     while let Some(record) = records.recv().await {
@@ -217,55 +186,6 @@ async fn park(kafka: &Kafka, record: &Moved, topic: &str, delay: Duration) -> an
         .park_rest(&envelope.delivery, kind, rest, whole)
         .await?;
     Ok(true)
-}
-
-/// Sends what is left of a topic, in order within a partition. Blocks.
-fn read_to_the_end(
-    connection: &Connection,
-    group: &str,
-    topic: &str,
-    left: &mut HashMap<i32, Left>,
-    to: &mpsc::Sender<Moved>,
-) -> anyhow::Result<()> {
-    let reading = reader(connection, &names::tier_group(group))?;
-    let mut list = TopicPartitionList::new();
-    for (partition, left) in left.iter() {
-        list.add_partition_offset(topic, *partition, Offset::Offset(left.from))?;
-    }
-    reading.assign(&list)?;
-    let mut heard = Instant::now();
-    while !left.is_empty() {
-        if heard.elapsed() > SILENCE {
-            bail!("reading topic {topic} came to a stop");
-        }
-        match reading.poll(Duration::from_millis(200)) {
-            None => {}
-            Some(Ok(message)) => {
-                heard = Instant::now();
-                let (partition, offset) = (message.partition(), message.offset());
-                let Some(of) = left.get_mut(&partition) else {
-                    continue;
-                };
-                // What was settled out of order before is not moved again.
-                let open = offset < of.end && of.watermark.receive(offset);
-                let last = offset + 1 >= of.end;
-                if open && to.blocking_send(Moved::of(&message)).is_err() {
-                    return Ok(());
-                }
-                // A full channel is no silence.
-                heard = Instant::now();
-                if last {
-                    left.remove(&partition);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                left.remove(&partition);
-            }
-            Some(Err(error)) if heard.elapsed() > SILENCE => return Err(error.into()),
-            Some(Err(_)) => {}
-        }
-    }
-    Ok(())
 }
 
 async fn commit(

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::ahead::{Behind, Found, LookAhead, next_found};
+use super::ahead::{Behind, Found, LookAhead, Met, next_met};
 use super::client::Reset;
 use super::member::{Begin, Member};
 use super::orders::Orders;
@@ -52,6 +52,8 @@ const ORDERED_AHEAD: usize = 1_024;
 /// How long orders given before the start may take to be read; then it goes on without.
 const ORDERS_WITHIN: Duration = Duration::from_secs(15);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
+/// Before it is looked ahead again after an early end.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// Between tries to move a record.
 const MOVE_AGAIN: Duration = Duration::from_secs(1);
 /// Between trims of what is done with.
@@ -175,6 +177,7 @@ pub struct Due {
     /// Dropped as ordered, and not logged yet.
     dropped: u64,
     look_ahead: Option<LookAhead>,
+    look_again_at: Option<Instant>,
 }
 
 impl Due {
@@ -190,6 +193,7 @@ impl Due {
             obeyed: 0,
             dropped: 0,
             look_ahead: None,
+            look_again_at: None,
         }
     }
 
@@ -260,7 +264,7 @@ impl Due {
                 admission = opened(&mut self.holds) => self.holds.open = Some(admission),
                 _ = turn.tick() => self.turn(member),
                 _ = trim.tick() => self.trim(),
-                found = next_found(&mut self.look_ahead), if self.ordered() < ORDERED_AHEAD => self.found(found),
+                met = next_met(&mut self.look_ahead), if self.ordered() < ORDERED_AHEAD => self.met(met),
                 message = stream.next() => {
                     let mut next = message;
                     for taken in 1.. {
@@ -328,6 +332,10 @@ impl Due {
         if self.look_ahead.is_some() || self.kafka.orders.version() == 0 {
             return;
         }
+        if self.look_again_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.look_again_at = None;
         let mut from = Vec::new();
         for (place, lane) in &mut self.lanes {
             let Some(given_ms) = self.kafka.orders.last_about(lane.kind) else {
@@ -353,17 +361,30 @@ impl Due {
         self.lanes.values().map(|lane| lane.ordered.len()).sum()
     }
 
-    /// Something that an order is about was found beyond what is in memory; `None`: that was all.
-    fn found(&mut self, found: Option<Found>) {
-        let Some(Found {
+    /// What looking ahead has met; `None`: it came to an early end.
+    fn met(&mut self, met: Option<Met>) {
+        match met {
+            Some(Met::Found(found)) => self.found(*found),
+            Some(Met::End) => self.look_ahead = None,
+            None => {
+                let places = self.look_ahead.take().map_or_else(Vec::new, |it| it.places);
+                for place in places {
+                    if let Some(lane) = self.lanes.get_mut(&place) {
+                        lane.looked_for_ms = 0;
+                    }
+                }
+                self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Something that an order is about was found beyond what is in memory.
+    fn found(&mut self, found: Found) {
+        let Found {
             place,
             waiting,
             deed,
-        }) = found
-        else {
-            self.look_ahead = None;
-            return;
-        };
+        } = found;
         if let Some(lane) = self.lanes.get_mut(&place)
             && lane.partition.take_ahead(waiting.offset)
         {

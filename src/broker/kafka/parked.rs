@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::message::Message as _;
 use tracing::info;
 
-use super::client::{ASK, Connection, Quiet, blocking};
+use super::client::{ASK, Connection, blocking};
 use super::member::committed;
 use super::orders::Written;
 use super::produce::Record;
-use super::start::ReaderContext;
+use super::walk::{At, Stretch, Walked, reader, walk};
 use super::watermark::Watermark;
 use super::{Kafka, headers, names, topics};
 use crate::broker::Refused;
@@ -30,14 +29,6 @@ use crate::subscription::Uid;
 
 /// How long a count may take; a deeper backlog is counted in part.
 const COUNT_WITHIN: Duration = Duration::from_secs(15);
-/// A walk in which nothing comes for so long is over.
-const SILENCE: Duration = Duration::from_secs(10);
-
-/// A partition of a topic.
-pub type At = (String, i32);
-
-/// Where a walk through a partition begins, and the offset before which it ends.
-pub type Stretch = HashMap<At, (i64, i64)>;
 
 /// What lies on a tier, as its headers say.
 struct Lying<'a> {
@@ -166,14 +157,14 @@ async fn places(kafka: &Kafka, kinds: &[WaitKind]) -> anyhow::Result<Vec<At>> {
 }
 
 /// What nobody has settled of some partitions.
-struct Open {
-    stretch: Stretch,
-    marks: HashMap<At, Watermark>,
+pub struct Open {
+    pub stretch: Stretch,
+    pub marks: HashMap<At, Watermark>,
 }
 
 impl Open {
-    /// Blocks.
-    fn of(connection: &Connection, group: &str, places: &[At]) -> anyhow::Result<Self> {
+    /// What the tiers' group has not committed of `places`. Blocks.
+    pub fn of(connection: &Connection, group: &str, places: &[At]) -> anyhow::Result<Self> {
         let mut open = Self {
             stretch: Stretch::new(),
             marks: HashMap::new(),
@@ -181,9 +172,7 @@ impl Open {
         if places.is_empty() {
             return Ok(open);
         }
-        let config = connection.reader(&names::tier_group(group));
-        let asker: BaseConsumer<ReaderContext> =
-            config.create_with_context(ReaderContext(Quiet))?;
+        let asker = reader(connection, &names::tier_group(group))?;
         let mut list = TopicPartitionList::new();
         for (topic, partition) in places {
             list.add_partition(topic, *partition);
@@ -214,7 +203,7 @@ impl Open {
     ) -> anyhow::Result<bool> {
         let until = Instant::now() + COUNT_WITHIN;
         let marks = &mut self.marks;
-        walk(connection, group, self.stretch, &mut |message| {
+        let walked = walk(connection, group, self.stretch, &mut |message| {
             if Instant::now() >= until {
                 return false;
             }
@@ -238,53 +227,7 @@ impl Open {
                 }),
                 None => true,
             }
-        })
+        })?;
+        Ok(walked == Walked::Whole)
     }
-}
-
-/// Reads these stretches outside any group and shows each record until `look` says `false`. Whether
-/// it came to the end. Blocks.
-pub fn walk(
-    connection: &Connection,
-    group: &str,
-    mut stretch: Stretch,
-    look: &mut dyn FnMut(&BorrowedMessage<'_>) -> bool,
-) -> anyhow::Result<bool> {
-    if stretch.is_empty() {
-        return Ok(true);
-    }
-    let mut config = connection.reader(group);
-    config.set("enable.partition.eof", "false");
-    let reader: BaseConsumer<ReaderContext> = config.create_with_context(ReaderContext(Quiet))?;
-    let mut list = TopicPartitionList::new();
-    for ((topic, partition), (from, _)) in &stretch {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*from))?;
-    }
-    reader.assign(&list)?;
-    let mut heard = Instant::now();
-    while !stretch.is_empty() {
-        if heard.elapsed() > SILENCE {
-            // The end is a gap (a marker of a transaction, say), or the broker is gone.
-            return Ok(false);
-        }
-        match reader.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => {
-                heard = Instant::now();
-                let place = (message.topic().to_owned(), message.partition());
-                let Some(&(_, end)) = stretch.get(&place) else {
-                    continue;
-                };
-                if message.offset() < end && !look(&message) {
-                    return Ok(false);
-                }
-                if message.offset() + 1 >= end {
-                    stretch.remove(&place);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) | None => {}
-            Some(Err(error)) if heard.elapsed() > SILENCE => return Err(error.into()),
-            Some(Err(_)) => {}
-        }
-    }
-    Ok(true)
 }

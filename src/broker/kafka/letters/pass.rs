@@ -20,13 +20,14 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::lock::{self, Lock};
-use super::scan::{SILENCE, reader, scan};
+use super::scan::scan;
 use super::{is_marker, names, read};
 use crate::broker::envelope::Envelope;
 use crate::broker::kafka::Kafka;
 use crate::broker::kafka::client::{Connection, blocking};
 use crate::broker::kafka::produce::{Producer, Record};
 use crate::broker::kafka::put;
+use crate::broker::kafka::walk::{SILENCE, reader};
 use crate::broker::letters::nothing_to_remove;
 use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 
