@@ -11,7 +11,7 @@ use rdkafka::message::Message as _;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::due::Waiting;
+use super::waiting::Waiting;
 use super::walk::{SILENCE, Stretch, Walked, walk};
 use super::{Kafka, names};
 use crate::broker::parked::Deed;

@@ -6,14 +6,13 @@
 //! costs a second and a refetch. A record keeps its partition's offset back until what became of
 //! it is durable: settled by the pipeline, on its next tier, or among the dead letters.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -25,17 +24,14 @@ use tracing::{debug, info, warn};
 
 use super::ahead::{Behind, Found, LookAhead, Met, next_met};
 use super::client::Reset;
+use super::lane::Lane;
 use super::member::{Begin, Member};
-use super::orders::Orders;
-use super::partition::Partition;
-use super::produce::Record;
+use super::moves::{hop_on, put_away};
 use super::source::{finish, ticks};
-use super::{Kafka, headers, letters, names};
-use crate::broker::envelope::{self, Envelope, Stay};
-use crate::broker::parked::Deed;
-use crate::broker::{Admission, Intakes, Obeyed};
-use crate::delivery::{Delivery, WaitKind};
-use crate::event::Headers;
+use super::waiting::{Parked, Waiting};
+use super::{Kafka, names};
+use crate::broker::{Admission, Intakes};
+use crate::delivery::WaitKind;
 
 /// Records held in memory, of all partitions together.
 const READ_AHEAD: usize = 8_192;
@@ -54,106 +50,8 @@ const ORDERS_WITHIN: Duration = Duration::from_secs(15);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// Before it is looked ahead again after an early end.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
-/// Between tries to move a record.
-const MOVE_AGAIN: Duration = Duration::from_secs(1);
 /// Between trims of what is done with.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
-
-/// A message on a tier that is not a delivery of ours, as it came.
-pub struct Raw {
-    pub topic: Arc<str>,
-    pub partition: i32,
-    pub offset: i64,
-    pub stamp_ms: i64,
-    pub key: Option<Bytes>,
-    pub headers: Headers,
-    pub body: Bytes,
-}
-
-/// What lies on a tier.
-pub enum Parked {
-    Delivery(Box<Envelope>),
-    /// A message of the start-up check.
-    Marker,
-    Unreadable(Box<Raw>),
-}
-
-/// A record of a tier, in memory.
-pub struct Waiting {
-    pub offset: i64,
-    /// By the broker's clock, in milliseconds since 1970.
-    stamp_ms: i64,
-    due_ms: i64,
-    bytes: usize,
-    parked: Parked,
-}
-
-impl Waiting {
-    pub fn new(message: &BorrowedMessage<'_>, topic: &Arc<str>, delay: Duration) -> Self {
-        let stamp_ms = message.timestamp().to_millis().unwrap_or(0);
-        Self {
-            offset: message.offset(),
-            stamp_ms,
-            due_ms: stamp_ms + delay.as_millis() as i64,
-            bytes: message.payload_len() + 1_024,
-            parked: read(message, topic, stamp_ms),
-        }
-    }
-
-    /// What an order says about it.
-    pub fn ordered(&self, orders: &Orders, kind: WaitKind) -> Option<Deed> {
-        let Parked::Delivery(envelope) = &self.parked else {
-            return None;
-        };
-        let Delivery {
-            subscription, uid, ..
-        } = &envelope.delivery;
-        orders.about(kind, self.stamp_ms, subscription, uid)
-    }
-}
-
-/// One partition of a tier, and what was read ahead of it.
-struct Lane {
-    partition: Arc<Partition>,
-    kind: WaitKind,
-    delay: Duration,
-    waiting: VecDeque<Waiting>,
-    /// Due at once because somebody wants it so.
-    ordered: VecDeque<Waiting>,
-    bytes: usize,
-    paused: bool,
-    trimmed: i64,
-    /// Looked through beyond what is in memory, for orders given up to this time.
-    looked_for_ms: i64,
-}
-
-impl Lane {
-    fn forget(&mut self) {
-        self.waiting.clear();
-        self.ordered.clear();
-        self.bytes = 0;
-        self.paused = false;
-        self.looked_for_ms = 0;
-    }
-
-    /// Puts a record where its order wants it; `false` when that is nowhere.
-    fn obey(&mut self, deed: Deed, waiting: Waiting, obeyed: &Obeyed) -> bool {
-        if let Parked::Delivery(envelope) = &waiting.parked {
-            obeyed(deed, &envelope.delivery);
-        }
-        match deed {
-            Deed::Now => {
-                self.bytes += waiting.bytes;
-                self.ordered.push_back(waiting);
-                true
-            }
-            Deed::Drop => {
-                self.partition.settle(waiting.offset);
-                false
-            }
-        }
-    }
-}
 
 type Room = Pin<Box<dyn Future<Output = Admission> + Send>>;
 
@@ -405,17 +303,10 @@ impl Due {
             partition.give_back(message.offset());
             return;
         };
-        let lane = self.lanes.entry(place).or_insert_with(|| Lane {
-            partition: partition.clone(),
-            kind,
-            delay,
-            waiting: VecDeque::new(),
-            ordered: VecDeque::new(),
-            bytes: 0,
-            paused: false,
-            trimmed: 0,
-            looked_for_ms: 0,
-        });
+        let lane = self
+            .lanes
+            .entry(place)
+            .or_insert_with(|| Lane::new(partition.clone(), kind, delay));
         if !Arc::ptr_eq(&lane.partition, partition) {
             // The same partition, assigned anew.
             lane.partition = partition.clone();
@@ -483,7 +374,7 @@ impl Due {
         let hop = match &head.parked {
             Parked::Marker => false,
             Parked::Unreadable(_) => true,
-            Parked::Delivery(envelope) => !is_ordered && !remaining(envelope).is_zero(),
+            Parked::Delivery(_) => !is_ordered && !head.remaining().is_zero(),
         };
         if hop && self.moves.len() >= MOVES {
             return false;
@@ -605,84 +496,5 @@ async fn opened(door: &mut Door) -> Admission {
             admission
         }
         None => std::future::pending().await,
-    }
-}
-
-fn remaining(envelope: &Envelope) -> Duration {
-    match envelope.stay {
-        Stay::Parked { remaining, .. } => remaining,
-        Stay::Dead { .. } => Duration::ZERO,
-    }
-}
-
-fn read(message: &BorrowedMessage<'_>, topic: &Arc<str>, stamp_ms: i64) -> Parked {
-    let found = headers::read(message);
-    if found.get(envelope::PROBE).is_some() {
-        return Parked::Marker;
-    }
-    let body = message
-        .payload()
-        .map(Bytes::copy_from_slice)
-        .unwrap_or_default();
-    match Envelope::read(found.clone(), body.clone()) {
-        Ok(envelope) if matches!(envelope.stay, Stay::Parked { .. }) => {
-            Parked::Delivery(Box::new(envelope))
-        }
-        _ => Parked::Unreadable(Box::new(Raw {
-            topic: topic.clone(),
-            partition: message.partition(),
-            offset: message.offset(),
-            stamp_ms,
-            key: message.key().map(Bytes::copy_from_slice),
-            headers: found,
-            body,
-        })),
-    }
-}
-
-/// Parks a delivery on its next tier, however long the broker refuses, then settles the old copy.
-async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partition>, offset: i64) {
-    let Envelope { delivery, stay, .. } = envelope;
-    let Stay::Parked {
-        kind,
-        whole,
-        remaining,
-        ..
-    } = stay
-    else {
-        return;
-    };
-    while !partition.is_closed() {
-        match kafka.park_rest(&delivery, kind, remaining, whole).await {
-            Ok(()) => return partition.settle(offset),
-            Err(error) => warn_refused(&delivery, &error),
-        }
-        sleep(MOVE_AGAIN).await;
-    }
-}
-
-fn warn_refused(delivery: &Delivery, error: &crate::broker::Refused) {
-    warn!(delivery = %delivery.id, %error, "a parked delivery could not be moved on, trying again");
-}
-
-/// Puts a message that is no delivery of ours among the dead letters, as it came.
-async fn put_away(kafka: Arc<Kafka>, raw: Raw, partition: Arc<Partition>) {
-    let (ours, key) = letters::put_away(&raw);
-    let topic = names::dead(&kafka.settings.group);
-    warn!(topic = %raw.topic, offset = raw.offset, key, "not a delivery of ours: it becomes a dead letter as it is");
-    while !partition.is_closed() {
-        let record = Record {
-            topic: &topic,
-            key: Some(key.as_bytes()),
-            payload: Some(&raw.body),
-            headers: Some(headers::write(&ours)),
-            stamped: true,
-            ..Record::default()
-        };
-        match kafka.producer.send(record).await {
-            Ok(_) => return partition.settle(raw.offset),
-            Err(error) => warn!(key, %error, "it was refused, trying again"),
-        }
-        sleep(MOVE_AGAIN).await;
     }
 }
