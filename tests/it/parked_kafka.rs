@@ -69,12 +69,17 @@ async fn create_tier(topic: &str, partitions: i32) {
 }
 
 async fn park(kafka: &Arc<Kafka>, name: &str, count: usize) {
+    park_in_turn(kafka, &[name], count).await;
+}
+
+/// One of each name after the other.
+async fn park_in_turn(kafka: &Arc<Kafka>, names: &[&str], count: usize) {
     let wait = Wait {
         kind: WaitKind::Retry,
         delay: LONG,
     };
-    let parking = stream::iter(0..count).map(|_| {
-        let kafka = kafka.clone();
+    let parking = stream::iter(0..count).map(|number| {
+        let (kafka, name) = (kafka.clone(), names[number % names.len()]);
         async move { kafka.park(&delivery(name), wait).await }
     });
     let mut parked = parking.buffer_unordered(256);
@@ -211,5 +216,35 @@ async fn an_order_reaches_far_behind_a_backlog() {
     })
     .await;
     assert!(all_due(&mut again).await.is_empty());
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_order_picked_from_between_others_does_not_come_again_after_a_restart() {
+    let (topic, group) = (unique("orders"), unique("g"));
+    create_topic(&topic, 1).await;
+    let mut rig = start(long(&group, &topic), 200);
+    rig.ready().await;
+    // More than is read ahead, and many more gaps than a commit's metadata has room for.
+    const EACH: u64 = 5_000;
+    park_in_turn(&rig.kafka, &["erp", "crm"], 2 * EACH as usize).await;
+    assert_eq!(order(&rig.kafka, Deed::Now, "crm").await, EACH);
+    let mut sent = 0;
+    while sent < EACH {
+        let (due, _, receipt) = rig.due().await;
+        assert_eq!(&*due.subscription, "crm");
+        receipt.settle(Settlement::Ack);
+        sent += 1;
+    }
+    eventually("the others are left", PATIENCE, async || {
+        (waiting(&rig.kafka).await == EACH).then_some(())
+    })
+    .await;
+    rig.stop().await;
+    let mut again = start(long(&group, &topic), 200);
+    again.ready().await;
+    let twice = all_due(&mut again).await;
+    assert_eq!(twice.len(), 0, "delivered twice");
+    assert_eq!(waiting(&again.kafka).await, EACH);
     again.stop().await;
 }

@@ -17,7 +17,7 @@ use super::{Kafka, names};
 use crate::broker::parked::Deed;
 
 /// Found and not taken over yet.
-const FOUND: usize = 64;
+const FOUND: usize = 16;
 
 /// What a walk meets.
 pub enum Met {

@@ -5,6 +5,10 @@
 //! ones in memory: it is read up to a high mark, paused, and resumed at half, because a pause
 //! costs a second and a refetch. A record keeps its partition's offset back until what became of
 //! it is durable: settled by the pipeline, on its next tier, or among the dead letters.
+//!
+//! An order picks records out of a backlog, and what is settled ahead of the offset has to fit into
+//! a commit's metadata. Where that gets crowded, what only waits in between is parked anew, at the
+//! end, so that the offset moves on; meanwhile nothing more is picked out.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -45,6 +49,8 @@ const TURN: Duration = Duration::from_millis(10);
 const BURST: usize = 64;
 /// Records that an order has brought forward are looked for further ahead while fewer wait here.
 const ORDERED_AHEAD: usize = 1_024;
+/// The same, in bytes.
+const ORDERED_AHEAD_BYTES: usize = READ_AHEAD_BYTES / 2;
 /// How long orders given before the start may take to be read; then it goes on without.
 const ORDERS_WITHIN: Duration = Duration::from_secs(15);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
@@ -76,6 +82,8 @@ pub struct Due {
     dropped: u64,
     look_ahead: Option<LookAhead>,
     look_again_at: Option<Instant>,
+    /// Some partition has not much room left to say what of it is settled out of order.
+    crowded: bool,
 }
 
 impl Due {
@@ -92,6 +100,7 @@ impl Due {
             dropped: 0,
             look_ahead: None,
             look_again_at: None,
+            crowded: false,
         }
     }
 
@@ -162,7 +171,7 @@ impl Due {
                 admission = opened(&mut self.holds) => self.holds.open = Some(admission),
                 _ = turn.tick() => self.turn(member),
                 _ = trim.tick() => self.trim(),
-                met = next_met(&mut self.look_ahead), if self.ordered() < ORDERED_AHEAD => self.met(met),
+                met = next_met(&mut self.look_ahead), if self.may_pick() => self.met(met),
                 message = stream.next() => {
                     let mut next = message;
                     for taken in 1.. {
@@ -198,6 +207,7 @@ impl Due {
             self.lanes.retain(|_, lane| !lane.partition.is_closed());
         }
         self.obey();
+        self.make_way();
         self.begin_to_look_ahead();
         if self.dropped > 0 && self.look_ahead.is_none() {
             let count = std::mem::take(&mut self.dropped);
@@ -235,18 +245,21 @@ impl Due {
         }
         self.look_again_at = None;
         let mut from = Vec::new();
-        for (place, lane) in &mut self.lanes {
-            let Some(given_ms) = self.kafka.orders.last_about(lane.kind) else {
+        for kind in [WaitKind::Retry, WaitKind::Hold] {
+            let Some(given_ms) = self.kafka.orders.last_about(kind) else {
                 continue;
             };
-            let last_ms = lane.waiting.back().map_or(i64::MAX, |last| last.stamp_ms);
-            if lane.paused && lane.looked_for_ms < given_ms && last_ms <= given_ms {
-                lane.looked_for_ms = given_ms;
-                from.push(Behind {
-                    place: place.clone(),
-                    offset: lane.partition.next(),
-                    given_ms,
-                });
+            for (place, lane) in &mut self.lanes {
+                let last_ms = lane.waiting.back().map_or(i64::MAX, |last| last.stamp_ms);
+                let is_behind = lane.kind == kind && lane.paused && last_ms <= given_ms;
+                if is_behind && lane.looked_for_ms < given_ms {
+                    lane.looked_for_ms = given_ms;
+                    from.push(Behind {
+                        place: place.clone(),
+                        offset: lane.partition.next(),
+                        given_ms,
+                    });
+                }
             }
         }
         if !from.is_empty() {
@@ -254,9 +267,35 @@ impl Due {
         }
     }
 
-    /// Records brought forward and not passed on yet.
-    fn ordered(&self) -> usize {
-        self.lanes.values().map(|lane| lane.ordered.len()).sum()
+    /// Whether more may be brought forward: of what was, not much is still to be passed on, and all
+    /// that is settled will fit into the commits.
+    fn may_pick(&self) -> bool {
+        let of_lane = |lane: &Lane| (lane.ordered.len(), lane.ordered_bytes);
+        let all = self.lanes.values().map(of_lane);
+        let (count, bytes) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        !self.crowded && count < ORDERED_AHEAD && bytes < ORDERED_AHEAD_BYTES
+    }
+
+    /// Parks anew what only waits in front of much that an order has picked out.
+    fn make_way(&mut self) {
+        let now_ms = self.kafka.clock.reached_ms();
+        self.crowded = false;
+        for lane in self.lanes.values_mut().filter(|lane| lane.picked) {
+            let Some(last) = lane.partition.crowded_to() else {
+                continue;
+            };
+            self.crowded = true;
+            while let Some(now_ms) = now_ms
+                && self.moves.len() < MOVES
+                && let Some(waiting) = lane.pop_before(last)
+            {
+                let (offset, partition) = (waiting.offset, lane.partition.clone());
+                if let Some(envelope) = waiting.anew(now_ms) {
+                    let moved = hop_on(self.kafka.clone(), envelope, partition, offset);
+                    self.moves.spawn(moved);
+                }
+            }
+        }
     }
 
     /// What looking ahead has met; `None`: it came to an early end.
@@ -365,8 +404,8 @@ impl Due {
         let lane = self.lanes.get_mut(place).expect("found a moment ago");
         let is_ordered = !lane.ordered.is_empty();
         let queue = match is_ordered {
-            true => &mut lane.ordered,
-            false => &mut lane.waiting,
+            true => &lane.ordered,
+            false => &lane.waiting,
         };
         let Some(head) = queue.front() else {
             return false;
@@ -397,10 +436,9 @@ impl Due {
                 return false;
             }
         }
-        let Some(head) = queue.pop_front() else {
+        let Some(head) = lane.pop(is_ordered) else {
             return false;
         };
-        lane.bytes -= head.bytes;
         let partition = lane.partition.clone();
         match (head.parked, admission) {
             (Parked::Delivery(envelope), Some(admission)) => {

@@ -17,7 +17,11 @@ pub struct Lane {
     pub waiting: VecDeque<Waiting>,
     /// Due at once because somebody wants it so.
     pub ordered: VecDeque<Waiting>,
+    /// Of all records here, and of those that are due by order.
     pub bytes: usize,
+    pub ordered_bytes: usize,
+    /// An order has picked records out of it, since it was assigned.
+    pub picked: bool,
     pub paused: bool,
     pub trimmed: i64,
     /// Looked through beyond what is in memory, for orders given up to this time.
@@ -33,6 +37,8 @@ impl Lane {
             waiting: VecDeque::new(),
             ordered: VecDeque::new(),
             bytes: 0,
+            ordered_bytes: 0,
+            picked: false,
             paused: false,
             trimmed: 0,
             looked_for_ms: 0,
@@ -43,6 +49,8 @@ impl Lane {
         self.waiting.clear();
         self.ordered.clear();
         self.bytes = 0;
+        self.ordered_bytes = 0;
+        self.picked = false;
         self.paused = false;
         self.looked_for_ms = 0;
     }
@@ -52,9 +60,11 @@ impl Lane {
         if let Parked::Delivery(envelope) = &waiting.parked {
             obeyed(deed, &envelope.delivery);
         }
+        self.picked = true;
         match deed {
             Deed::Now => {
                 self.bytes += waiting.bytes;
+                self.ordered_bytes += waiting.bytes;
                 self.ordered.push_back(waiting);
                 true
             }
@@ -63,5 +73,26 @@ impl Lane {
                 false
             }
         }
+    }
+
+    /// The next record, of those that are due by order or of the others.
+    pub fn pop(&mut self, is_ordered: bool) -> Option<Waiting> {
+        let queue = match is_ordered {
+            true => &mut self.ordered,
+            false => &mut self.waiting,
+        };
+        let head = queue.pop_front()?;
+        self.bytes -= head.bytes;
+        if is_ordered {
+            self.ordered_bytes -= head.bytes;
+        }
+        Some(head)
+    }
+
+    /// The next record, if it is a delivery that only waits and lies before `offset`.
+    pub fn pop_before(&mut self, offset: i64) -> Option<Waiting> {
+        let head = self.waiting.front()?;
+        let is_before = head.offset < offset && matches!(head.parked, Parked::Delivery(_));
+        is_before.then(|| self.pop(false)).flatten()
     }
 }

@@ -65,6 +65,18 @@ impl Waiting {
         }
     }
 
+    /// The delivery, to be parked anew for all that is left of its wait.
+    pub fn anew(self, now_ms: i64) -> Option<Envelope> {
+        let Parked::Delivery(mut envelope) = self.parked else {
+            return None;
+        };
+        let rest_ms = (self.due_ms - now_ms).max(1);
+        if let Stay::Parked { remaining, .. } = &mut envelope.stay {
+            *remaining += Duration::from_millis(rest_ms.unsigned_abs());
+        }
+        Some(*envelope)
+    }
+
     /// What an order says about it.
     pub fn ordered(&self, orders: &Orders, kind: WaitKind) -> Option<Deed> {
         let Parked::Delivery(envelope) = &self.parked else {
