@@ -204,7 +204,8 @@ pub async fn ensure(
         );
     }
     check(admin, &there, size.max_bytes).await?;
-    if let Err(error) = ensure_orders(admin, group, declare).await {
+    let orders = ensure_orders_in(admin, group, catalogue, declare);
+    if let Err(error) = orders.await {
         warn!(
             error = format!("{error:#}"),
             "parked deliveries cannot be brought forward or dropped"
@@ -215,8 +216,17 @@ pub async fn ensure(
 
 /// Makes the topic of orders where it is missing.
 pub async fn ensure_orders(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
+    ensure_orders_in(admin, group, &catalogue(admin).await?, declare).await
+}
+
+async fn ensure_orders_in(
+    admin: &Admin,
+    group: &str,
+    catalogue: &Catalogue,
+    declare: bool,
+) -> anyhow::Result<()> {
     let topic = Topic::orders(group);
-    if catalogue(admin).await?.contains_key(&topic.name) {
+    if catalogue.contains_key(&topic.name) {
         let found = describe(admin, &[&topic.name]).await?;
         let found = found.into_iter().flatten().next();
         if let Some(fault) = found.and_then(|config| fault(&config, topic.holds)) {
@@ -231,10 +241,13 @@ pub async fn ensure_orders(admin: &Admin, group: &str, declare: bool) -> anyhow:
 }
 
 /// Makes the topic of the replay lock where it is missing. Nothing is ever written to it.
-pub async fn ensure_lock(admin: &Admin, group: &str) -> anyhow::Result<()> {
+pub async fn ensure_lock(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
     let topic = Topic::lock(group);
     if catalogue(admin).await?.contains_key(&topic.name) {
         return Ok(());
+    }
+    if !declare {
+        bail!("topic {} is missing, and not ours to make", topic.name);
     }
     create(admin, &[topic], Size::SMALLEST).await
 }

@@ -19,7 +19,8 @@ use crate::broker::envelope::{self, Envelope, Stay};
 use crate::delivery::Reason;
 use crate::event::{EventId, HeaderValue, Headers, Origin, Place};
 
-pub use pass::open;
+pub use lock::{Lock, hold};
+pub use pass::{alive, open};
 pub use scan::scan;
 
 /// The key of a letter.
