@@ -304,6 +304,10 @@ impl Follow for OfJob {
         self.journal.ordered(delivery, self.deed, &self.on, "");
     }
 
+    fn note(&self, note: String) {
+        self.job.note(format!("broker `{}`: {note}", self.on));
+    }
+
     fn cancelled(&self) -> &CancellationToken {
         self.job.cancelled()
     }
