@@ -145,6 +145,19 @@ impl Topic {
             ("max.message.bytes", size.max_bytes.to_string()),
         ]
     }
+
+    /// What the cluster is asked to make; `settings` are the topic's own, see [`Topic::settings`].
+    pub fn new_topic<'a>(
+        &'a self,
+        size: Size,
+        settings: &'a [(&'static str, String)],
+    ) -> NewTopic<'a> {
+        let partitions = self.partitions(size) as i32;
+        let new = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(-1));
+        settings
+            .iter()
+            .fold(new, |new, (name, value)| new.set(name, value))
+    }
 }
 
 /// How large our topics are: as wide as the widest source, and a little more per message.
@@ -257,13 +270,7 @@ async fn create(admin: &Admin, missing: &[Topic], size: Size) -> anyhow::Result<
     let topics: Vec<_> = missing
         .iter()
         .zip(&settings)
-        .map(|(topic, settings)| {
-            let partitions = topic.partitions(size) as i32;
-            let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1));
-            settings
-                .iter()
-                .fold(new, |new, (name, value)| new.set(name, value))
-        })
+        .map(|(topic, settings)| topic.new_topic(size, settings))
         .collect();
     if topics.is_empty() {
         return Ok(());
