@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use hookbridge::broker::kafka::{Kafka, Settings};
 use hookbridge::broker::parked::{Deed, Order, Unwatched, Whose};
 use hookbridge::broker::tiers::Tiers;
+use hookbridge::broker::upkeep::{Adopted, Known, Upkeep as _};
 use hookbridge::broker::{Broker as _, Received, Settlement, Wait};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, EventId, Headers, Origin, Place};
@@ -247,4 +248,29 @@ async fn what_an_order_picked_from_between_others_does_not_come_again_after_a_re
     assert_eq!(twice.len(), 0, "delivered twice");
     assert_eq!(waiting(&again.kafka).await, EACH);
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_delivery_of_ours_does_not_stop_an_adoption() {
+    let (topic, old, new) = (unique("orders"), unique("old"), unique("new"));
+    create_topic(&topic, 1).await;
+    let rig = start(long(&old, &topic), 200);
+    rig.ready().await;
+    rig.stop().await;
+    let left = Kafka::new(long(&old, &topic)).expect("settings");
+    park(&left, "crm", 20).await;
+    produce(&format!("{old}.retry.600"), ["not ours".to_owned()]).await;
+    park(&left, "crm", 20).await;
+    let adopter = Kafka::new(long(&new, &topic)).expect("settings");
+    let adopted = adopter.adopt(&old, &Known::default()).await;
+    assert_eq!(
+        adopted.expect("adopted"),
+        Adopted {
+            parked: 40,
+            dead: 1
+        }
+    );
+    assert_eq!((waiting(&left).await, waiting(&adopter).await), (0, 40));
+    let again = adopter.adopt(&old, &Known::default()).await;
+    assert_eq!(again.expect("adopted"), Adopted::default());
 }
