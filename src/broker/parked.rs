@@ -137,6 +137,8 @@ pub trait Follow: Send + Sync {
     /// The order was carried out on this delivery, whose body and headers may be missing; its event
     /// has so many bytes.
     fn did(&self, _: &Delivery, _: usize) {}
+    /// Something about how the order was carried out that the one who gave it should know.
+    fn note(&self, _: String) {}
     /// Cancelled when the order is to end between two deliveries.
     fn cancelled(&self) -> &CancellationToken;
 }

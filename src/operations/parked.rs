@@ -312,6 +312,10 @@ impl Follow for OfJob {
         self.operations.note(self.deed, done, &self.on, "");
     }
 
+    fn note(&self, note: String) {
+        self.job.note(format!("broker `{}`: {note}", self.on));
+    }
+
     fn cancelled(&self) -> &CancellationToken {
         self.job.cancelled()
     }

@@ -8,6 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use hookbridge::broker::kafka::{Kafka, Settings};
 use hookbridge::broker::parked::{Deed, Order, Unwatched, Whose};
 use hookbridge::broker::tiers::Tiers;
+use hookbridge::broker::upkeep::{Adopted, Known, Upkeep as _};
 use hookbridge::broker::{Broker as _, Received, Settlement, Wait};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, EventId, Headers, Origin, Place};
@@ -69,12 +70,17 @@ async fn create_tier(topic: &str, partitions: i32) {
 }
 
 async fn park(kafka: &Arc<Kafka>, name: &str, count: usize) {
+    park_in_turn(kafka, &[name], count).await;
+}
+
+/// One of each name after the other.
+async fn park_in_turn(kafka: &Arc<Kafka>, names: &[&str], count: usize) {
     let wait = Wait {
         kind: WaitKind::Retry,
         delay: LONG,
     };
-    let parking = stream::iter(0..count).map(|_| {
-        let kafka = kafka.clone();
+    let parking = stream::iter(0..count).map(|number| {
+        let (kafka, name) = (kafka.clone(), names[number % names.len()]);
         async move { kafka.park(&delivery(name), wait).await }
     });
     let mut parked = parking.buffer_unordered(256);
@@ -212,4 +218,59 @@ async fn an_order_reaches_far_behind_a_backlog() {
     .await;
     assert!(all_due(&mut again).await.is_empty());
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_order_picked_from_between_others_does_not_come_again_after_a_restart() {
+    let (topic, group) = (unique("orders"), unique("g"));
+    create_topic(&topic, 1).await;
+    let mut rig = start(long(&group, &topic), 200);
+    rig.ready().await;
+    // More than is read ahead, and many more gaps than a commit's metadata has room for.
+    const EACH: u64 = 5_000;
+    park_in_turn(&rig.kafka, &["erp", "crm"], 2 * EACH as usize).await;
+    assert_eq!(order(&rig.kafka, Deed::Now, "crm").await, EACH);
+    let mut sent = 0;
+    while sent < EACH {
+        let (due, _, receipt) = rig.due().await;
+        assert_eq!(&*due.subscription, "crm");
+        receipt.settle(Settlement::Ack);
+        sent += 1;
+    }
+    eventually("the others are left", PATIENCE, async || {
+        (waiting(&rig.kafka).await == EACH).then_some(())
+    })
+    .await;
+    rig.stop().await;
+    let mut again = start(long(&group, &topic), 200);
+    again.ready().await;
+    let twice = all_due(&mut again).await;
+    assert_eq!(twice.len(), 0, "delivered twice");
+    assert_eq!(waiting(&again.kafka).await, EACH);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_delivery_of_ours_does_not_stop_an_adoption() {
+    let (topic, old, new) = (unique("orders"), unique("old"), unique("new"));
+    create_topic(&topic, 1).await;
+    let rig = start(long(&old, &topic), 200);
+    rig.ready().await;
+    rig.stop().await;
+    let left = Kafka::new(long(&old, &topic)).expect("settings");
+    park(&left, "crm", 20).await;
+    produce(&format!("{old}.retry.600"), ["not ours".to_owned()]).await;
+    park(&left, "crm", 20).await;
+    let adopter = Kafka::new(long(&new, &topic)).expect("settings");
+    let adopted = adopter.adopt(&old, &Known::default()).await;
+    assert_eq!(
+        adopted.expect("adopted"),
+        Adopted {
+            parked: 40,
+            dead: 1
+        }
+    );
+    assert_eq!((waiting(&left).await, waiting(&adopter).await), (0, 40));
+    let again = adopter.adopt(&old, &Known::default()).await;
+    assert_eq!(again.expect("adopted"), Adopted::default());
 }

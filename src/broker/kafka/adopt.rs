@@ -1,34 +1,37 @@
 //! Adopting: what another group has left in its topics becomes the present group's.
 //!
-//! Only a group that nobody runs any more can be adopted. A record is written to our own topic and
-//! confirmed before it counts as done in the other's: a tier's offset is committed, a letter gets
-//! its tombstone. Interrupted and started again, the one in flight may come twice.
+//! Only a group that nobody runs any more can be adopted, by one at a time: its replay lock is held
+//! meanwhile. A record is written to our own topic and confirmed before it counts as done in the
+//! other's: a tier's offset is committed, every second and at the end, whatever ends it; a letter
+//! gets its tombstone. Killed and started again, what was moved in the last second may come twice.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _, OwnedHeaders};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use super::client::{ASK, Connection, Quiet, blocking};
-use super::member::committed;
+use super::client::{Connection, blocking};
+use super::letters::{self, Lock};
+use super::parked::Open;
 use super::produce::Record;
 use super::start::ReaderContext;
 use super::upkeep::of_group;
+use super::waiting::{Parked, Waiting};
+use super::walk::{At, Walked, reader, walk};
 use super::watermark::Watermark;
-use super::{Kafka, headers, letters, names, topics};
-use crate::broker::envelope::{self, Envelope, Stay};
+use super::{Kafka, moves, names, topics};
 use crate::broker::upkeep::Adopted;
 
 /// Records read ahead of those being written.
 const AHEAD: usize = 64;
-/// A topic in which nothing comes for so long is given up.
-const SILENCE: Duration = Duration::from_secs(15);
+/// Between commits of what was moved.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
 
 /// Moves what lies in the topics of `group`.
 pub async fn group(kafka: &Kafka, group: &str) -> anyhow::Result<Adopted> {
@@ -52,16 +55,41 @@ pub async fn group(kafka: &Kafka, group: &str) -> anyhow::Result<Adopted> {
         }
     }
     kafka.get_ready().await?;
+    let lock = letters::hold(kafka, group).await?;
+    let moved = all(kafka, group, &theirs, &lock).await;
+    lock.release().await;
+    moved
+}
+
+async fn all(
+    kafka: &Kafka,
+    group: &str,
+    theirs: &[(String, usize)],
+    lock: &Lock,
+) -> anyhow::Result<Adopted> {
     let mut adopted = Adopted::default();
-    for (topic, partitions) in &theirs {
+    for (topic, partitions) in theirs {
         if let Some((_, delay)) = names::read_tier(group, topic) {
-            adopted.parked += tier(kafka, group, topic, *partitions, delay).await?;
+            let tier = Tier {
+                group,
+                topic,
+                delay,
+            };
+            tier.adopt(kafka, *partitions, lock, &mut adopted).await?;
         }
     }
-    if catalogue.contains_key(&names::dead(group)) {
-        adopted.dead = dead(kafka, group).await?;
+    let dead_topic = names::dead(group);
+    if theirs.iter().any(|(topic, _)| *topic == dead_topic) {
+        dead(kafka, group, lock, &mut adopted).await?;
     }
     Ok(adopted)
+}
+
+fn still_locked(lock: &Lock) -> anyhow::Result<()> {
+    if lock.is_lost() {
+        bail!("the group's replay lock was lost, somebody else may hold it now: begin again");
+    }
+    Ok(())
 }
 
 /// How many records of a topic of `group` somebody still waits for.
@@ -74,74 +102,171 @@ pub async fn waiting(
     let (connection, group, topic) = (kafka.connection.clone(), group.to_owned(), topic.to_owned());
     blocking(move || {
         if topic == names::dead(&group) {
-            return Ok(live_letters(&connection, &group)?.len() as u64);
+            let alive = letters::alive(&connection, &group)?;
+            return Ok(alive.values().map(|offsets| offsets.len() as u64).sum());
         }
-        let places = unsettled(&connection, &group, &topic, partitions)?;
-        Ok(places.values().map(Left::len).sum())
+        if names::read_tier(&group, &topic).is_none() {
+            return Ok(0);
+        }
+        let open = unsettled(&connection, &group, &topic, partitions)?;
+        let lengths = open.stretch.values().map(|(from, end)| end - from);
+        Ok(lengths.sum::<i64>().unsigned_abs())
     })
     .await
 }
 
-/// What is left of one partition of a tier.
-struct Left {
-    from: i64,
-    end: i64,
-    watermark: Watermark,
-}
-
-impl Left {
-    fn len(&self) -> u64 {
-        self.end.saturating_sub(self.from).max(0) as u64
-    }
-}
-
-/// What the tiers' group has not settled of `topic`, by partition. Blocks.
+/// What the tiers' group has not settled of `topic`. Blocks.
 fn unsettled(
     connection: &Connection,
     group: &str,
     topic: &str,
     partitions: usize,
-) -> anyhow::Result<HashMap<i32, Left>> {
-    let asking = reader(connection, &names::tier_group(group))?;
-    let mut list = TopicPartitionList::new();
-    for partition in 0..partitions as i32 {
-        list.add_partition(topic, partition);
+) -> anyhow::Result<Open> {
+    let places: Vec<_> = (0..partitions as i32)
+        .map(|partition| (topic.to_owned(), partition))
+        .collect();
+    Open::of(connection, group, &places)
+}
+
+/// A tier of theirs.
+struct Tier<'a> {
+    group: &'a str,
+    topic: &'a str,
+    delay: Duration,
+}
+
+impl Tier<'_> {
+    async fn adopt(
+        &self,
+        kafka: &Kafka,
+        partitions: usize,
+        lock: &Lock,
+        adopted: &mut Adopted,
+    ) -> anyhow::Result<()> {
+        let (connection, group) = (kafka.connection.clone(), self.group.to_owned());
+        let (topic, delay) = (Arc::<str>::from(self.topic), self.delay);
+        let (open, client) = {
+            let (connection, group, topic) = (connection.clone(), group.clone(), topic.clone());
+            blocking(move || {
+                let open = unsettled(&connection, &group, &topic, partitions)?;
+                Ok((open, reader(&connection, &names::tier_group(&group))?))
+            })
+            .await?
+        };
+        let Open { stretch, marks } = open;
+        let mut settled = Settled {
+            client: Arc::new(client),
+            marks,
+            committed_at: Instant::now(),
+        };
+        let (to, mut records) = mpsc::channel(AHEAD);
+        let reading = tokio::spawn(blocking(move || {
+            let group = names::tier_group(&group);
+            let walked = walk(&connection, &group, stretch, &mut |message| {
+                let waiting = Waiting::new(message, &topic, delay);
+                to.blocking_send((message.partition(), waiting)).is_ok()
+            })?;
+            if walked == Walked::Silent {
+                bail!("reading topic {topic} came to a stop");
+            }
+            Ok(())
+        }));
+        let moved = async {
+            while let Some((partition, waiting)) = records.recv().await {
+                still_locked(lock)?;
+                let place = (self.topic.to_owned(), partition);
+                self.take(kafka, &place, waiting, &mut settled, adopted)
+                    .await?;
+            }
+            anyhow::Ok(())
+        };
+        let moved = moved.await;
+        // Also what came before an error is not to come again.
+        let committed = settled.commit().await;
+        drop(records);
+        moved.and(committed)?;
+        reading.await.context("reading ended badly")?
     }
-    let mut left = HashMap::new();
-    for ((topic, partition), at) in committed(&asking, list)? {
-        let (low, high) = asking.fetch_watermarks(&topic, partition, ASK)?;
-        let (offset, metadata) = at.unwrap_or((low, String::new()));
-        let from = offset.max(low);
-        if from < high {
-            let watermark = Watermark::starting_at(offset, &metadata);
-            let end = high;
-            left.insert(
-                partition,
-                Left {
-                    from,
-                    end,
-                    watermark,
-                },
-            );
+
+    /// Parks what one record holds for the rest of its wait.
+    async fn take(
+        &self,
+        kafka: &Kafka,
+        place: &At,
+        waiting: Waiting,
+        settled: &mut Settled,
+        adopted: &mut Adopted,
+    ) -> anyhow::Result<()> {
+        let offset = waiting.offset;
+        let mark = settled.marks.get_mut(place);
+        // What was settled out of order before is not moved again.
+        if !mark.is_some_and(|mark| mark.receive(offset)) {
+            return Ok(());
         }
+        match &waiting.parked {
+            Parked::Marker => {}
+            Parked::Unreadable(raw) => {
+                moves::put_among_letters(kafka, raw).await?;
+                adopted.dead += 1;
+            }
+            Parked::Delivery(_) => {
+                // Until the broker's clock is known the tier's delay counts in full: late, never
+                // early.
+                let stamp_ms = waiting.stamp_ms;
+                let now_ms = kafka.clock.reached_ms().unwrap_or(stamp_ms).max(stamp_ms);
+                if let Some(envelope) = waiting.anew(now_ms) {
+                    moves::hop(kafka, &envelope).await?;
+                    adopted.parked += 1;
+                }
+            }
+        }
+        if let Some(mark) = settled.marks.get_mut(place) {
+            mark.settle(offset);
+        }
+        if settled.committed_at.elapsed() > COMMIT_EVERY {
+            settled.commit().await?;
+        }
+        Ok(())
     }
-    Ok(left)
 }
 
-fn reader(connection: &Connection, group: &str) -> anyhow::Result<BaseConsumer<ReaderContext>> {
-    let mut config = connection.reader(group);
-    config.set("enable.partition.eof", "true");
-    Ok(config.create_with_context(ReaderContext(Quiet))?)
+/// What of a tier is done.
+struct Settled {
+    client: Arc<BaseConsumer<ReaderContext>>,
+    marks: HashMap<At, Watermark>,
+    committed_at: Instant,
 }
 
-/// A record on its way.
+impl Settled {
+    /// Commits for the tiers' group.
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), mark) in &self.marks {
+            let commit = mark.commit();
+            let mut element = list.add_partition(topic, *partition);
+            element.set_offset(Offset::Offset(commit.offset))?;
+            if !commit.metadata.is_empty() {
+                element.set_metadata(&commit.metadata);
+            }
+        }
+        if list.count() > 0 {
+            let client = self.client.clone();
+            blocking(move || {
+                let committed = client.commit(&list, CommitMode::Sync);
+                committed.context("committing what was moved")
+            })
+            .await?;
+        }
+        self.committed_at = Instant::now();
+        Ok(())
+    }
+}
+
+/// A letter on its way.
 struct Moved {
     partition: i32,
-    offset: i64,
-    stamp_ms: i64,
     key: Option<Bytes>,
     headers: Option<OwnedHeaders>,
-    found: crate::event::Headers,
     body: Bytes,
 }
 
@@ -150,182 +275,32 @@ impl Moved {
         let bytes = |bytes: Option<&[u8]>| bytes.map(Bytes::copy_from_slice);
         Self {
             partition: message.partition(),
-            offset: message.offset(),
-            stamp_ms: message.timestamp().to_millis().unwrap_or(0),
             key: bytes(message.key()),
             headers: message.headers().map(|headers| headers.detach()),
-            found: headers::read(message),
             body: bytes(message.payload()).unwrap_or_default(),
         }
     }
 }
 
-async fn tier(
+async fn dead(
     kafka: &Kafka,
     group: &str,
-    topic: &str,
-    partitions: usize,
-    delay: Duration,
-) -> anyhow::Result<u64> {
-    let (to, mut records) = mpsc::channel(AHEAD);
-    let (connection, of, name) = (kafka.connection.clone(), group.to_owned(), topic.to_owned());
-    let reading = tokio::spawn(blocking(move || {
-        let mut left = unsettled(&connection, &of, &name, partitions)?;
-        read_to_the_end(&connection, &of, &name, &mut left, &to)
-    }));
-    let (mut moved, mut done) = (0, HashMap::new());
-    while let Some(record) = records.recv().await {
-        moved += u64::from(park(kafka, &record, topic, delay).await?);
-        let next = record.offset + 1;
-        done.insert(record.partition, next);
-    }
-    reading.await.context("reading ended badly")??;
-    commit(kafka, group, topic, done).await?;
-    Ok(moved)
-}
-
-/// Parks what one record holds for the rest of its wait; `false` for a marker.
-async fn park(kafka: &Kafka, record: &Moved, topic: &str, delay: Duration) -> anyhow::Result<bool> {
-    if record.found.get(envelope::PROBE).is_some() {
-        return Ok(false);
-    }
-    let read = Envelope::read(record.found.clone(), record.body.clone());
-    let envelope = read.with_context(|| {
-        format!(
-            "record {}/{} of topic {topic} is not one of ours",
-            record.partition, record.offset
-        )
-    })?;
-    let Stay::Parked {
-        kind,
-        whole,
-        remaining,
-        ..
-    } = envelope.stay
-    else {
-        bail!("topic {topic} holds a dead letter, which is no place for it");
-    };
-    // Until the broker's clock is known the tier's delay counts in full: late, never early.
-    let waited = kafka
-        .clock
-        .reached_ms()
-        .map_or(0, |now_ms| (now_ms - record.stamp_ms).max(0));
-    let rest = remaining + delay.saturating_sub(Duration::from_millis(waited as u64));
-    // What is due takes the shortest tier there is: a moment late.
-    let rest = rest.max(Duration::from_millis(1));
-    kafka
-        .park_rest(&envelope.delivery, kind, rest, whole)
-        .await?;
-    Ok(true)
-}
-
-/// Sends what is left of a topic, in order within a partition. Blocks.
-fn read_to_the_end(
-    connection: &Connection,
-    group: &str,
-    topic: &str,
-    left: &mut HashMap<i32, Left>,
-    to: &mpsc::Sender<Moved>,
+    lock: &Lock,
+    adopted: &mut Adopted,
 ) -> anyhow::Result<()> {
-    let reading = reader(connection, &names::tier_group(group))?;
-    let mut list = TopicPartitionList::new();
-    for (partition, left) in left.iter() {
-        list.add_partition_offset(topic, *partition, Offset::Offset(left.from))?;
-    }
-    reading.assign(&list)?;
-    let mut heard = Instant::now();
-    while !left.is_empty() {
-        if heard.elapsed() > SILENCE {
-            bail!("reading topic {topic} came to a stop");
-        }
-        match reading.poll(Duration::from_millis(200)) {
-            None => {}
-            Some(Ok(message)) => {
-                heard = Instant::now();
-                let (partition, offset) = (message.partition(), message.offset());
-                let Some(of) = left.get_mut(&partition) else {
-                    continue;
-                };
-                // What was settled out of order before is not moved again.
-                let open = offset < of.end && of.watermark.receive(offset);
-                let last = offset + 1 >= of.end;
-                if open && to.blocking_send(Moved::of(&message)).is_err() {
-                    return Ok(());
-                }
-                // A full channel is no silence.
-                heard = Instant::now();
-                if last {
-                    left.remove(&partition);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                left.remove(&partition);
-            }
-            Some(Err(error)) if heard.elapsed() > SILENCE => return Err(error.into()),
-            Some(Err(_)) => {}
-        }
-    }
-    Ok(())
-}
-
-async fn commit(
-    kafka: &Kafka,
-    group: &str,
-    topic: &str,
-    done: HashMap<i32, i64>,
-) -> anyhow::Result<()> {
-    if done.is_empty() {
-        return Ok(());
-    }
-    let committing = reader(&kafka.connection, &names::tier_group(group))?;
-    let topic = topic.to_owned();
-    blocking(move || {
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in done {
-            list.add_partition_offset(&topic, partition, Offset::Offset(next))?;
-        }
-        committing
-            .commit(&list, CommitMode::Sync)
-            .with_context(|| format!("committing what was moved of topic {topic}"))
-    })
-    .await
-}
-
-/// The letters that have no tombstone: where the last record of each key lies. Blocks.
-fn live_letters(
-    connection: &Connection,
-    group: &str,
-) -> anyhow::Result<HashMap<Vec<u8>, (i32, i64)>> {
-    let mut live = HashMap::new();
-    letters::scan(connection, group, None, &mut |message| {
-        let Some(key) = message.key() else {
-            return true;
-        };
-        let marker = headers::read(message).get(envelope::PROBE).is_some();
-        if message.payload().is_none() {
-            live.remove(key);
-        } else if !marker {
-            live.insert(key.to_vec(), (message.partition(), message.offset()));
-        }
-        true
-    })?;
-    Ok(live)
-}
-
-async fn dead(kafka: &Kafka, group: &str) -> anyhow::Result<u64> {
     let (to, mut records) = mpsc::channel(AHEAD);
     let (connection, of) = (kafka.connection.clone(), group.to_owned());
     let reading = tokio::spawn(blocking(move || {
-        let live = live_letters(&connection, &of)?;
+        let alive = letters::alive(&connection, &of)?;
         letters::scan(&connection, &of, None, &mut |message| {
-            let place = (message.partition(), message.offset());
-            let wanted = message.key().and_then(|key| live.get(key)) == Some(&place);
-            !wanted || to.blocking_send(Moved::of(message)).is_ok()
+            let offsets = alive.get(&message.partition());
+            let is_alive = offsets.is_some_and(|all| all.binary_search(&message.offset()).is_ok());
+            !is_alive || to.blocking_send(Moved::of(message)).is_ok()
         })
     }));
     let (theirs, ours) = (names::dead(group), names::dead(&kafka.settings.group));
-    let mut moved = 0;
     while let Some(record) = records.recv().await {
+        still_locked(lock)?;
         let key = record.key.as_deref();
         let letter = Record {
             topic: &ours,
@@ -338,13 +313,14 @@ async fn dead(kafka: &Kafka, group: &str) -> anyhow::Result<u64> {
         kafka.producer.send(letter).await?;
         let tombstone = Record {
             topic: &theirs,
+            // Where the letter lies, even if the topic was widened since.
+            partition: Some(record.partition),
             key,
             stamped: true,
             ..Record::default()
         };
         kafka.producer.send(tombstone).await?;
-        moved += 1;
+        adopted.dead += 1;
     }
-    reading.await.context("reading ended badly")??;
-    Ok(moved)
+    reading.await.context("reading ended badly")?
 }

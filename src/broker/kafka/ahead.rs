@@ -9,15 +9,22 @@ use std::sync::Arc;
 
 use rdkafka::message::Message as _;
 use tokio::sync::mpsc;
-use tracing::{debug, info};
+use tracing::{info, warn};
 
-use super::due::Waiting;
-use super::parked::{Stretch, walk};
+use super::waiting::Waiting;
+use super::walk::{SILENCE, Stretch, Walked, walk};
 use super::{Kafka, names};
 use crate::broker::parked::Deed;
 
 /// Found and not taken over yet.
-const FOUND: usize = 64;
+const FOUND: usize = 16;
+
+/// What a walk meets.
+pub enum Met {
+    Found(Box<Found>),
+    /// The end: all of it was looked at.
+    End,
+}
 
 /// A record that an order is about.
 pub struct Found {
@@ -36,35 +43,44 @@ pub struct Behind {
 }
 
 /// One walk under way. Dropped, it ends.
-pub struct LookAhead(mpsc::Receiver<Found>);
+pub struct LookAhead {
+    /// Where it goes.
+    pub places: Vec<(Arc<str>, i32)>,
+    met: mpsc::Receiver<Met>,
+}
 
 impl LookAhead {
     pub fn begin(kafka: &Arc<Kafka>, from: Vec<Behind>) -> Self {
-        let (found, taken) = mpsc::channel(FOUND);
+        let (found, met) = mpsc::channel(FOUND);
         let kafka = kafka.clone();
+        let places = from.iter().map(|behind| behind.place.clone()).collect();
         info!(broker = %kafka.settings.name, partitions = from.len(), "looking further ahead on the tiers for what an order is about");
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = look(&kafka, &from, &found) {
-                // The reader comes by in its own time; an order still counts then.
-                debug!(
-                    error = format!("{error:#}"),
-                    "looking ahead came to an early end"
-                );
-            }
+            let early = match look(&kafka, &from, &found) {
+                Ok(Walked::Whole) => {
+                    let _ = found.blocking_send(Met::End);
+                    return;
+                }
+                Ok(Walked::Enough) => return,
+                Ok(Walked::Silent) => format!("the cluster has said nothing for {SILENCE:?}"),
+                Err(error) => format!("{error:#}"),
+            };
+            warn!(broker = %kafka.settings.name, error = early, "looking ahead for what an order is about came to an early end, trying again");
         });
-        Self(taken)
+        Self { places, met }
     }
 }
 
-/// The next record found; `None` when there are no more. Waits for ever where nothing is looked for.
-pub async fn next_found(look_ahead: &mut Option<LookAhead>) -> Option<Found> {
+/// What is met next; `None` when the walk came to an early end. Waits for ever where nothing is
+/// looked for.
+pub async fn next_met(look_ahead: &mut Option<LookAhead>) -> Option<Met> {
     match look_ahead {
-        Some(LookAhead(taken)) => taken.recv().await,
+        Some(LookAhead { met, .. }) => met.recv().await,
         None => std::future::pending().await,
     }
 }
 
-fn look(kafka: &Kafka, from: &[Behind], found: &mpsc::Sender<Found>) -> anyhow::Result<()> {
+fn look(kafka: &Kafka, from: &[Behind], found: &mpsc::Sender<Met>) -> anyhow::Result<Walked> {
     let group = &kafka.settings.group;
     let mut stretch = Stretch::new();
     let mut last_ms = 0;
@@ -101,13 +117,11 @@ fn look(kafka: &Kafka, from: &[Behind], found: &mpsc::Sender<Found>) -> anyhow::
             return !found.is_closed();
         };
         let place = (topic, message.partition());
-        found
-            .blocking_send(Found {
-                place,
-                waiting,
-                deed,
-            })
-            .is_ok()
-    })?;
-    Ok(())
+        let of_order = Found {
+            place,
+            waiting,
+            deed,
+        };
+        found.blocking_send(Met::Found(Box::new(of_order))).is_ok()
+    })
 }

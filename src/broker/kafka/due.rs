@@ -5,15 +5,18 @@
 //! ones in memory: it is read up to a high mark, paused, and resumed at half, because a pause
 //! costs a second and a refetch. A record keeps its partition's offset back until what became of
 //! it is durable: settled by the pipeline, on its next tier, or among the dead letters.
+//!
+//! An order picks records out of a backlog, and what is settled ahead of the offset has to fit into
+//! a commit's metadata. Where that gets crowded, what only waits in between is parked anew, at the
+//! end, so that the offset moves on; meanwhile nothing more is picked out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -23,19 +26,16 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::ahead::{Behind, Found, LookAhead, next_found};
+use super::ahead::{Behind, Found, LookAhead, Met, next_met};
 use super::client::Reset;
+use super::lane::Lane;
 use super::member::{Begin, Member};
-use super::orders::Orders;
-use super::partition::Partition;
-use super::produce::Record;
+use super::moves::{hop_on, put_away};
 use super::source::{finish, ticks};
-use super::{Kafka, headers, letters, names};
-use crate::broker::envelope::{self, Envelope, Stay};
-use crate::broker::parked::Deed;
-use crate::broker::{Admission, Intakes, Obeyed};
-use crate::delivery::{Delivery, WaitKind};
-use crate::event::Headers;
+use super::waiting::{Parked, Waiting};
+use super::{Kafka, names};
+use crate::broker::{Admission, Intakes};
+use crate::delivery::WaitKind;
 
 /// Records held in memory, of all partitions together.
 const READ_AHEAD: usize = 8_192;
@@ -49,109 +49,15 @@ const TURN: Duration = Duration::from_millis(10);
 const BURST: usize = 64;
 /// Records that an order has brought forward are looked for further ahead while fewer wait here.
 const ORDERED_AHEAD: usize = 1_024;
+/// The same, in bytes.
+const ORDERED_AHEAD_BYTES: usize = READ_AHEAD_BYTES / 2;
 /// How long orders given before the start may take to be read; then it goes on without.
 const ORDERS_WITHIN: Duration = Duration::from_secs(15);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
-/// Between tries to move a record.
-const MOVE_AGAIN: Duration = Duration::from_secs(1);
+/// Before it is looked ahead again after an early end.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// Between trims of what is done with.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
-
-/// A message on a tier that is not a delivery of ours, as it came.
-pub struct Raw {
-    pub topic: Arc<str>,
-    pub partition: i32,
-    pub offset: i64,
-    pub stamp_ms: i64,
-    pub key: Option<Bytes>,
-    pub headers: Headers,
-    pub body: Bytes,
-}
-
-/// What lies on a tier.
-pub enum Parked {
-    Delivery(Box<Envelope>),
-    /// A message of the start-up check.
-    Marker,
-    Unreadable(Box<Raw>),
-}
-
-/// A record of a tier, in memory.
-pub struct Waiting {
-    pub offset: i64,
-    /// By the broker's clock, in milliseconds since 1970.
-    stamp_ms: i64,
-    due_ms: i64,
-    bytes: usize,
-    parked: Parked,
-}
-
-impl Waiting {
-    pub fn new(message: &BorrowedMessage<'_>, topic: &Arc<str>, delay: Duration) -> Self {
-        let stamp_ms = message.timestamp().to_millis().unwrap_or(0);
-        Self {
-            offset: message.offset(),
-            stamp_ms,
-            due_ms: stamp_ms + delay.as_millis() as i64,
-            bytes: message.payload_len() + 1_024,
-            parked: read(message, topic, stamp_ms),
-        }
-    }
-
-    /// What an order says about it.
-    pub fn ordered(&self, orders: &Orders, kind: WaitKind) -> Option<Deed> {
-        let Parked::Delivery(envelope) = &self.parked else {
-            return None;
-        };
-        let Delivery {
-            subscription, uid, ..
-        } = &envelope.delivery;
-        orders.about(kind, self.stamp_ms, subscription, uid)
-    }
-}
-
-/// One partition of a tier, and what was read ahead of it.
-struct Lane {
-    partition: Arc<Partition>,
-    kind: WaitKind,
-    delay: Duration,
-    waiting: VecDeque<Waiting>,
-    /// Due at once because somebody wants it so.
-    ordered: VecDeque<Waiting>,
-    bytes: usize,
-    paused: bool,
-    trimmed: i64,
-    /// Looked through beyond what is in memory, for orders given up to this time.
-    looked_for_ms: i64,
-}
-
-impl Lane {
-    fn forget(&mut self) {
-        self.waiting.clear();
-        self.ordered.clear();
-        self.bytes = 0;
-        self.paused = false;
-        self.looked_for_ms = 0;
-    }
-
-    /// Puts a record where its order wants it; `false` when that is nowhere.
-    fn obey(&mut self, deed: Deed, waiting: Waiting, obeyed: &Obeyed) -> bool {
-        if let Parked::Delivery(envelope) = &waiting.parked {
-            obeyed(deed, &envelope.delivery);
-        }
-        match deed {
-            Deed::Now => {
-                self.bytes += waiting.bytes;
-                self.ordered.push_back(waiting);
-                true
-            }
-            Deed::Drop => {
-                self.partition.settle(waiting.offset);
-                false
-            }
-        }
-    }
-}
 
 type Room = Pin<Box<dyn Future<Output = Admission> + Send>>;
 
@@ -175,6 +81,9 @@ pub struct Due {
     /// Dropped as ordered, and not logged yet.
     dropped: u64,
     look_ahead: Option<LookAhead>,
+    look_again_at: Option<Instant>,
+    /// Some partition has not much room left to say what of it is settled out of order.
+    crowded: bool,
 }
 
 impl Due {
@@ -190,6 +99,8 @@ impl Due {
             obeyed: 0,
             dropped: 0,
             look_ahead: None,
+            look_again_at: None,
+            crowded: false,
         }
     }
 
@@ -260,7 +171,7 @@ impl Due {
                 admission = opened(&mut self.holds) => self.holds.open = Some(admission),
                 _ = turn.tick() => self.turn(member),
                 _ = trim.tick() => self.trim(),
-                found = next_found(&mut self.look_ahead), if self.ordered() < ORDERED_AHEAD => self.found(found),
+                met = next_met(&mut self.look_ahead), if self.may_pick() => self.met(met),
                 message = stream.next() => {
                     let mut next = message;
                     for taken in 1.. {
@@ -296,6 +207,7 @@ impl Due {
             self.lanes.retain(|_, lane| !lane.partition.is_closed());
         }
         self.obey();
+        self.make_way();
         self.begin_to_look_ahead();
         if self.dropped > 0 && self.look_ahead.is_none() {
             let count = std::mem::take(&mut self.dropped);
@@ -328,19 +240,26 @@ impl Due {
         if self.look_ahead.is_some() || self.kafka.orders.version() == 0 {
             return;
         }
+        if self.look_again_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        self.look_again_at = None;
         let mut from = Vec::new();
-        for (place, lane) in &mut self.lanes {
-            let Some(given_ms) = self.kafka.orders.last_about(lane.kind) else {
+        for kind in [WaitKind::Retry, WaitKind::Hold] {
+            let Some(given_ms) = self.kafka.orders.last_about(kind) else {
                 continue;
             };
-            let last_ms = lane.waiting.back().map_or(i64::MAX, |last| last.stamp_ms);
-            if lane.paused && lane.looked_for_ms < given_ms && last_ms <= given_ms {
-                lane.looked_for_ms = given_ms;
-                from.push(Behind {
-                    place: place.clone(),
-                    offset: lane.partition.next(),
-                    given_ms,
-                });
+            for (place, lane) in &mut self.lanes {
+                let last_ms = lane.waiting.back().map_or(i64::MAX, |last| last.stamp_ms);
+                let is_behind = lane.kind == kind && lane.paused && last_ms <= given_ms;
+                if is_behind && lane.looked_for_ms < given_ms {
+                    lane.looked_for_ms = given_ms;
+                    from.push(Behind {
+                        place: place.clone(),
+                        offset: lane.partition.next(),
+                        given_ms,
+                    });
+                }
             }
         }
         if !from.is_empty() {
@@ -348,22 +267,61 @@ impl Due {
         }
     }
 
-    /// Records brought forward and not passed on yet.
-    fn ordered(&self) -> usize {
-        self.lanes.values().map(|lane| lane.ordered.len()).sum()
+    /// Whether more may be brought forward: of what was, not much is still to be passed on, and all
+    /// that is settled will fit into the commits.
+    fn may_pick(&self) -> bool {
+        let of_lane = |lane: &Lane| (lane.ordered.len(), lane.ordered_bytes);
+        let all = self.lanes.values().map(of_lane);
+        let (count, bytes) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        !self.crowded && count < ORDERED_AHEAD && bytes < ORDERED_AHEAD_BYTES
     }
 
-    /// Something that an order is about was found beyond what is in memory; `None`: that was all.
-    fn found(&mut self, found: Option<Found>) {
-        let Some(Found {
+    /// Parks anew what only waits in front of much that an order has picked out.
+    fn make_way(&mut self) {
+        let now_ms = self.kafka.clock.reached_ms();
+        self.crowded = false;
+        for lane in self.lanes.values_mut().filter(|lane| lane.picked) {
+            let Some(last) = lane.partition.crowded_to() else {
+                continue;
+            };
+            self.crowded = true;
+            while let Some(now_ms) = now_ms
+                && self.moves.len() < MOVES
+                && let Some(waiting) = lane.pop_before(last)
+            {
+                let (offset, partition) = (waiting.offset, lane.partition.clone());
+                if let Some(envelope) = waiting.anew(now_ms) {
+                    let moved = hop_on(self.kafka.clone(), envelope, partition, offset);
+                    self.moves.spawn(moved);
+                }
+            }
+        }
+    }
+
+    /// What looking ahead has met; `None`: it came to an early end.
+    fn met(&mut self, met: Option<Met>) {
+        match met {
+            Some(Met::Found(found)) => self.found(*found),
+            Some(Met::End) => self.look_ahead = None,
+            None => {
+                let places = self.look_ahead.take().map_or_else(Vec::new, |it| it.places);
+                for place in places {
+                    if let Some(lane) = self.lanes.get_mut(&place) {
+                        lane.looked_for_ms = 0;
+                    }
+                }
+                self.look_again_at = Some(Instant::now() + LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Something that an order is about was found beyond what is in memory.
+    fn found(&mut self, found: Found) {
+        let Found {
             place,
             waiting,
             deed,
-        }) = found
-        else {
-            self.look_ahead = None;
-            return;
-        };
+        } = found;
         if let Some(lane) = self.lanes.get_mut(&place)
             && lane.partition.take_ahead(waiting.offset)
         {
@@ -384,17 +342,10 @@ impl Due {
             partition.give_back(message.offset());
             return;
         };
-        let lane = self.lanes.entry(place).or_insert_with(|| Lane {
-            partition: partition.clone(),
-            kind,
-            delay,
-            waiting: VecDeque::new(),
-            ordered: VecDeque::new(),
-            bytes: 0,
-            paused: false,
-            trimmed: 0,
-            looked_for_ms: 0,
-        });
+        let lane = self
+            .lanes
+            .entry(place)
+            .or_insert_with(|| Lane::new(partition.clone(), kind, delay));
         if !Arc::ptr_eq(&lane.partition, partition) {
             // The same partition, assigned anew.
             lane.partition = partition.clone();
@@ -453,8 +404,8 @@ impl Due {
         let lane = self.lanes.get_mut(place).expect("found a moment ago");
         let is_ordered = !lane.ordered.is_empty();
         let queue = match is_ordered {
-            true => &mut lane.ordered,
-            false => &mut lane.waiting,
+            true => &lane.ordered,
+            false => &lane.waiting,
         };
         let Some(head) = queue.front() else {
             return false;
@@ -462,7 +413,7 @@ impl Due {
         let hop = match &head.parked {
             Parked::Marker => false,
             Parked::Unreadable(_) => true,
-            Parked::Delivery(envelope) => !is_ordered && !remaining(envelope).is_zero(),
+            Parked::Delivery(_) => !is_ordered && !head.remaining().is_zero(),
         };
         if hop && self.moves.len() >= MOVES {
             return false;
@@ -485,10 +436,9 @@ impl Due {
                 return false;
             }
         }
-        let Some(head) = queue.pop_front() else {
+        let Some(head) = lane.pop(is_ordered) else {
             return false;
         };
-        lane.bytes -= head.bytes;
         let partition = lane.partition.clone();
         match (head.parked, admission) {
             (Parked::Delivery(envelope), Some(admission)) => {
@@ -584,84 +534,5 @@ async fn opened(door: &mut Door) -> Admission {
             admission
         }
         None => std::future::pending().await,
-    }
-}
-
-fn remaining(envelope: &Envelope) -> Duration {
-    match envelope.stay {
-        Stay::Parked { remaining, .. } => remaining,
-        Stay::Dead { .. } => Duration::ZERO,
-    }
-}
-
-fn read(message: &BorrowedMessage<'_>, topic: &Arc<str>, stamp_ms: i64) -> Parked {
-    let found = headers::read(message);
-    if found.get(envelope::PROBE).is_some() {
-        return Parked::Marker;
-    }
-    let body = message
-        .payload()
-        .map(Bytes::copy_from_slice)
-        .unwrap_or_default();
-    match Envelope::read(found.clone(), body.clone()) {
-        Ok(envelope) if matches!(envelope.stay, Stay::Parked { .. }) => {
-            Parked::Delivery(Box::new(envelope))
-        }
-        _ => Parked::Unreadable(Box::new(Raw {
-            topic: topic.clone(),
-            partition: message.partition(),
-            offset: message.offset(),
-            stamp_ms,
-            key: message.key().map(Bytes::copy_from_slice),
-            headers: found,
-            body,
-        })),
-    }
-}
-
-/// Parks a delivery on its next tier, however long the broker refuses, then settles the old copy.
-async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partition>, offset: i64) {
-    let Envelope { delivery, stay, .. } = envelope;
-    let Stay::Parked {
-        kind,
-        whole,
-        remaining,
-        ..
-    } = stay
-    else {
-        return;
-    };
-    while !partition.is_closed() {
-        match kafka.park_rest(&delivery, kind, remaining, whole).await {
-            Ok(()) => return partition.settle(offset),
-            Err(error) => warn_refused(&delivery, &error),
-        }
-        sleep(MOVE_AGAIN).await;
-    }
-}
-
-fn warn_refused(delivery: &Delivery, error: &crate::broker::Refused) {
-    warn!(delivery = %delivery.id, %error, "a parked delivery could not be moved on, trying again");
-}
-
-/// Puts a message that is no delivery of ours among the dead letters, as it came.
-async fn put_away(kafka: Arc<Kafka>, raw: Raw, partition: Arc<Partition>) {
-    let (ours, key) = letters::put_away(&raw);
-    let topic = names::dead(&kafka.settings.group);
-    warn!(topic = %raw.topic, offset = raw.offset, key, "not a delivery of ours: it becomes a dead letter as it is");
-    while !partition.is_closed() {
-        let record = Record {
-            topic: &topic,
-            key: Some(key.as_bytes()),
-            payload: Some(&raw.body),
-            headers: Some(headers::write(&ours)),
-            stamped: true,
-            ..Record::default()
-        };
-        match kafka.producer.send(record).await {
-            Ok(_) => return partition.settle(raw.offset),
-            Err(error) => warn!(key, %error, "it was refused, trying again"),
-        }
-        sleep(MOVE_AGAIN).await;
     }
 }

@@ -30,6 +30,8 @@ use crate::event::Event;
 const SLACK: Duration = Duration::from_secs(600);
 /// A reading to which the cluster says nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(30);
+/// A second silence, after the cluster has answered, and it is taken for the end.
+const SILENCE_AFTER_ANSWER: Duration = Duration::from_secs(10);
 /// Records, and bytes of them, that are held at a time.
 const AT_ONCE: usize = 256;
 const AT_ONCE_BYTES: usize = 4 << 20;
@@ -82,6 +84,8 @@ struct Past {
     ended: Vec<Place>,
     /// When the cluster last said something.
     heard: Instant,
+    /// In the silence since then the cluster was asked whether it is there, and it was.
+    answered: bool,
     /// Partition numbers of which the end of a log was met, of whichever topic.
     ends_met: BTreeSet<i32>,
     total: u64,
@@ -149,6 +153,7 @@ pub async fn open(
         found: VecDeque::new(),
         ended: Vec::new(),
         heard: Instant::now(),
+        answered: false,
         ends_met: BTreeSet::new(),
         total,
         notes,
@@ -373,6 +378,7 @@ impl Past {
             one_topic: self.topics() == 1,
             span: self.span,
             heard: self.heard,
+            answered: self.answered,
             ends_met: std::mem::take(&mut self.ends_met),
             found: VecDeque::new(),
             ended: Vec::new(),
@@ -393,7 +399,7 @@ impl Past {
         self.client = client;
         self.found = look.found;
         self.ended = look.ended;
-        self.heard = look.heard;
+        (self.heard, self.answered) = (look.heard, look.answered);
         self.ends_met = look.ends_met;
         Ok(())
     }
@@ -411,6 +417,7 @@ struct Look {
     one_topic: bool,
     span: Span,
     heard: Instant,
+    answered: bool,
     ends_met: BTreeSet<i32>,
     found: VecDeque<(Place, i64, Event)>,
     ended: Vec<Place>,
@@ -433,7 +440,7 @@ impl Look {
             };
             match reader.poll(wait) {
                 Some(Ok(message)) => {
-                    self.heard = Instant::now();
+                    (self.heard, self.answered) = (Instant::now(), false);
                     let Some(place) = self.place(message.topic(), message.partition()) else {
                         continue;
                     };
@@ -452,7 +459,7 @@ impl Look {
                 }
                 // The last records of a log may be none that are handed over (transactions).
                 Some(Err(KafkaError::PartitionEOF(number))) => {
-                    self.heard = Instant::now();
+                    (self.heard, self.answered) = (Instant::now(), false);
                     self.ends_met.insert(number);
                     let met = self.ends.keys().find(|(_, n)| *n == number).cloned();
                     if let Some(place) = met.filter(|_| self.one_topic) {
@@ -489,11 +496,26 @@ impl Look {
 
     /// Nothing has come. After a while that is either the end, where it was met before, or an error.
     fn bear_silence(&mut self, reader: &Reader) -> anyhow::Result<()> {
-        if self.heard.elapsed() < SILENCE {
+        let borne = match self.answered {
+            true => SILENCE_AFTER_ANSWER,
+            false => SILENCE,
+        };
+        if self.heard.elapsed() < borne {
             return Ok(());
         }
         if !self.ends.keys().all(|(_, n)| self.ends_met.contains(n)) {
             bail!("the cluster has said nothing for {SILENCE:?}");
+        }
+        if !self.answered {
+            // An end that was met may be another topic's; an outage is as silent as the end.
+            for (topic, number) in self.ends.keys() {
+                let there = reader.fetch_watermarks(topic, *number, ASK);
+                there.with_context(|| {
+                    format!("the cluster has said nothing of {topic}/{number} for {SILENCE:?}")
+                })?;
+            }
+            (self.heard, self.answered) = (Instant::now(), true);
+            return Ok(());
         }
         let ended: Vec<_> = self.ends.keys().cloned().collect();
         for place in ended {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::admin::{ConfigResource, NewTopic, TopicReplication};
+use rdkafka::admin::ConfigResource;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -348,14 +348,7 @@ async fn replication(topic: &str, cluster: &Cluster, found: &Findings) {
 /// Whether the cluster would make `topic` for us, which it is asked without making it.
 async fn may_make(kafka: &Kafka, topic: &Topic, size: Size) -> Result<(), String> {
     let settings = topic.settings(size);
-    let new = NewTopic::new(
-        &topic.name,
-        topic.partitions(size) as i32,
-        TopicReplication::Fixed(-1),
-    );
-    let new = settings
-        .iter()
-        .fold(new, |new, (name, value)| new.set(name, value));
+    let new = topic.new_topic(size, &settings);
     let options = topics::options().validate_only(true);
     let asked = kafka.admin.create_topics(&[new], &options).await;
     match asked.map_err(|error| error.to_string())?.pop() {
@@ -436,12 +429,23 @@ impl Source<'_> {
             }
         }
         let configs = topics::describe(&kafka.admin, &there).await;
-        let configs = configs.unwrap_or_default();
-        for (topic, config) in there.iter().zip(configs) {
+        let configs = match configs {
+            Ok(configs) => configs,
+            Err(error) => {
+                let what = format!("source {name}: settings of topics: {error:#}");
+                found
+                    .warning(what, "look again: their dangers are not checked now")
+                    .await;
+                Vec::new()
+            }
+        };
+        let mut configs = configs.into_iter();
+        for topic in &there {
             replication(topic, cluster, found).await;
-            match config {
-                Some(config) => self.dangers(topic, &config, found).await,
-                None => {
+            match configs.next() {
+                Some(Some(config)) => self.dangers(topic, &config, found).await,
+                None => {}
+                Some(None) => {
                     let what =
                         format!("source {name}: the settings of topic {topic} cannot be seen");
                     found

@@ -6,7 +6,7 @@
 //! commit, and `member` commits it. The way of a parked delivery: `park` produces it to the tier
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
 //! over or passes it on to the next tier. `orders` tells every instance what people want to become of
-//! parked deliveries, `ahead` finds those that are far behind in a backlog, `parked` counts them.
+//! parked deliveries, `ahead` finds those that are far behind in a backlog, `parked` counts them; both `walk` the tiers outside any group.
 //! `letters` goes through dead letters; `topics` makes what is ours on the cluster; `history` reads the
 //! past of a source, with the same `reading` of a record as `source`; `watch` says whether the cluster
 //! answers.
@@ -22,8 +22,10 @@ mod due;
 mod headers;
 mod history;
 mod inspect;
+mod lane;
 mod letters;
 mod member;
+mod moves;
 mod names;
 mod orders;
 mod parked;
@@ -38,6 +40,8 @@ mod start;
 mod status;
 mod topics;
 mod upkeep;
+mod waiting;
+mod walk;
 mod wanted;
 mod watch;
 mod watermark;

@@ -60,7 +60,10 @@ pub fn read_tier(group: &str, topic: &str) -> Option<(WaitKind, Duration)> {
 /// Whether a topic was made by a bridge of this group. Narrower than [`is_reserved`], since a group
 /// may be called `shop.retry` beside one called `shop`.
 pub fn belongs_to(group: &str, topic: &str) -> bool {
-    topic == dead(group) || read_tier(group, topic).is_some()
+    [dead(group), replay(group), orders(group)]
+        .iter()
+        .any(|ours| ours == topic)
+        || read_tier(group, topic).is_some()
 }
 
 /// Whether a topic is one of ours, or the cluster's own: never a source.
@@ -106,7 +109,14 @@ mod tests {
 
     #[test]
     fn a_group_has_no_topics_of_another_whose_name_begins_alike() {
-        for theirs in ["g.dead", "g.retry.5", "g.hold.300"] {
+        let theirs = [
+            "g.dead",
+            "g.retry.5",
+            "g.hold.300",
+            "g.replay",
+            "g.due.orders",
+        ];
+        for theirs in theirs {
             assert!(belongs_to("g", theirs), "{theirs}");
         }
         let others = [

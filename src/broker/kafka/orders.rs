@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::client::{ASK, Connection, Quiet};
 use super::names;
@@ -70,15 +70,39 @@ impl Written {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum By {
-    All,
-    Uid(Uid),
-    Name(Arc<str>),
+/// The append times in ms of the last orders, by whom they are about.
+#[derive(Debug, Default)]
+struct Given {
+    all: Option<i64>,
+    by_uid: HashMap<Uid, i64>,
+    by_name: HashMap<Arc<str>, i64>,
 }
 
-/// The append time in ms of the last order, by what it is about.
-type Rules = HashMap<(WaitKind, Deed, By), i64>;
+impl Given {
+    fn about(&self, name: &str, uid: &Uid) -> Option<i64> {
+        let by_uid = self.by_uid.get(uid).copied();
+        let by_name = self.by_name.get(name).copied();
+        self.all.max(by_uid).max(by_name)
+    }
+
+    fn stamps(&self) -> impl Iterator<Item = i64> {
+        let one = self.by_uid.values().chain(self.by_name.values()).copied();
+        self.all.into_iter().chain(one)
+    }
+
+    /// Forgets what was given up to then.
+    fn forget(&mut self, until_ms: i64) {
+        self.all = self.all.filter(|given_ms| *given_ms > until_ms);
+        self.by_uid.retain(|_, given_ms| *given_ms > until_ms);
+        self.by_name.retain(|_, given_ms| *given_ms > until_ms);
+    }
+}
+
+type Rules = HashMap<(WaitKind, Deed), Given>;
+
+fn stamps(rules: &Rules) -> impl Iterator<Item = i64> {
+    rules.values().flat_map(Given::stamps)
+}
 
 /// The orders known here.
 #[derive(Debug, Default)]
@@ -109,8 +133,8 @@ impl Orders {
             return None;
         }
         let rules = self.rules();
-        let about = rules.iter().filter(|((of, ..), _)| *of == kind);
-        about.map(|(_, stamp_ms)| *stamp_ms).max()
+        let of_kind = rules.iter().filter(|((of, _), _)| *of == kind);
+        of_kind.flat_map(|(_, given)| given.stamps()).max()
     }
 
     /// What is to become of a delivery parked at `stamp_ms`. Dropping goes first: what was parked
@@ -121,12 +145,9 @@ impl Orders {
         }
         let rules = self.rules();
         [Deed::Drop, Deed::Now].into_iter().find(|&deed| {
-            let by = [By::All, By::Uid(uid.clone()), By::Name(name.into())];
-            by.into_iter().any(|by| {
-                rules
-                    .get(&(kind, deed, by))
-                    .is_some_and(|given_ms| stamp_ms <= *given_ms)
-            })
+            let given = rules.get(&(kind, deed));
+            let given_ms = given.and_then(|given| given.about(name, uid));
+            given_ms.is_some_and(|given_ms| stamp_ms <= given_ms)
         })
     }
 
@@ -139,24 +160,26 @@ impl Orders {
             name,
         } = written;
         let mut rules = self.rules();
-        let by = match uid {
-            None => vec![By::All],
-            Some(uid) => [By::Uid(uid)]
-                .into_iter()
-                .chain(name.map(By::Name))
-                .collect(),
-        };
-        for by in by {
-            let given_ms = rules.entry((kind, deed, by)).or_insert(stamp_ms);
-            *given_ms = stamp_ms.max(*given_ms);
+        let later = |known: &mut i64| *known = stamp_ms.max(*known);
+        let given = rules.entry((kind, deed)).or_default();
+        match uid {
+            None => given.all = given.all.max(Some(stamp_ms)),
+            Some(uid) => {
+                later(given.by_uid.entry(uid).or_insert(stamp_ms));
+                if let Some(name) = name {
+                    later(given.by_name.entry(name).or_insert(stamp_ms));
+                }
+            }
         }
         let forgotten_ms = stamp_ms - KEPT.as_millis() as i64;
-        rules.retain(|_, given_ms| *given_ms > forgotten_ms);
-        if rules.len() > MOST_RULES {
-            let mut stamps: Vec<_> = rules.values().copied().collect();
+        rules
+            .values_mut()
+            .for_each(|given| given.forget(forgotten_ms));
+        let mut stamps: Vec<_> = stamps(&rules).collect();
+        if stamps.len() > MOST_RULES {
             stamps.sort_unstable();
             let middle = stamps[stamps.len() / 2];
-            rules.retain(|_, given_ms| *given_ms > middle);
+            rules.values_mut().for_each(|given| given.forget(middle));
         }
         drop(rules);
         self.version.fetch_add(1, Ordering::AcqRel);
@@ -165,14 +188,34 @@ impl Orders {
 
 /// Reads all orders and goes on reading until `stop`. Blocks.
 pub fn follow(orders: &Orders, connection: &Connection, group: &str, stop: &CancellationToken) {
+    let mut trouble = Trouble::default();
     while !stop.is_cancelled() {
-        if let Err(error) = read(orders, connection, group, stop) {
-            debug!(
-                error = format!("{error:#}"),
-                "the orders cannot be read, trying again"
-            );
+        if let Err(error) = read(orders, connection, group, stop, &mut trouble) {
+            trouble.is(&format!("{error:#}"));
         }
         pause(stop);
+    }
+}
+
+/// Why orders cannot be read, said once until they can.
+#[derive(Default)]
+struct Trouble(bool);
+
+impl Trouble {
+    fn is(&mut self, error: &str) {
+        match std::mem::replace(&mut self.0, true) {
+            false => warn!(
+                error,
+                "orders about parked deliveries cannot be read, so none is carried out here; trying again"
+            ),
+            true => debug!(error, "orders about parked deliveries still cannot be read"),
+        }
+    }
+
+    fn is_over(&mut self) {
+        if std::mem::take(&mut self.0) {
+            info!("orders about parked deliveries can be read again");
+        }
     }
 }
 
@@ -188,6 +231,7 @@ fn read(
     connection: &Connection,
     group: &str,
     stop: &CancellationToken,
+    trouble: &mut Trouble,
 ) -> anyhow::Result<()> {
     let topic = names::orders(group);
     let mut config = connection.reader(group);
@@ -204,7 +248,12 @@ fn read(
         if is_there {
             break;
         }
+        let refused = found.topics().iter().find_map(|t| t.error());
+        if let Some(code) = refused.map(Code::from).filter(|code| is_forbidden(*code)) {
+            anyhow::bail!("topic {topic}: {code}");
+        }
         // No topic, no orders.
+        trouble.is_over();
         orders.known.store(true, Ordering::Release);
         pause(stop);
         if stop.is_cancelled() {
@@ -218,6 +267,7 @@ fn read(
         match reader.poll(POLL) {
             None => {}
             Some(Ok(message)) => {
+                trouble.is_over();
                 let written = message.payload().map(serde_json::from_slice::<Written>);
                 match (written, message.timestamp().to_millis()) {
                     (Some(Ok(written)), Some(stamp_ms)) => orders.note(written, stamp_ms),
@@ -225,16 +275,30 @@ fn read(
                     _ => debug!(offset = message.offset(), "an order that cannot be read"),
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => orders.known.store(true, Ordering::Release),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                trouble.is_over();
+                orders.known.store(true, Ordering::Release);
+            }
             Some(Err(error)) => {
                 if let Some(reason) = super::client::fatal(reader.client()) {
                     anyhow::bail!("{reason}");
                 }
-                debug!(%error, "the reader of orders reports");
+                match error.rdkafka_error_code() {
+                    // Not a cluster that is away, which is said elsewhere.
+                    Some(code) if is_forbidden(code) => trouble.is(&error.to_string()),
+                    _ => debug!(%error, "the reader of orders reports"),
+                }
             }
         }
     }
     Ok(())
+}
+
+fn is_forbidden(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed
+    )
 }
 
 #[cfg(test)]
@@ -289,7 +353,7 @@ mod tests {
         for n in 0..MOST_RULES as i64 {
             orders.note(order(Deed::Now, &format!("s{n}")), later + n);
         }
-        assert!(orders.rules().len() <= MOST_RULES);
+        assert!(stamps(&orders.rules()).count() <= MOST_RULES);
     }
 
     #[test]

@@ -119,6 +119,12 @@ impl Partition {
         !state.closed && !state.leaving && state.mark.take_ahead(offset)
     }
 
+    /// Where the last of the ranges settled out of order begins, once a commit has not much room
+    /// left for more.
+    pub fn crowded_to(&self) -> Option<i64> {
+        self.state().mark.crowded_to()
+    }
+
     /// The record at `offset` is done with.
     pub fn settle(&self, offset: i64) {
         let mut state = self.state();

@@ -145,6 +145,19 @@ impl Topic {
             ("max.message.bytes", size.max_bytes.to_string()),
         ]
     }
+
+    /// What the cluster is asked to make; `settings` are the topic's own, see [`Topic::settings`].
+    pub fn new_topic<'a>(
+        &'a self,
+        size: Size,
+        settings: &'a [(&'static str, String)],
+    ) -> NewTopic<'a> {
+        let partitions = self.partitions(size) as i32;
+        let new = NewTopic::new(&self.name, partitions, TopicReplication::Fixed(-1));
+        settings
+            .iter()
+            .fold(new, |new, (name, value)| new.set(name, value))
+    }
 }
 
 /// How large our topics are: as wide as the widest source, and a little more per message.
@@ -204,7 +217,8 @@ pub async fn ensure(
         );
     }
     check(admin, &there, size.max_bytes).await?;
-    if let Err(error) = ensure_orders(admin, group, declare).await {
+    let orders = ensure_orders_in(admin, group, catalogue, declare);
+    if let Err(error) = orders.await {
         warn!(
             error = format!("{error:#}"),
             "parked deliveries cannot be brought forward or dropped"
@@ -215,8 +229,17 @@ pub async fn ensure(
 
 /// Makes the topic of orders where it is missing.
 pub async fn ensure_orders(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
+    ensure_orders_in(admin, group, &catalogue(admin).await?, declare).await
+}
+
+async fn ensure_orders_in(
+    admin: &Admin,
+    group: &str,
+    catalogue: &Catalogue,
+    declare: bool,
+) -> anyhow::Result<()> {
     let topic = Topic::orders(group);
-    if catalogue(admin).await?.contains_key(&topic.name) {
+    if catalogue.contains_key(&topic.name) {
         let found = describe(admin, &[&topic.name]).await?;
         let found = found.into_iter().flatten().next();
         if let Some(fault) = found.and_then(|config| fault(&config, topic.holds)) {
@@ -231,10 +254,13 @@ pub async fn ensure_orders(admin: &Admin, group: &str, declare: bool) -> anyhow:
 }
 
 /// Makes the topic of the replay lock where it is missing. Nothing is ever written to it.
-pub async fn ensure_lock(admin: &Admin, group: &str) -> anyhow::Result<()> {
+pub async fn ensure_lock(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
     let topic = Topic::lock(group);
     if catalogue(admin).await?.contains_key(&topic.name) {
         return Ok(());
+    }
+    if !declare {
+        bail!("topic {} is missing, and not ours to make", topic.name);
     }
     create(admin, &[topic], Size::SMALLEST).await
 }
@@ -244,13 +270,7 @@ async fn create(admin: &Admin, missing: &[Topic], size: Size) -> anyhow::Result<
     let topics: Vec<_> = missing
         .iter()
         .zip(&settings)
-        .map(|(topic, settings)| {
-            let partitions = topic.partitions(size) as i32;
-            let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1));
-            settings
-                .iter()
-                .fold(new, |new, (name, value)| new.set(name, value))
-        })
+        .map(|(topic, settings)| topic.new_topic(size, settings))
         .collect();
     if topics.is_empty() {
         return Ok(());

@@ -61,6 +61,7 @@ impl Upkeep for Kafka {
         let own = topics::own(group, &self.settings.tiers).into_iter();
         let mut ours: BTreeSet<_> = own.map(|topic| Thing::Topic(topic.name)).collect();
         ours.insert(Thing::Group(names::tier_group(group)));
+        ours.insert(Thing::Group(names::replay(group)));
         if !self.settings.sources.is_empty() {
             ours.insert(Thing::Group(group.to_owned()));
         }
@@ -75,11 +76,11 @@ impl Upkeep for Kafka {
         let listed = self.groups().await?;
         let mut orphans = Vec::new();
         for group in &groups {
-            let tiers = names::tier_group(group);
+            let (tiers, lock) = (names::tier_group(group), names::replay(group));
             let members = |name: &str| listed.get(name).is_some_and(|members| *members > 0);
             // Our own bridge may run: of its topics only those count that the config has not.
             let others = **group != *self.settings.group;
-            let in_use = others && (members(group) || members(&tiers));
+            let in_use = others && [group, &tiers, &lock].into_iter().any(|name| members(name));
             for (topic, partitions) in of_group(group, &catalogue) {
                 let thing = Thing::Topic(topic.clone());
                 if !ours.contains(&thing) {
@@ -91,7 +92,7 @@ impl Upkeep for Kafka {
                     });
                 }
             }
-            for name in [group.as_str(), &tiers] {
+            for name in [group.as_str(), &tiers, &lock] {
                 let thing = Thing::Group(name.to_owned());
                 if listed.contains_key(name) && !ours.contains(&thing) {
                     orphans.push(Orphan {
@@ -165,7 +166,10 @@ impl Kafka {
             operations: operations.iter().map(|one| (*one).to_owned()).collect(),
         };
         // Tombstones and the trimming of tiers: what is settled is deleted.
-        let ours = ["Read", "Write", "Describe", "DescribeConfigs", "Delete"];
+        let mut ours = vec!["Read", "Write", "Describe", "DescribeConfigs", "Delete"];
+        if self.settings.declare {
+            ours.push("Create");
+        }
         let mut needs: Vec<_> = topics::own(group, &self.settings.tiers)
             .iter()
             .map(|topic| access("topic", &topic.name, &ours))
@@ -180,7 +184,13 @@ impl Kafka {
             .collect();
         let theirs = ["Read", "Describe", "DescribeConfigs"];
         needs.extend(named.iter().map(|topic| access("topic", topic, &theirs)));
-        for name in [group.to_owned(), names::tier_group(group)] {
+        let groups = [
+            group.to_owned(),
+            names::tier_group(group),
+            names::replay(group),
+            names::history_group(group),
+        ];
+        for name in groups {
             needs.push(access("group", &name, &["Read", "Describe"]));
         }
         needs.push(access("cluster", "", &["IdempotentWrite", "Describe"]));

@@ -140,6 +140,14 @@ impl Watermark {
         }
     }
 
+    /// Where the last of the settled ranges begins, once they take more than half of the room that
+    /// a commit has for them.
+    pub fn crowded_to(&self) -> Option<i64> {
+        let (last, _) = self.done_beyond().last()?;
+        let text = encode(self.offset(), self.done_beyond());
+        (text.len() > METADATA_BYTES / 2).then_some(last)
+    }
+
     /// Settled ranges beyond the watermark, lowest first, start to end (exclusive).
     fn done_beyond(&self) -> impl Iterator<Item = (i64, i64)> {
         let ends = self.open.iter().skip(1).copied().chain([self.next]);
@@ -330,6 +338,22 @@ mod tests {
         mark.give_back(3);
         assert_eq!(mark.in_hand(), 0);
         assert!((0..5).all(|offset| mark.receive(offset)));
+    }
+
+    #[test]
+    fn many_ranges_are_a_crowd_up_to_the_last_of_them() {
+        let mut mark = Watermark::starting_at(0, "");
+        for offset in 0..3_000 {
+            mark.receive(offset);
+        }
+        for offset in (1..101).step_by(2) {
+            mark.settle(offset);
+        }
+        assert_eq!(mark.crowded_to(), None);
+        for offset in (101..2_001).step_by(2) {
+            mark.settle(offset);
+        }
+        assert_eq!(mark.crowded_to(), Some(1_999));
     }
 
     #[test]

@@ -75,11 +75,11 @@ struct State {
     given_up: AtomicBool,
 }
 
-/// Takes the lock, or says who has it.
-pub async fn hold(kafka: &Kafka) -> Result<Lock, NotOpened> {
+/// Takes the lock of `group`, ours or one that is adopted, or says who has it.
+pub async fn hold(kafka: &Kafka, group: &str) -> Result<Lock, NotOpened> {
     let failed = |error: anyhow::Error| NotOpened::Refused(kafka.unavailable(&error));
-    let topic = names::replay(&kafka.settings.group);
-    topics::ensure_lock(&kafka.admin, &kafka.settings.group)
+    let topic = names::replay(group);
+    topics::ensure_lock(&kafka.admin, group, kafka.settings.declare)
         .await
         .map_err(failed)?;
     let until = Instant::now() + PATIENCE;
@@ -184,17 +184,19 @@ impl Polling {
         self.member.unsubscribe();
     }
 
-    fn poll(&self) {
-        if let Some(Err(error)) = self.member.poll(Duration::from_millis(100)) {
-            debug!(%error, "the replay lock's client reports");
-        }
+    /// What the client reports, if anything.
+    fn poll(&self) -> Option<KafkaError> {
+        let error = self.member.poll(Duration::from_millis(100))?.err()?;
+        debug!(%error, "the replay lock's client reports");
+        Some(error)
     }
 
     fn join(&self) -> anyhow::Result<Result<(), String>> {
         self.member.subscribe(&[&self.topic])?;
         let until = Instant::now() + JOIN;
+        let mut reported = None;
         while Instant::now() < until && !self.state.given_up.load(Ordering::Acquire) {
-            self.poll();
+            reported = self.poll().or(reported);
             if self.state.held.load(Ordering::Acquire) {
                 return Ok(Ok(()));
             }
@@ -207,8 +209,9 @@ impl Polling {
                 }
             }
         }
+        let why = reported.map_or_else(String::new, |error| format!(": {error}"));
         bail!(
-            "the cluster did not say within {JOIN:?} who holds the replay lock (group {})",
+            "the cluster did not say within {JOIN:?} who holds the replay lock (group {}){why}",
             self.topic
         )
     }

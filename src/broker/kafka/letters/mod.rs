@@ -19,7 +19,8 @@ use crate::broker::envelope::{self, Envelope};
 use crate::delivery::Reason;
 use crate::event::{EventId, HeaderValue, Headers, Origin, Place};
 
-pub use pass::open;
+pub use lock::{Lock, hold};
+pub use pass::{alive, open};
 pub use scan::scan;
 
 /// The key of a letter.
@@ -86,7 +87,7 @@ const UNREADABLE_OURS: [&str; 3] = [REASON, FROM_TOPIC, FROM_KEY];
 
 /// The headers and the key under which a message that is no delivery of ours is put away, as it
 /// came. The same message gives the same key.
-pub fn put_away(message: &super::due::Raw) -> (Headers, String) {
+pub fn put_away(message: &super::waiting::Raw) -> (Headers, String) {
     let mut headers = message.headers.clone();
     headers.push(
         REASON,

@@ -20,13 +20,14 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::lock::{self, Lock};
-use super::scan::{SILENCE, reader, scan};
+use super::scan::scan;
 use super::{is_marker, names, read};
 use crate::broker::envelope::Envelope;
 use crate::broker::kafka::Kafka;
 use crate::broker::kafka::client::{Connection, blocking};
 use crate::broker::kafka::produce::{Producer, Record};
 use crate::broker::kafka::put;
+use crate::broker::kafka::walk::{SILENCE, reader};
 use crate::broker::letters::nothing_to_remove;
 use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused, Wait};
 
@@ -60,7 +61,7 @@ struct Found {
 pub async fn open(kafka: &Kafka, purpose: Purpose) -> Result<Pass, NotOpened> {
     let lock = match purpose {
         Purpose::List => None,
-        Purpose::Change => Some(lock::hold(kafka).await?),
+        Purpose::Change => Some(lock::hold(kafka, &kafka.settings.group).await?),
     };
     let (connection, group) = (kafka.connection.clone(), kafka.settings.group.clone());
     let alive = blocking(move || alive(&connection, &group)).await;
@@ -175,9 +176,10 @@ impl Letters for Pass {
 }
 
 /// Offsets of the records that are alive, by partition, ascending.
-type Alive = BTreeMap<i32, VecDeque<i64>>;
+pub type Alive = BTreeMap<i32, VecDeque<i64>>;
 
-fn alive(connection: &Connection, group: &str) -> anyhow::Result<Alive> {
+/// The records that no tombstone and no later record of their key has replaced. Blocks.
+pub fn alive(connection: &Connection, group: &str) -> anyhow::Result<Alive> {
     let hashes = RandomState::new();
     let mut latest: HashMap<u64, (i32, i64)> = HashMap::new();
     scan(connection, group, None, &mut |message| {

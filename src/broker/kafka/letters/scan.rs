@@ -1,27 +1,12 @@
 //! Reading the topic of dead letters from its beginning to its present end, outside any group.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context as _, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::message::BorrowedMessage;
 
 use super::names;
-use crate::broker::kafka::client::{ASK, Connection, Quiet};
-use crate::broker::kafka::start::ReaderContext;
-
-/// A scan in which nothing comes for so long is given up.
-pub const SILENCE: Duration = Duration::from_secs(15);
-
-/// A reader that is told where to begin, and hears where a partition ends.
-pub fn reader(connection: &Connection, group: &str) -> anyhow::Result<BaseConsumer<ReaderContext>> {
-    let mut config = connection.reader(group);
-    config.set("enable.partition.eof", "true");
-    Ok(config.create_with_context(ReaderContext(Quiet))?)
-}
+use crate::broker::kafka::client::{ASK, Connection};
+use crate::broker::kafka::walk::{Stretch, Walked, reader, walk};
 
 /// Reads the dead letters of `group` (one partition of them, or all) up to the present end and
 /// shows each record, tombstones too, until `look` says `false`. Blocks.
@@ -32,8 +17,8 @@ pub fn scan(
     look: &mut dyn FnMut(&BorrowedMessage<'_>) -> bool,
 ) -> anyhow::Result<()> {
     let topic = names::dead(group);
-    let reader = reader(connection, group)?;
-    let metadata = reader
+    let asking = reader(connection, group)?;
+    let metadata = asking
         .fetch_metadata(Some(&topic), ASK)
         .context("asking for the dead letters' partitions")?;
     let found = metadata
@@ -41,47 +26,19 @@ pub fn scan(
         .first()
         .filter(|t| t.error().is_none())
         .with_context(|| format!("topic {topic} is not there"))?;
-    let mut ends = HashMap::new();
-    let mut list = TopicPartitionList::new();
+    let mut stretch = Stretch::new();
     for p in found.partitions() {
         if partition.is_some_and(|only| only != p.id()) {
             continue;
         }
-        let (low, high) = reader.fetch_watermarks(&topic, p.id(), ASK)?;
+        let (low, high) = asking.fetch_watermarks(&topic, p.id(), ASK)?;
         if low < high {
-            list.add_partition_offset(&topic, p.id(), Offset::Offset(low))?;
-            ends.insert(p.id(), high);
+            stretch.insert((topic.clone(), p.id()), (low, high));
         }
     }
-    if ends.is_empty() {
-        return Ok(());
+    drop(asking);
+    match walk(connection, group, stretch, look)? {
+        Walked::Whole | Walked::Enough => Ok(()),
+        Walked::Silent => bail!("reading topic {topic} came to a stop"),
     }
-    reader.assign(&list)?;
-    let mut heard = Instant::now();
-    while !ends.is_empty() {
-        if heard.elapsed() > SILENCE {
-            bail!("reading topic {topic} came to a stop");
-        }
-        match reader.poll(Duration::from_millis(200)) {
-            None => {}
-            Some(Ok(message)) => {
-                heard = Instant::now();
-                let Some(end) = ends.get(&message.partition()).copied() else {
-                    continue;
-                };
-                if message.offset() < end && !look(&message) {
-                    return Ok(());
-                }
-                if message.offset() + 1 >= end {
-                    ends.remove(&message.partition());
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                ends.remove(&partition);
-            }
-            Some(Err(error)) if heard.elapsed() > SILENCE => return Err(error.into()),
-            Some(Err(_)) => {}
-        }
-    }
-    Ok(())
 }

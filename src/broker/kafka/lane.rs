@@ -1,0 +1,98 @@
+//! One partition of a tier, and what was read ahead of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::partition::Partition;
+use super::waiting::{Parked, Waiting};
+use crate::broker::Obeyed;
+use crate::broker::parked::Deed;
+use crate::delivery::WaitKind;
+
+pub struct Lane {
+    pub partition: Arc<Partition>,
+    pub kind: WaitKind,
+    pub delay: Duration,
+    pub waiting: VecDeque<Waiting>,
+    /// Due at once because somebody wants it so.
+    pub ordered: VecDeque<Waiting>,
+    /// Of all records here, and of those that are due by order.
+    pub bytes: usize,
+    pub ordered_bytes: usize,
+    /// An order has picked records out of it, since it was assigned.
+    pub picked: bool,
+    pub paused: bool,
+    pub trimmed: i64,
+    /// Looked through beyond what is in memory, for orders given up to this time.
+    pub looked_for_ms: i64,
+}
+
+impl Lane {
+    pub fn new(partition: Arc<Partition>, kind: WaitKind, delay: Duration) -> Self {
+        Self {
+            partition,
+            kind,
+            delay,
+            waiting: VecDeque::new(),
+            ordered: VecDeque::new(),
+            bytes: 0,
+            ordered_bytes: 0,
+            picked: false,
+            paused: false,
+            trimmed: 0,
+            looked_for_ms: 0,
+        }
+    }
+
+    pub fn forget(&mut self) {
+        self.waiting.clear();
+        self.ordered.clear();
+        self.bytes = 0;
+        self.ordered_bytes = 0;
+        self.picked = false;
+        self.paused = false;
+        self.looked_for_ms = 0;
+    }
+
+    /// Puts a record where its order wants it; `false` when that is nowhere.
+    pub fn obey(&mut self, deed: Deed, waiting: Waiting, obeyed: &Obeyed) -> bool {
+        if let Parked::Delivery(envelope) = &waiting.parked {
+            obeyed(deed, &envelope.delivery);
+        }
+        self.picked = true;
+        match deed {
+            Deed::Now => {
+                self.bytes += waiting.bytes;
+                self.ordered_bytes += waiting.bytes;
+                self.ordered.push_back(waiting);
+                true
+            }
+            Deed::Drop => {
+                self.partition.settle(waiting.offset);
+                false
+            }
+        }
+    }
+
+    /// The next record, of those that are due by order or of the others.
+    pub fn pop(&mut self, is_ordered: bool) -> Option<Waiting> {
+        let queue = match is_ordered {
+            true => &mut self.ordered,
+            false => &mut self.waiting,
+        };
+        let head = queue.pop_front()?;
+        self.bytes -= head.bytes;
+        if is_ordered {
+            self.ordered_bytes -= head.bytes;
+        }
+        Some(head)
+    }
+
+    /// The next record, if it is a delivery that only waits and lies before `offset`.
+    pub fn pop_before(&mut self, offset: i64) -> Option<Waiting> {
+        let head = self.waiting.front()?;
+        let is_before = head.offset < offset && matches!(head.parked, Parked::Delivery(_));
+        is_before.then(|| self.pop(false)).flatten()
+    }
+}
