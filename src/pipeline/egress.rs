@@ -447,6 +447,11 @@ impl Pipeline {
         let verdict = self.decide(&job, &lane, outcome);
         let failed_as_all = self.observe(&job, outcome, began, Instant::now());
         let ended = ended_of(verdict.signal);
+        if made.parked_beside {
+            self.record(&job, &made, &verdict.fate);
+            lane.lane.learned(ended, Instant::now());
+            return self.ends.note(&job.delivery, verdict.fate);
+        }
         if failed_as_all {
             self.record(&job, &made, &Fate::Hold);
             return self.keep_in_hand(job, &lane, since, Some((verdict.fate, ended)));

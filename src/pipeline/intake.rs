@@ -15,7 +15,7 @@ use super::door::Door;
 use super::keeper::Keeper;
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched};
-use crate::broker::{Receipt, Received};
+use crate::broker::{Filling, Receipt, Received};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::subscription::{LazyJson, Uid};
@@ -34,6 +34,7 @@ const WARNED_TOPICS: usize = 1_000;
 pub struct Loop {
     what: What,
     keeper: Arc<Keeper>,
+    window: Filling,
     taken: Taken,
 }
 
@@ -43,18 +44,20 @@ enum What {
 }
 
 impl Loop {
-    pub fn source(source: SourcePlan, keeper: Arc<Keeper>, taken: Taken) -> Self {
+    pub fn source(source: SourcePlan, keeper: Arc<Keeper>, window: Filling, taken: Taken) -> Self {
         Self {
             what: What::Source(source),
             keeper,
+            window,
             taken,
         }
     }
 
-    pub fn due(kind: WaitKind, keeper: Arc<Keeper>, taken: Taken) -> Self {
+    pub fn due(kind: WaitKind, keeper: Arc<Keeper>, window: Filling, taken: Taken) -> Self {
         Self {
             what: What::Due(kind),
             keeper,
+            window,
             taken,
         }
     }
@@ -67,6 +70,7 @@ impl Loop {
                     pipeline: &pipeline,
                     plan: source,
                     keeper: &self.keeper,
+                    window: &self.window,
                     door: Door::new(Instant::now()),
                     matching: Vec::new(),
                     warned: BTreeSet::new(),
@@ -75,7 +79,8 @@ impl Loop {
                     match received {
                         Received::Event(event, receipt) => source.take(event, receipt).await,
                         Received::Due(delivery, _, receipt) => {
-                            take_due(&pipeline, &self.keeper, delivery, receipt).await;
+                            take_due(&pipeline, &self.keeper, &self.window, delivery, receipt)
+                                .await;
                         }
                     }
                 }
@@ -85,7 +90,7 @@ impl Loop {
                 while let Some(received) = self.taken.recv().await {
                     // A broker hands no event to a due intake; one that did would be asked again.
                     if let Received::Due(delivery, _, receipt) = received {
-                        take_due(&pipeline, &self.keeper, delivery, receipt).await;
+                        take_due(&pipeline, &self.keeper, &self.window, delivery, receipt).await;
                     }
                 }
             }
@@ -98,6 +103,7 @@ struct Source<'a> {
     pipeline: &'a Arc<Pipeline>,
     plan: &'a SourcePlan,
     keeper: &'a Arc<Keeper>,
+    window: &'a Filling,
     door: Door,
     matching: Vec<Arc<Target>>,
     warned: BTreeSet<Arc<str>>,
@@ -150,6 +156,7 @@ impl Source<'_> {
             target,
             keeper: self.keeper.clone(),
             ticket,
+            window: self.window.clone(),
         };
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
@@ -181,12 +188,13 @@ impl Source<'_> {
 async fn take_due(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
+    window: &Filling,
     mut delivery: Delivery,
     receipt: Receipt,
 ) {
     let ticket = Ticket::whole(receipt);
     if delivery.subscription.is_empty() {
-        return take_unmatched(pipeline, keeper, delivery, ticket).await;
+        return take_unmatched(pipeline, keeper, window, delivery, ticket).await;
     }
     let routes = pipeline.routes.load();
     let found = routes
@@ -209,7 +217,13 @@ async fn take_due(
         target,
         keeper: keeper.clone(),
         ticket,
+        window: window.clone(),
     };
+    // What was parked beside its request may have ended with that.
+    if let Some(fate) = pipeline.ends.take(&job.delivery) {
+        let lane = pipeline.lane_of(&job.target);
+        return pipeline.carry_out(job, fate, &lane);
+    }
     pipeline.offer(job, None).await;
 }
 
@@ -217,6 +231,7 @@ async fn take_due(
 async fn take_unmatched(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
+    window: &Filling,
     delivery: Delivery,
     ticket: Ticket,
 ) {
@@ -253,6 +268,7 @@ async fn take_unmatched(
                     target,
                     keeper: keeper.clone(),
                     ticket,
+                    window: window.clone(),
                 },
                 None,
             )

@@ -6,7 +6,8 @@
 //! own. Both are offered to the lane of their endpoint ([`lanes`]), which starts them, lets them wait
 //! a little, or hands them back to be parked until it has a slot. What starts is attempted once
 //! ([`attempt`]), the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the
-//! latter two confirmed by the broker ([`keeper`]). When all deliveries of an event are resolved,
+//! latter two confirmed by the broker ([`keeper`]). What hangs for long is parked beside its request
+//! ([`release`]). When all deliveries of an event are resolved,
 //! its receipt is settled. While it is us who can reach nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the broker
 //! delivers again.
 
@@ -18,6 +19,7 @@ mod intake;
 mod keeper;
 mod lanes;
 mod receiver;
+mod release;
 mod resolve;
 mod standing;
 mod target;
@@ -32,7 +34,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Budget, Intake, Intakes, Received, Window};
+use crate::broker::{Broker, Budget, Filling, Intake, Intakes, Received, Window};
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
 use crate::journal::Journal;
@@ -44,6 +46,7 @@ use crate::subscription::{Subscription, Uid};
 use self::egress::Egress;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
+use self::release::Ends;
 use self::target::{Parked, Target};
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
@@ -59,6 +62,8 @@ pub struct Job {
     target: Arc<Target>,
     keeper: Arc<Keeper>,
     ticket: Ticket,
+    /// The window that it was taken through.
+    window: Filling,
 }
 
 /// A broker, the sources taken from it, and the windows of what it hands over.
@@ -99,6 +104,7 @@ pub struct Pipeline {
     journal: Journal,
     egress: Egress,
     under_way: UnderWay,
+    ends: Ends,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
 }
@@ -168,6 +174,7 @@ impl Pipeline {
             journal,
             egress,
             under_way: UnderWay::default(),
+            ends: Ends::default(),
             parked: Mutex::default(),
         });
         (pipeline, feedings)
@@ -231,15 +238,17 @@ fn feeding(
     let mut loops = Vec::new();
     let mut due = |kind: WaitKind| {
         let (intake, taken) = open(plan.due_window, &pauses[plan.broker.name()]);
-        loops.push(intake::Loop::due(kind, own.clone(), taken));
+        let window = intake.filling();
+        loops.push(intake::Loop::due(kind, own.clone(), window, taken));
         intake
     };
     let (retries, holds) = (due(WaitKind::Retry), due(WaitKind::Hold));
     let mut sources = BTreeMap::new();
     for source in plan.sources {
         let (intake, taken) = open(source.window, paused);
+        let window = intake.filling();
         sources.insert(source.name.clone(), intake);
-        loops.push(intake::Loop::source(source, keeper.clone(), taken));
+        loops.push(intake::Loop::source(source, keeper.clone(), window, taken));
     }
     Feeding {
         broker: plan.broker,

@@ -66,7 +66,7 @@ impl Pipeline {
         }
     }
 
-    fn lane_of(&self, target: &Arc<Target>) -> Arc<EndpointLane> {
+    pub(super) fn lane_of(&self, target: &Arc<Target>) -> Arc<EndpointLane> {
         if let Some(lane) = target.lane() {
             return lane;
         }
@@ -115,6 +115,12 @@ impl Pipeline {
                 Gate::Probing => 1,
                 Gate::Shut { .. } => 2,
             });
+            if made.parked_beside {
+                self.record(&job, &made, &verdict.fate);
+                self.note_endpoint(&lane, verdict.endpoint);
+                self.ends.note(&job.delivery, verdict.fate);
+                continue;
+            }
             if failed_as_all {
                 self.record(&job, &made, &Fate::Hold);
                 let undecided = Some((verdict.fate, ended_of(verdict.signal)));
@@ -255,6 +261,7 @@ async fn bury(job: Job, reason: Reason) {
         target,
         keeper,
         ticket,
+        ..
     } = job;
     keeper.dead_letter(&delivery, reason).await;
     target.meters.dead(reason);

@@ -14,6 +14,8 @@ pub struct Ticket(Share);
 enum Share {
     Whole(Receipt),
     Part(Arc<Shared>),
+    /// Somebody else has it now.
+    Gone,
 }
 
 struct Shared {
@@ -36,6 +38,15 @@ impl Ticket {
         (0..count).map(move |_| Self(Share::Part(shared.clone())))
     }
 
+    /// What is left where a ticket was taken away: resolving or dropping it does nothing.
+    pub fn gone() -> Self {
+        Self(Share::Gone)
+    }
+
+    pub fn is_gone(&self) -> bool {
+        matches!(self.0, Share::Gone)
+    }
+
     /// The ticket of a whole event, divided among `count` deliveries.
     pub fn split(self, count: usize) -> Vec<Self> {
         match self.0 {
@@ -48,12 +59,14 @@ impl Ticket {
                     .map(|_| Self(Share::Part(shared.clone())))
                     .collect()
             }
+            Share::Gone => (0..count).map(|_| Self::gone()).collect(),
         }
     }
 
     /// The delivery's verdict is durable.
     pub fn resolved(self) {
         match self.0 {
+            Share::Gone => {}
             Share::Whole(receipt) => {
                 receipt.settle(Settlement::Ack);
             }

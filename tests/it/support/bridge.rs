@@ -13,6 +13,7 @@ use super::eventually;
 pub struct Bridge {
     child: Child,
     folder: TempDir,
+    env: Vec<(&'static str, String)>,
     pub admin: String,
 }
 
@@ -20,22 +21,22 @@ impl Bridge {
     /// Starts the binary with `config`, in which `{admin}` stands for the admin address and `{data}`
     /// for the data folder, and waits until it is alive.
     pub async fn start(config: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        Self::start_in(folder, config).await
+        Self::start_in(tempfile::tempdir().expect("a folder"), config, Vec::new()).await
     }
 
-    async fn start_in(folder: TempDir, config: &str) -> Self {
-        let mut bridge = Self::spawn_in(folder, config);
+    /// Like [`Bridge::start`], in this folder and with these variables besides.
+    pub async fn start_in(folder: TempDir, config: &str, env: Vec<(&'static str, String)>) -> Self {
+        let mut bridge = Self::spawn_in(folder, config, env);
         bridge.wait_until_alive().await;
         bridge
     }
 
     /// Starts one that is expected to end by itself.
     pub fn spawn(config: &str) -> Self {
-        Self::spawn_in(tempfile::tempdir().expect("a folder"), config)
+        Self::spawn_in(tempfile::tempdir().expect("a folder"), config, Vec::new())
     }
 
-    fn spawn_in(folder: TempDir, config: &str) -> Self {
+    fn spawn_in(folder: TempDir, config: &str, env: Vec<(&'static str, String)>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
             .expect("a free port")
@@ -46,10 +47,11 @@ impl Bridge {
             .replace("{admin}", &admin)
             .replace("{data}", &data.display().to_string());
         std::fs::write(folder.path().join("hookbridge.yaml"), text).expect("the config is written");
-        let child = spawn(folder.path());
+        let child = spawn(folder.path(), &env);
         Self {
             child,
             folder,
+            env,
             admin,
         }
     }
@@ -100,7 +102,7 @@ impl Bridge {
 
     /// Starts it on the same data, after it has ended.
     pub async fn start_again(&mut self) {
-        self.child = spawn(self.folder.path());
+        self.child = spawn(self.folder.path(), &self.env);
         self.wait_until_alive().await;
     }
 
@@ -139,11 +141,13 @@ impl Bridge {
 
     /// Waits for it to exit by itself.
     pub async fn exit_code(&mut self, within: Duration) -> Option<i32> {
-        eventually("the bridge exits", within, async || {
-            self.child.try_wait().ok().flatten()
-        })
-        .await
-        .code()
+        eventually("the bridge exits", within, async || self.exited()).await
+    }
+
+    /// Whether it has ended by itself, and with which code.
+    pub fn exited(&mut self) -> Option<Option<i32>> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(status.code())
     }
 
     /// The status and the body of a POST to the admin API.
@@ -204,7 +208,7 @@ impl Bridge {
     }
 }
 
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, env: &[(&'static str, String)]) -> Child {
     let log = std::fs::File::options()
         .append(true)
         .create(true)
@@ -213,6 +217,7 @@ fn spawn(folder: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_hookbridge"))
         .args(["run", "--config", "hookbridge.yaml"])
         .current_dir(folder)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a handle"))
         .stderr(log)
