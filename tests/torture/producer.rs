@@ -230,11 +230,10 @@ impl Door {
                     let topic = event.topic.unwrap_or(TOPIC);
                     topics.entry(topic).or_default().push(event);
                 }
-                let mut confirmed = Vec::new();
-                for (topic, events) in topics {
-                    confirmed.extend(publish_to_embedded(admin, topic, &events).await);
-                }
-                confirmed
+                let sent = topics
+                    .iter()
+                    .map(|(topic, events)| publish_to_embedded(admin, topic, events));
+                futures_util::future::join_all(sent).await.concat()
             }
             Self::RabbitMq {
                 amqp,

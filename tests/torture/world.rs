@@ -107,6 +107,8 @@ pub struct World {
     pub of_hostile: Option<Events>,
     /// Attempts that the hostile ones' policy allows.
     pub most_attempts: usize,
+    /// Thousands of requests under way at once.
+    pub connections: u64,
     chance: Chance,
 }
 
@@ -209,6 +211,7 @@ impl World {
             leaves_parked: false,
             of_hostile: plan.hostile_topic.map(|_| Events::default()),
             most_attempts: 2,
+            connections: 0,
         }
     }
 
@@ -312,6 +315,7 @@ impl World {
             peak_kib,
             descriptors,
             past_the_proxy,
+            connections: self.connections,
         }
     }
 

@@ -156,12 +156,12 @@ pub async fn drips(setting: Setting) -> Report {
         hostile: vec![Mode::Drip],
         hostile_more: Some("timeout: 20s, connect_timeout: 15s, slow_after: 5m, retry: { schedule: [1s], jitter: 0, max_attempts: 1 }".to_owned()),
         hostile_endpoint: Some("concurrency: 10000, breaker: { failures: 10000, cool_down: 1s }"),
-        hostile_topic: Some("orders.drip"),
+        hostile_topic: Some("orders.drip.all"),
         window: Some(DRIPS + 1_000),
         ..Plan::default()
     };
     let mut world = World::start(setting, plan).await;
-    let producer = world.producer_of(|_| "orders.drip");
+    let producer = world.producer_of(|_| "orders.drip.all");
     for _ in 0..DRIPS / 500 {
         producer.publish(500).await;
     }
@@ -182,6 +182,7 @@ pub async fn drips(setting: Setting) -> Report {
         most
     };
     world.most_attempts = 1;
+    world.connections = DRIPS as u64;
     world.of_hostile = Some(producer.events());
     let mut report = world.judged().await;
     report.note(format!("{most} of {owed} under way at once"));
@@ -199,13 +200,13 @@ pub async fn hundred_thousand(setting: Setting) -> Report {
         hostile: vec![Mode::ResetBeforeStatus],
         hostile_more: Some("retry: { schedule: [10m], jitter: 0 }".to_owned()),
         hostile_endpoint: Some("breaker: { failures: 10, cool_down: 10s }"),
-        hostile_topic: Some("orders.dead"),
+        hostile_topic: Some("orders.dead.all"),
         ..Plan::default()
     };
     let mut world = World::start(setting, plan).await;
     world.leaves_parked = true;
     world.producer.go(20);
-    let producer = world.producer_of(|_| "orders.dead");
+    let producer = world.producer_of(|_| "orders.dead.all");
     while producer.confirmed().len() < BACKLOG {
         producer.publish(1_000).await;
     }

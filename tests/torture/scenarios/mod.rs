@@ -68,7 +68,7 @@ scenarios! {
     "31-hundred-thousand", &[Embedded, RabbitMq], &[] => many::hundred_thousand;
     "32-bridge-kill", EACH, EACH => bridges::killed;
     "33-disk-full", &[Embedded], &[] => hosts::disk_full;
-    "36-clock-jumps", EACH, &[] => hosts::clock_jumps;
+    "36-clock-jumps", &[Embedded, RabbitMq], &[] => hosts::clock_jumps;
     "37-large-messages", &[Embedded, RabbitMq], &[] => large::messages;
     "38-sigterm", EACH, &[Kafka] => bridges::terminated;
     "41-secret-rotated", EACH, &[] => bridges::secret_rotated;
