@@ -15,6 +15,9 @@ use super::{Job, Pipeline};
 use crate::broker::{Filling, Wait};
 use crate::delivery::Delivery;
 
+/// The places of each message, and since when.
+type Messages = HashMap<usize, Vec<(Instant, usize)>>;
+
 /// All attempts under way; as many as the windows let in.
 #[derive(Default)]
 pub struct UnderWay(Mutex<Places>);
@@ -101,8 +104,7 @@ impl UnderWay {
     /// a quarter.
     pub fn to_release(&self, now: Instant) -> Vec<usize> {
         let places = self.lock();
-        let mut windows: HashMap<usize, (usize, HashMap<_, Vec<(Instant, usize)>>)> =
-            HashMap::new();
+        let mut windows: HashMap<usize, (usize, Messages)> = HashMap::new();
         for (at, place) in places.taken.iter().enumerate() {
             let Some(place) = place.as_ref().filter(|place| place.hangs(now)) else {
                 continue;
