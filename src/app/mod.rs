@@ -197,6 +197,7 @@ impl App {
             async move { pipeline.tidy().await }
         });
         tokio::spawn(pipeline.clone().watch_egress());
+        tokio::spawn(pipeline.clone().release_old());
         if let Some(retention) = config.dead_letters.retention {
             for broker in keeping_letters(&config, &brokers) {
                 let (expired, stop) = (meters.expired(broker.name()), shutdown.stop.clone());

@@ -83,6 +83,29 @@ pub struct Intake {
     hand_over: mpsc::Sender<Received>,
 }
 
+/// How full a window is, for whoever looks after its oldest messages.
+#[derive(Debug, Clone)]
+pub struct Filling {
+    in_flight: Arc<AtomicUsize>,
+    size: usize,
+}
+
+impl Filling {
+    pub fn is_half_full(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) * 2 >= self.size
+    }
+
+    /// How many messages may be in flight.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Which window it is of.
+    pub fn number(&self) -> usize {
+        Arc::as_ptr(&self.in_flight).addr()
+    }
+}
+
 impl Intake {
     /// An intake and the pipeline's end of it. `paused` holds new admissions back while true.
     pub fn new(
@@ -119,6 +142,13 @@ impl Intake {
     /// How many messages may be in flight: a broker's prefetch.
     pub fn window_size(&self) -> usize {
         self.window.size()
+    }
+
+    pub fn filling(&self) -> Filling {
+        Filling {
+            in_flight: self.in_flight.clone(),
+            size: self.window.size(),
+        }
     }
 
     /// Messages handed over and not yet settled.

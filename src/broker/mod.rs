@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use history::{History, NotPossible, Reach, Span};
 pub use identify::{IdFrom, Naming, Taken};
-pub use in_flight::{Admission, Budget, Intake, Window};
+pub use in_flight::{Admission, Budget, Filling, Intake, Window};
 pub use letters::{Letter, Letters, NotOpened, Purpose};
 pub use receipt::{Answer, Receipt, Settlement, Token};
 

@@ -379,7 +379,8 @@ impl<J> State<J> {
         if !matches!(self.gate, Gate::Open { .. }) {
             spacing = spacing.max(self.limits.breaker.cool_down);
         } else if self.is_held(now) {
-            spacing = spacing.max(self.held_for / self.limits.concurrency.max(1) as u32);
+            // Until one is answered well, each may be told the same.
+            spacing = spacing.max(self.held_for);
         }
         self.limits
             .rate

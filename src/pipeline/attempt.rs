@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tracing::{Level, debug, enabled, warn};
 
 use super::target::Target;
+use super::ticket::Ticket;
 use super::under_way::UnderWay;
 use super::{Job, Pipeline, excerpt};
 use crate::attempt::{Attempt, Outcome};
@@ -20,23 +21,20 @@ use crate::verdict::Fate;
 /// An attempt, and what was sent where that is kept.
 pub struct Made {
     pub attempt: Attempt,
+    /// Meanwhile the delivery was parked beside it, and its ticket went with that.
+    pub parked_beside: bool,
     exchange: Option<Exchange>,
 }
 
 impl Pipeline {
     /// Renders, signs and sends `job` once, and writes what came of it into its progress.
     pub(super) async fn attempt(&self, job: &mut Job) -> Made {
+        let in_flight = InFlight::enter(&self.under_way, job);
         let Job {
             delivery, target, ..
-        } = job;
+        } = &mut *job;
         let spec = &target.subscription.spec;
         let endpoint = &target.subscription.endpoint;
-        target.meters.in_flight.inc();
-        let _in_flight = InFlight {
-            place: self.under_way.enter(delivery, target),
-            under_way: &self.under_way,
-            target: target.clone(),
-        };
         let mut exchange = None;
         failpoint::reach("render", &delivery.event.body);
         let mut attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
@@ -60,7 +58,12 @@ impl Pipeline {
         note(delivery, &attempt);
         count(target, delivery, &attempt);
         log(target, delivery, &attempt);
-        Made { attempt, exchange }
+        job.ticket = in_flight.end();
+        Made {
+            attempt,
+            parked_beside: job.ticket.is_gone(),
+            exchange,
+        }
     }
 
     /// Hands an attempt to the journal, with what was decided then.
@@ -71,7 +74,9 @@ impl Pipeline {
             Fate::Hold => Then::Hold,
             Fate::DeadLetter(_) => Then::DeadLetter,
         };
-        let Made { attempt, exchange } = made;
+        let Made {
+            attempt, exchange, ..
+        } = made;
         let endpoint = &job.target.endpoint_shown;
         self.journal
             .attempted(&job.delivery, endpoint, attempt, then, exchange.as_ref());
@@ -91,16 +96,36 @@ fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint) -> Exchange {
     Exchange::new(outgoing.method.as_str(), headers.collect(), &outgoing.body)
 }
 
-/// Keeps the gauge and the list right when an attempt is cancelled or panics.
+/// Keeps the gauge and the list right when an attempt is cancelled or panics. The ticket is in the
+/// list meanwhile, and is dropped with it then.
 struct InFlight<'a> {
     under_way: &'a UnderWay,
-    place: usize,
+    place: Option<usize>,
     target: Arc<Target>,
+}
+
+impl<'a> InFlight<'a> {
+    fn enter(under_way: &'a UnderWay, job: &mut Job) -> Self {
+        job.target.meters.in_flight.inc();
+        Self {
+            place: Some(under_way.enter(job)),
+            under_way,
+            target: job.target.clone(),
+        }
+    }
+
+    /// The ticket, or none when somebody has taken it.
+    fn end(mut self) -> Ticket {
+        let place = self.place.take();
+        place.map_or_else(Ticket::gone, |place| self.under_way.leave(place))
+    }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.under_way.leave(self.place);
+        if let Some(place) = self.place {
+            drop(self.under_way.leave(place));
+        }
         self.target.meters.in_flight.dec();
     }
 }

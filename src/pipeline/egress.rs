@@ -480,6 +480,11 @@ impl Pipeline {
         let verdict = self.decide(&job, &lane, outcome);
         let doubt = self.observe(&job, outcome, began, Instant::now());
         let ended = ended_of(verdict.signal);
+        if made.parked_beside {
+            self.record(&job, &made, &verdict.fate);
+            lane.lane.learned(ended, Instant::now());
+            return self.ends.note(&job.delivery, verdict.fate);
+        }
         if let Some(doubt) = doubt {
             self.record(&job, &made, &Fate::Hold);
             let failed = Failed {

@@ -18,7 +18,7 @@ use super::keeper::Keeper;
 use super::suspects::{self, Witness};
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, target_of};
-use crate::broker::{Receipt, Received, Wait};
+use crate::broker::{Filling, Receipt, Received, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::failpoint;
@@ -40,6 +40,7 @@ const WARNED_TOPICS: usize = 1_000;
 pub struct Loop {
     what: What,
     keeper: Arc<Keeper>,
+    window: Filling,
     taken: Taken,
 }
 
@@ -49,18 +50,20 @@ enum What {
 }
 
 impl Loop {
-    pub fn source(source: SourcePlan, keeper: Arc<Keeper>, taken: Taken) -> Self {
+    pub fn source(source: SourcePlan, keeper: Arc<Keeper>, window: Filling, taken: Taken) -> Self {
         Self {
             what: What::Source(source),
             keeper,
+            window,
             taken,
         }
     }
 
-    pub fn due(kind: WaitKind, keeper: Arc<Keeper>, taken: Taken) -> Self {
+    pub fn due(kind: WaitKind, keeper: Arc<Keeper>, window: Filling, taken: Taken) -> Self {
         Self {
             what: What::Due(kind),
             keeper,
+            window,
             taken,
         }
     }
@@ -73,6 +76,7 @@ impl Loop {
                     pipeline: &pipeline,
                     plan: source,
                     keeper: &self.keeper,
+                    window: &self.window,
                     door: Door::new(Instant::now()),
                     matching: Vec::new(),
                     renewing: false,
@@ -87,7 +91,8 @@ impl Loop {
                             source.renewing = false;
                         }
                         Received::Due(delivery, _, receipt) => {
-                            take_due(&pipeline, &self.keeper, delivery, receipt).await;
+                            take_due(&pipeline, &self.keeper, &self.window, delivery, receipt)
+                                .await;
                         }
                     }
                 }
@@ -97,7 +102,7 @@ impl Loop {
                 while let Some(received) = self.taken.recv().await {
                     // A broker hands no event to a due intake; one that did would be asked again.
                     if let Received::Due(delivery, _, receipt) = received {
-                        take_due(&pipeline, &self.keeper, delivery, receipt).await;
+                        take_due(&pipeline, &self.keeper, &self.window, delivery, receipt).await;
                     }
                 }
             }
@@ -110,6 +115,7 @@ struct Source<'a> {
     pipeline: &'a Arc<Pipeline>,
     plan: &'a SourcePlan,
     keeper: &'a Arc<Keeper>,
+    window: &'a Filling,
     door: Door,
     matching: Vec<Arc<Target>>,
     /// What is taken now is parked first, so that its source can forget how often it came.
@@ -182,6 +188,7 @@ impl Source<'_> {
             target,
             keeper: self.keeper.clone(),
             ticket,
+            window: self.window.clone(),
         };
         if self.renewing {
             let wait = Wait {
@@ -235,11 +242,14 @@ fn unaddressed(event: Arc<Event>, now: Timestamp) -> Delivery {
 async fn take_due(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
+    window: &Filling,
     delivery: Delivery,
     receipt: Receipt,
 ) {
     let witness = Witness::new(&pipeline.suspects, &delivery.event, &delivery.uid);
-    let taken = AssertUnwindSafe(offer_due(pipeline, keeper, delivery, receipt, witness));
+    let taken = AssertUnwindSafe(offer_due(
+        pipeline, keeper, window, delivery, receipt, witness,
+    ));
     // The witness has seen it.
     let _panicked = taken.catch_unwind().await;
 }
@@ -247,6 +257,7 @@ async fn take_due(
 async fn offer_due(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
+    window: &Filling,
     mut delivery: Delivery,
     receipt: Receipt,
     witness: Witness,
@@ -256,7 +267,7 @@ async fn offer_due(
     let ticket = Ticket::whole(receipt, pass);
     failpoint::reach("due", &delivery.event.body);
     if delivery.subscription.is_empty() {
-        return take_unmatched(pipeline, keeper, delivery, ticket).await;
+        return take_unmatched(pipeline, keeper, window, delivery, ticket).await;
     }
     let routes = pipeline.routes.load();
     let found = target_of(&routes, &delivery).cloned();
@@ -277,7 +288,13 @@ async fn offer_due(
         keeper: keeper.clone(),
         ticket,
         witness,
+        window: window.clone(),
     };
+    // What was parked beside its request may have ended with that.
+    if let Some(fate) = pipeline.ends.take(&job.delivery) {
+        let lane = pipeline.lane_of(&job.target);
+        return pipeline.carry_out(job, fate, &lane);
+    }
     pipeline.offer(job, None).await;
 }
 
@@ -285,6 +302,7 @@ async fn offer_due(
 async fn take_unmatched(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
+    window: &Filling,
     delivery: Delivery,
     ticket: Ticket,
 ) {
@@ -322,6 +340,7 @@ async fn take_unmatched(
                     target,
                     keeper: keeper.clone(),
                     ticket,
+                    window: window.clone(),
                 },
                 None,
             )

@@ -6,10 +6,11 @@
 //! own. Both are offered to the lane of their endpoint ([`lanes`]), which starts them, lets them wait
 //! a little, or hands them back to be parked until it has a slot. What starts is attempted once
 //! ([`attempt`]), the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the
-//! latter two confirmed by the broker ([`keeper`]). When all deliveries of an event are resolved,
-//! its receipt is settled. While it is us who can reach nobody, all this waits ([`egress`]). Anything
-//! that goes wrong on the way drops the ticket, and the broker delivers again; what makes it go wrong
-//! three times is dead-lettered ([`suspects`]).
+//! latter two confirmed by the broker ([`keeper`]). What hangs for long is parked beside its request
+//! ([`release`]). When all deliveries of an event are resolved, its receipt is settled. While it is us
+//! who can reach nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the
+//! ticket, and the broker delivers again; what makes it go wrong three times is dead-lettered
+//! ([`suspects`]).
 
 mod attempt;
 mod door;
@@ -20,6 +21,7 @@ mod keeper;
 mod lanes;
 mod panics;
 mod receiver;
+mod release;
 mod resolve;
 mod standing;
 mod suspects;
@@ -36,7 +38,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, Budget, Intake, Intakes, Received, Window, parked};
+use crate::broker::{Broker, Budget, Filling, Intake, Intakes, Received, Window, parked};
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
 use crate::journal::{self, Journal};
@@ -48,6 +50,7 @@ use crate::subscription::{Subscription, Uid};
 use self::egress::Egress;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
+use self::release::Ends;
 use self::suspects::{Suspects, Witness};
 use self::target::{Parked, Target};
 use self::ticket::Ticket;
@@ -65,6 +68,8 @@ pub struct Job {
     keeper: Arc<Keeper>,
     ticket: Ticket,
     witness: Witness,
+    /// The window that it was taken through.
+    window: Filling,
 }
 
 /// A broker, the sources taken from it, and the windows of what it hands over.
@@ -106,6 +111,7 @@ pub struct Pipeline {
     egress: Egress,
     under_way: UnderWay,
     suspects: Arc<Suspects>,
+    ends: Ends,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
 }
@@ -177,6 +183,7 @@ impl Pipeline {
             egress,
             under_way: UnderWay::default(),
             suspects,
+            ends: Ends::default(),
             parked: Mutex::default(),
         });
         (pipeline, feedings)
@@ -271,15 +278,17 @@ fn feeding(
     let mut loops = Vec::new();
     let mut due = |kind: WaitKind| {
         let (intake, taken) = open(plan.due_window, &pauses[plan.broker.name()]);
-        loops.push(intake::Loop::due(kind, own.clone(), taken));
+        let window = intake.filling();
+        loops.push(intake::Loop::due(kind, own.clone(), window, taken));
         intake
     };
     let (retries, holds) = (due(WaitKind::Retry), due(WaitKind::Hold));
     let mut sources = BTreeMap::new();
     for source in plan.sources {
         let (intake, taken) = open(source.window, paused);
+        let window = intake.filling();
         sources.insert(source.name.clone(), intake);
-        loops.push(intake::Loop::source(source, keeper.clone(), taken));
+        loops.push(intake::Loop::source(source, keeper.clone(), window, taken));
     }
     Feeding {
         broker: plan.broker,

@@ -77,7 +77,7 @@ impl Pipeline {
         }
     }
 
-    fn lane_of(&self, target: &Arc<Target>) -> Arc<EndpointLane> {
+    pub(super) fn lane_of(&self, target: &Arc<Target>) -> Arc<EndpointLane> {
         if let Some(lane) = target.lane() {
             return lane;
         }
@@ -126,6 +126,12 @@ impl Pipeline {
                 Gate::Probing => 1,
                 Gate::Shut { .. } => 2,
             });
+            if made.parked_beside {
+                self.record(&job, &made, &verdict.fate);
+                self.note_endpoint(&lane, verdict.endpoint);
+                self.ends.note(&job.delivery, verdict.fate);
+                continue;
+            }
             if let Some(doubt) = doubt {
                 self.record(&job, &made, &Fate::Hold);
                 let failed = Failed {
@@ -285,6 +291,7 @@ async fn bury(job: Job, reason: Reason) {
         keeper,
         ticket,
         witness: _witness,
+        ..
     } = job;
     failpoint::reach("bury", &delivery.event.body);
     keeper.dead_letter(&delivery, reason).await;

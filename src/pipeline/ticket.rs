@@ -15,6 +15,8 @@ pub struct Ticket(Share);
 enum Share {
     Whole(Held),
     Part(Arc<Shared>),
+    /// Somebody else has it now.
+    Gone,
 }
 
 struct Shared {
@@ -53,6 +55,15 @@ impl Ticket {
         (0..count).map(move |_| Self(Share::Part(shared.clone())))
     }
 
+    /// What is left where a ticket was taken away: resolving or dropping it does nothing.
+    pub fn gone() -> Self {
+        Self(Share::Gone)
+    }
+
+    pub fn is_gone(&self) -> bool {
+        matches!(self.0, Share::Gone)
+    }
+
     /// The ticket of a whole event, divided among `count` deliveries.
     pub fn split(self, count: usize) -> Vec<Self> {
         match self.0 {
@@ -65,12 +76,14 @@ impl Ticket {
                     .map(|_| Self(Share::Part(shared.clone())))
                     .collect()
             }
+            Share::Gone => (0..count).map(|_| Self::gone()).collect(),
         }
     }
 
     /// The delivery's verdict is durable.
     pub fn resolved(self) {
         match self.0 {
+            Share::Gone => {}
             Share::Whole(held) => held.settle(),
             Share::Part(shared) => {
                 if shared.unresolved.fetch_sub(1, Ordering::AcqRel) == 1 {

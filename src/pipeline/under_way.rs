@@ -1,14 +1,22 @@
-//! Attempts under way, for whoever asks where a delivery is just now.
+//! Attempts under way: for whoever asks where a delivery is just now, and for [`super::release`],
+//! which takes the tickets of those that hang.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use super::Pipeline;
+use super::keeper::Keeper;
 use super::target::Target;
-use crate::delivery::{Delivery, DeliveryId};
-use crate::event::Event;
+use super::ticket::Ticket;
+use super::{Job, Pipeline};
+use crate::broker::{Filling, Wait};
+use crate::delivery::Delivery;
+
+/// The places of each message, and since when.
+type Messages = HashMap<usize, Vec<(Instant, usize)>>;
 
 /// All attempts under way; as many as the windows let in.
 #[derive(Default)]
@@ -20,13 +28,24 @@ struct Places {
     free: Vec<usize>,
 }
 
-struct Place {
-    event: Arc<Event>,
-    target: Arc<Target>,
-    delivery: DeliveryId,
-    generation: u32,
-    attempt: u32,
-    since: Timestamp,
+/// One attempt.
+pub struct Place {
+    pub delivery: Delivery,
+    pub target: Arc<Target>,
+    pub since: Timestamp,
+    pub began: Instant,
+    keeper: Arc<Keeper>,
+    ticket: Ticket,
+    window: Filling,
+}
+
+/// What is parked beside its request.
+pub struct Hanging {
+    pub delivery: Delivery,
+    pub target: Arc<Target>,
+    pub keeper: Arc<Keeper>,
+    pub ticket: Ticket,
+    pub wait: Wait,
 }
 
 /// An attempt that has not ended.
@@ -47,14 +66,16 @@ pub struct Running {
 }
 
 impl UnderWay {
-    pub fn enter(&self, delivery: &Delivery, target: &Arc<Target>) -> usize {
+    /// Takes the job's ticket; [`UnderWay::leave`] gives it back.
+    pub fn enter(&self, job: &mut Job) -> usize {
         let place = Some(Place {
-            event: delivery.event.clone(),
-            target: target.clone(),
-            delivery: delivery.id.clone(),
-            generation: delivery.generation,
-            attempt: delivery.progress.attempts + 1,
+            delivery: job.delivery.clone(),
+            target: job.target.clone(),
             since: Timestamp::now(),
+            began: Instant::now(),
+            keeper: job.keeper.clone(),
+            ticket: std::mem::replace(&mut job.ticket, Ticket::gone()),
+            window: job.window.clone(),
         });
         let mut places = self.lock();
         match places.free.pop() {
@@ -69,13 +90,64 @@ impl UnderWay {
         }
     }
 
-    pub fn leave(&self, at: usize) {
+    /// The ticket, or none when it was [released](UnderWay::release).
+    pub fn leave(&self, at: usize) -> Ticket {
         let mut places = self.lock();
         let left = places.taken[at].take();
         places.free.push(at);
         drop(places);
         // An event may be freed here, and not under the lock.
-        drop(left);
+        left.map_or_else(Ticket::gone, |place| place.ticket)
+    }
+
+    /// The places of the oldest messages of windows of which half hangs: enough of them to make it
+    /// a quarter.
+    pub fn to_release(&self, now: Instant) -> Vec<usize> {
+        let places = self.lock();
+        let mut windows: HashMap<usize, (usize, Messages)> = HashMap::new();
+        for (at, place) in places.taken.iter().enumerate() {
+            let Some(place) = place.as_ref().filter(|place| place.hangs(now)) else {
+                continue;
+            };
+            let window = windows.entry(place.window.number());
+            let (_, messages) = window.or_insert_with(|| (place.window.size(), HashMap::new()));
+            let message = Arc::as_ptr(&place.delivery.event).addr();
+            messages.entry(message).or_default().push((place.began, at));
+        }
+        drop(places);
+        let mut old = Vec::new();
+        for (size, messages) in windows.into_values() {
+            if messages.len() * 2 < size {
+                continue;
+            }
+            let mut messages: Vec<_> = messages.into_values().collect();
+            messages.sort_unstable_by_key(|places| places.iter().min().copied());
+            let count = messages.len() - size / 4;
+            old.extend(messages.into_iter().take(count).flatten());
+        }
+        old.into_iter().map(|(_, at)| at).collect()
+    }
+
+    /// Takes the ticket of one that still hangs, if `park` says for how long it may be parked.
+    pub fn release(
+        &self,
+        at: usize,
+        park: impl FnOnce(&mut Place) -> Option<Wait>,
+    ) -> Option<Hanging> {
+        let mut places = self.lock();
+        let place = places.taken.get_mut(at)?.as_mut()?;
+        if !place.hangs(Instant::now()) {
+            return None;
+        }
+        let before = place.delivery.clone();
+        let wait = park(place)?;
+        Some(Hanging {
+            delivery: std::mem::replace(&mut place.delivery, before),
+            target: place.target.clone(),
+            keeper: place.keeper.clone(),
+            ticket: std::mem::replace(&mut place.ticket, Ticket::gone()),
+            wait,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
@@ -87,7 +159,7 @@ impl Pipeline {
     /// The attempts at deliveries of `event` that are under way on this instance.
     pub fn under_way(&self, event: &str) -> Vec<Running> {
         let places = self.under_way.lock();
-        let of_event = |place: &&Place| place.event.id.as_str() == event;
+        let of_event = |place: &&Place| place.delivery.event.id.as_str() == event;
         places
             .taken
             .iter()
@@ -99,19 +171,28 @@ impl Pipeline {
 }
 
 impl Place {
+    /// Has its ticket still, and no answer for longer than is usual, in a window that fills.
+    fn hangs(&self, now: Instant) -> bool {
+        let slow_after = self.target.subscription.spec.slow_after;
+        !self.ticket.is_gone()
+            && now.saturating_duration_since(self.began) >= slow_after
+            && self.window.is_half_full()
+    }
+
     fn shown(&self) -> Running {
+        let (delivery, event) = (&self.delivery, &self.delivery.event);
         let subscription = &self.target.subscription;
         Running {
-            event: self.event.id.to_string(),
-            delivery: self.delivery.to_string(),
-            generation: self.generation,
+            event: event.id.to_string(),
+            delivery: delivery.id.to_string(),
+            generation: delivery.generation,
             subscription: subscription.spec.name.to_string(),
             uid: subscription.uid.to_string(),
             endpoint: self.target.endpoint_shown.clone(),
-            topic: self.event.topic.to_string(),
-            r#type: self.event.kind.to_string(),
-            source: self.event.source.to_string(),
-            attempt: self.attempt,
+            topic: event.topic.to_string(),
+            r#type: event.kind.to_string(),
+            source: event.source.to_string(),
+            attempt: delivery.progress.attempts + 1,
             since: self.since,
         }
     }

@@ -71,7 +71,7 @@ mod armed {
             let (before, began) = (receiver.count(), Instant::now());
             bridge.launch_with("HOOKBRIDGE_FAILPOINTS", death);
             eventually(&format!("{name}: death at {death}"), WITHIN, async || {
-                bridge.has_ended().then_some(())
+                bridge.exited().map(drop)
             })
             .await;
             let requests = receiver.count() - before;

@@ -1,9 +1,9 @@
 //! The producer: publishes numbered events, and remembers which of them the broker has confirmed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Confirmation};
@@ -41,6 +41,8 @@ struct Shared {
     /// Where an event is published to, when not to the one topic of the bus.
     route: Option<fn(usize) -> &'static str>,
     events: Mutex<Events>,
+    /// When each was published, of one that goes to several topics.
+    times: Mutex<BTreeMap<usize, Instant>>,
     stop: AtomicBool,
 }
 
@@ -92,10 +94,9 @@ impl Producer {
         Self::with(bus, admin, 0, None)
     }
 
-    /// One of several on RabbitMQ or Kafka: its events are numbered from `first`, and go to the
-    /// topics that `route` says.
-    pub fn routed(bus: &Bus, first: usize, route: fn(usize) -> &'static str) -> Self {
-        Self::with(bus, "", first, Some(route))
+    /// One of several: its events are numbered from `first`, and go to the topics that `route` says.
+    pub fn routed(bus: &Bus, admin: &str, first: usize, route: fn(usize) -> &'static str) -> Self {
+        Self::with(bus, admin, first, Some(route))
     }
 
     fn with(
@@ -131,6 +132,7 @@ impl Producer {
                 first,
                 ..Events::default()
             }),
+            times: Mutex::default(),
             stop: AtomicBool::new(false),
         };
         Self {
@@ -174,6 +176,12 @@ impl Producer {
         self.shared.events.lock().unwrap().count
     }
 
+    /// When an event was handed to the broker.
+    pub fn published_at(&self, number: usize) -> Option<Instant> {
+        let times = self.shared.times.lock().unwrap();
+        times.get(&number).copied()
+    }
+
     pub fn confirmed(&self) -> Vec<usize> {
         let events = self.shared.events.lock().unwrap();
         events.confirmed.iter().copied().collect()
@@ -193,6 +201,11 @@ impl Shared {
             };
             (next..next + count).map(numbered).collect()
         };
+        if self.route.is_some() {
+            let now = Instant::now();
+            let times = batch.iter().map(|event| (event.number, now));
+            self.times.lock().unwrap().extend(times);
+        }
         let mut door = self.door.lock().await;
         // What is cut off at the deadline may be there all the same, but is owed to nobody.
         let confirmed = tokio::time::timeout(WITHIN, door.publish(&batch))
@@ -212,21 +225,15 @@ impl Door {
     async fn publish(&mut self, batch: &[Numbered]) -> Vec<usize> {
         match self {
             Self::Embedded { admin } => {
-                let url = format!("http://{admin}/v1/topics/{TOPIC}/events");
-                let lines = batch.iter().map(|Numbered { number, body, .. }| {
-                    format!("{{\"id\":\"evt_{number}\",\"content_type\":\"application/json\",\"data\":{body}}}\n")
-                });
-                let sent = reqwest::Client::new()
-                    .post(url)
-                    .header("content-type", "application/x-ndjson")
-                    .body(lines.collect::<String>())
-                    .send();
-                match sent.await {
-                    Ok(answer) if answer.status() == 202 => {
-                        batch.iter().map(|event| event.number).collect()
-                    }
-                    _ => Vec::new(),
+                let mut topics: BTreeMap<&str, Vec<&Numbered>> = BTreeMap::new();
+                for event in batch {
+                    let topic = event.topic.unwrap_or(TOPIC);
+                    topics.entry(topic).or_default().push(event);
                 }
+                let sent = topics
+                    .iter()
+                    .map(|(topic, events)| publish_to_embedded(admin, topic, events));
+                futures_util::future::join_all(sent).await.concat()
             }
             Self::RabbitMq {
                 amqp,
@@ -258,6 +265,24 @@ impl Door {
         if let Self::RabbitMq { shop, .. } = self {
             *shop = None;
         }
+    }
+}
+
+async fn publish_to_embedded(admin: &str, topic: &str, batch: &[&Numbered]) -> Vec<usize> {
+    let url = format!("http://{admin}/v1/topics/{topic}/events");
+    let lines = batch.iter().map(|Numbered { number, body, .. }| {
+        format!(
+            "{{\"id\":\"evt_{number}\",\"content_type\":\"application/json\",\"data\":{body}}}\n"
+        )
+    });
+    let sent = reqwest::Client::new()
+        .post(url)
+        .header("content-type", "application/x-ndjson")
+        .body(lines.collect::<String>())
+        .send();
+    match sent.await {
+        Ok(answer) if answer.status() == 202 => batch.iter().map(|event| event.number).collect(),
+        _ => Vec::new(),
     }
 }
 

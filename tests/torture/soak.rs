@@ -346,9 +346,10 @@ pub async fn run(seed: u64, lasting: Duration) -> bool {
     let bridge = Bridge::start(&text).await.ready().await;
     let pid = Arc::new(AtomicU32::new(bridge.pid()));
     let mut producers: Vec<Producer> = (0..RABBITMQ_PRODUCERS)
-        .map(|number| Producer::routed(&on_rabbitmq, number * NUMBERS, topic_of))
+        .map(|number| Producer::routed(&on_rabbitmq, "", number * NUMBERS, topic_of))
         .chain([Producer::routed(
             &on_kafka,
+            "",
             RABBITMQ_PRODUCERS * NUMBERS,
             topic_of,
         )])

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::hostile::{Hostile, Mode};
 use crate::judge::{Evidence, Report, Subscribed};
-use crate::producer::{Producer, number_in};
+use crate::producer::{Events, Producer, number_in};
 use crate::proxy::Proxy;
 use crate::support::SECRET;
 use crate::support::bridge::Bridge;
@@ -18,6 +19,8 @@ use crate::support::receiver::{Answer, Receiver};
 
 /// How long all that is owed may take to arrive after the faults.
 const DRAINED_WITHIN: Duration = Duration::from_secs(45);
+/// Where the numbers of a second producer begin.
+pub const APART: usize = 1_000_000;
 /// How long nothing new may come before all is held to be over.
 const QUIET: Duration = Duration::from_millis(2_500);
 
@@ -71,6 +74,19 @@ pub struct Plan {
     pub receiver_proxy: bool,
     /// How long the good receiver takes for each answer.
     pub answers_after: Duration,
+    /// What is said of the hostile ones' subscriptions instead of the usual, where it is.
+    pub hostile_more: Option<String>,
+    pub hostile_endpoint: Option<&'static str>,
+    /// A topic that only they are subscribed to.
+    pub hostile_topic: Option<&'static str>,
+    /// Further subscriptions, which the scenario itself looks after.
+    pub subscriptions: String,
+    /// The source's window.
+    pub window: Option<usize>,
+    /// Variables of the bridge.
+    pub env: Vec<(&'static str, String)>,
+    /// Where its folder is.
+    pub folder: Option<PathBuf>,
 }
 
 /// See the module.
@@ -87,6 +103,12 @@ pub struct World {
     pub most_recovery: Duration,
     /// What is parked at the end stays there longer than anybody waits here.
     pub leaves_parked: bool,
+    /// What only the hostile ones are owed, when they have a topic of their own.
+    pub of_hostile: Option<Events>,
+    /// Attempts that the hostile ones' policy allows.
+    pub most_attempts: usize,
+    /// Thousands of requests under way at once.
+    pub connections: u64,
     chance: Chance,
 }
 
@@ -138,16 +160,26 @@ impl World {
         let mut subscriptions = format!(
             "  good: {{ topics: ['orders.*'], endpoint: {{ url: 'http://{good_address}/', secret: '{SECRET}', breaker: {{ failures: 10, cool_down: 1s }} }}, retry: {{ schedule: [1s], max_attempts: 60, jitter: 0, no_retry: [400] }} }}\n"
         );
+        let topic = plan.hostile_topic.unwrap_or("orders.*");
+        let limits = plan
+            .hostile_endpoint
+            .unwrap_or("concurrency: 100, breaker: { failures: 10000, cool_down: 1s }");
+        let more = plan.hostile_more.as_deref().unwrap_or("timeout: 700ms, connect_timeout: 500ms, slow_after: 100ms, retry: { schedule: [1s], jitter: 0, max_retry_after: 3s }");
         let mut hostile = Vec::new();
         for (number, mode) in plan.hostile.into_iter().enumerate() {
             let one = Hostile::new(mode).await;
             let endpoint = one.endpoint();
             subscriptions += &format!(
-                "  bad-{number}: {{ topics: ['orders.*'], endpoint: {{ {endpoint}, secret: '{SECRET}', concurrency: 100, breaker: {{ failures: 10000, cool_down: 1s }} }}, timeout: 700ms, connect_timeout: 500ms, slow_after: 100ms, retry: {{ schedule: [1s], jitter: 0, max_retry_after: 3s }} }}\n"
+                "  bad-{number}: {{ topics: ['{topic}'], endpoint: {{ {endpoint}, secret: '{SECRET}', {limits} }}, {more} }}\n"
             );
             hostile.push(one);
         }
+        subscriptions += &plan.subscriptions;
         let mut config = bus.config(&subscriptions);
+        if let Some(window) = plan.window {
+            let widened = format!("orders: {{ broker: here, window: {window},");
+            config = config.replace("orders: { broker: here,", &widened);
+        }
         if let (true, Some(address)) = (plan.broker_proxy, &address) {
             let target = socket(address);
             let between = match setting.kind {
@@ -157,7 +189,12 @@ impl World {
             config = config.replace(&target.to_string(), &between.address.to_string());
             proxy = Some(between);
         }
-        let bridge = Bridge::start(&config).await.ready().await;
+        let folder = match &plan.folder {
+            Some(within) => tempfile::tempdir_in(within),
+            None => tempfile::tempdir(),
+        };
+        let bridge = Bridge::start_in(folder.expect("a folder"), &config, plan.env).await;
+        let bridge = bridge.ready().await;
         let producer = Producer::new(&bus, &bridge.admin);
         Self {
             chance: Chance::new(setting.seed),
@@ -172,7 +209,15 @@ impl World {
             most_duplicates: 1_000,
             most_recovery: Duration::from_secs(20),
             leaves_parked: false,
+            of_hostile: plan.hostile_topic.map(|_| Events::default()),
+            most_attempts: 2,
+            connections: 0,
         }
+    }
+
+    /// A second producer, whose events are numbered apart and go where `route` says.
+    pub fn producer_of(&self, route: fn(usize) -> &'static str) -> Producer {
+        Producer::routed(&self.bus, &self.bridge.admin, APART, route)
     }
 
     pub fn own(&self) -> &Own {
@@ -240,6 +285,7 @@ impl World {
         let letters = self.bus.letters(&mut self.bridge, 0).await;
         let mut subscribed = vec![Subscribed {
             name: "good".to_owned(),
+            events: self.producer.events(),
             requests: self.good.requests(),
             most_attempts: None,
             not_before: None,
@@ -247,8 +293,12 @@ impl World {
         for (number, hostile) in self.hostile.iter().enumerate() {
             subscribed.push(Subscribed {
                 name: format!("bad-{number}"),
+                events: match &self.of_hostile {
+                    Some(events) => events.clone(),
+                    None => self.producer.events(),
+                },
                 requests: hostile.requests(),
-                most_attempts: Some(2),
+                most_attempts: Some(self.most_attempts),
                 not_before: Some(Duration::from_secs(1)),
             });
         }
@@ -265,6 +315,7 @@ impl World {
             peak_kib,
             descriptors,
             past_the_proxy,
+            connections: self.connections,
         }
     }
 
@@ -352,7 +403,8 @@ pub fn socket(address: &str) -> SocketAddr {
         .unwrap_or_else(|error| panic!("{host}: {error}"))
 }
 
-fn sum(metrics: &str, name: &str) -> u64 {
+/// The values of all lines of a metric that begin like this.
+pub fn sum(metrics: &str, name: &str) -> u64 {
     let values = metrics
         .lines()
         .filter(|line| line.starts_with(name))

@@ -13,6 +13,7 @@ use super::eventually;
 pub struct Bridge {
     child: Child,
     folder: TempDir,
+    env: Vec<(&'static str, String)>,
     pub admin: String,
 }
 
@@ -20,54 +21,49 @@ impl Bridge {
     /// Starts the binary with `config`, in which `{admin}` stands for the admin address and `{data}`
     /// for the data folder, and waits until it is alive.
     pub async fn start(config: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        Self::start_in(folder, config).await
+        Self::start_in(tempfile::tempdir().expect("a folder"), config, Vec::new()).await
     }
 
     /// Like [`Bridge::start`], with this in its environment, also after a restart.
-    pub async fn start_with(config: &str, name: &str, value: &str) -> Self {
+    pub async fn start_with(config: &str, name: &'static str, value: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        set_environment(folder.path(), name, value);
-        Self::start_in(folder, config).await
+        Self::start_in(folder, config, vec![(name, value.to_owned())]).await
     }
 
-    /// Starts it on the same data, after it has ended, with this in its environment, and does not
-    /// wait for it.
-    pub fn launch_with(&mut self, name: &str, value: &str) {
-        set_environment(self.folder.path(), name, value);
+    /// Starts it on the same data, after it has ended, with this in its environment alone, and does
+    /// not wait for it.
+    pub fn launch_with(&mut self, name: &'static str, value: &str) {
+        self.env = vec![(name, value.to_owned())];
         self.launch();
     }
 
     /// Starts it on the same data, after it has ended, and does not wait for it.
     pub fn launch(&mut self) {
-        self.child = spawn(self.folder.path());
+        self.child = spawn(self.folder.path(), &self.env);
     }
 
     /// Starts it on the same data if it has ended, and does not wait for it.
     pub fn revive(&mut self) -> bool {
-        let ended = self.has_ended();
+        let ended = self.exited().is_some();
         if ended {
-            self.child = spawn(self.folder.path());
+            self.launch();
         }
         ended
     }
 
-    pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
-    }
-
-    async fn start_in(folder: TempDir, config: &str) -> Self {
-        let mut bridge = Self::spawn_in(folder, config);
+    /// Like [`Bridge::start`], in this folder and with these variables besides.
+    pub async fn start_in(folder: TempDir, config: &str, env: Vec<(&'static str, String)>) -> Self {
+        let mut bridge = Self::spawn_in(folder, config, env);
         bridge.wait_until_alive().await;
         bridge
     }
 
     /// Starts one that is expected to end by itself.
     pub fn spawn(config: &str) -> Self {
-        Self::spawn_in(tempfile::tempdir().expect("a folder"), config)
+        Self::spawn_in(tempfile::tempdir().expect("a folder"), config, Vec::new())
     }
 
-    fn spawn_in(folder: TempDir, config: &str) -> Self {
+    fn spawn_in(folder: TempDir, config: &str, env: Vec<(&'static str, String)>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
             .expect("a free port")
@@ -78,10 +74,11 @@ impl Bridge {
             .replace("{admin}", &admin)
             .replace("{data}", &data.display().to_string());
         std::fs::write(folder.path().join("hookbridge.yaml"), text).expect("the config is written");
-        let child = spawn(folder.path());
+        let child = spawn(folder.path(), &env);
         Self {
             child,
             folder,
+            env,
             admin,
         }
     }
@@ -132,7 +129,7 @@ impl Bridge {
 
     /// Starts it on the same data, after it has ended.
     pub async fn start_again(&mut self) {
-        self.child = spawn(self.folder.path());
+        self.child = spawn(self.folder.path(), &self.env);
         self.wait_until_alive().await;
     }
 
@@ -171,11 +168,13 @@ impl Bridge {
 
     /// Waits for it to exit by itself.
     pub async fn exit_code(&mut self, within: Duration) -> Option<i32> {
-        eventually("the bridge exits", within, async || {
-            self.child.try_wait().ok().flatten()
-        })
-        .await
-        .code()
+        eventually("the bridge exits", within, async || self.exited()).await
+    }
+
+    /// Whether it has ended by itself, and with which code.
+    pub fn exited(&mut self) -> Option<Option<i32>> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(status.code())
     }
 
     /// The status and the body of a POST to the admin API.
@@ -236,22 +235,16 @@ impl Bridge {
     }
 }
 
-/// One variable for all processes of this bridge that are started from now on.
-fn set_environment(folder: &Path, name: &str, value: &str) {
-    std::fs::write(folder.join("env"), format!("{name}={value}")).expect("a variable is written");
-}
-
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, env: &[(&'static str, String)]) -> Child {
     let log = std::fs::File::options()
         .append(true)
         .create(true)
         .open(folder.join("log"))
         .expect("a log file");
-    let variable = std::fs::read_to_string(folder.join("env")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_hookbridge"))
-        .envs(variable.split_once('='))
         .args(["run", "--config", "hookbridge.yaml"])
         .current_dir(folder)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a handle"))
         .stderr(log)

@@ -2,6 +2,9 @@
 
 mod bridges;
 mod brokers;
+mod hosts;
+mod large;
+mod many;
 mod receivers;
 
 use std::pin::Pin;
@@ -48,8 +51,10 @@ scenarios! {
     "08-dead-letters-full", &[RabbitMq], &[RabbitMq] => brokers::dead_letters_full;
     "11-permission-revoked", &[RabbitMq], &[] => brokers::permission_revoked;
     "12-second-instance", BOTH, &[] => bridges::joined_and_left;
+    "14-hundreds-hang", &[Embedded, RabbitMq], &[] => many::hundreds_hang;
     "17-broker-paused", BOTH, &[] => brokers::paused;
     "20-hangs", EACH, &[Embedded] => receivers::hangs;
+    "20-ten-thousand-drips", &[Embedded], &[] => many::drips;
     "21-endless-body", EACH, &[Kafka] => receivers::endless_body;
     "22-reset", EACH, &[RabbitMq] => receivers::resets;
     "22-bad-network", EACH, &[] => receivers::bad_network;
@@ -60,7 +65,11 @@ scenarios! {
     "26-too-many", EACH, &[Embedded] => receivers::too_many;
     "27-tls", EACH, &[RabbitMq] => receivers::tls;
     "31-backlog", EACH, &[] => receivers::backlog;
+    "31-hundred-thousand", &[Embedded, RabbitMq], &[] => many::hundred_thousand;
     "32-bridge-kill", EACH, EACH => bridges::killed;
+    "33-disk-full", &[Embedded], &[] => hosts::disk_full;
+    "36-clock-jumps", &[Embedded, RabbitMq], &[] => hosts::clock_jumps;
+    "37-large-messages", &[Embedded, RabbitMq], &[] => large::messages;
     "38-sigterm", EACH, &[Kafka] => bridges::terminated;
     "41-secret-rotated", EACH, &[] => bridges::secret_rotated;
     "44-two-instances", &[Embedded], &[] => bridges::same_data;

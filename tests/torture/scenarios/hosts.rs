@@ -1,0 +1,172 @@
+//! What befalls the machine: its clock jumps, its disk is full.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::judge::Report;
+use crate::support::SECRET;
+use crate::support::receiver::Request;
+use crate::world::{Plan, Setting, World};
+
+const RATE: usize = 50;
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// Where Debian's package `faketime` has its library.
+fn faketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("there is /usr/lib");
+    let found = folders
+        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|library| library.exists());
+    found.expect("scripts/setup installs faketime")
+}
+
+/// The wall clock of the bridge goes an hour on, an hour back and to 1970, while it runs and across
+/// a restart. Timers are by another clock, and a signature carries the sender's time.
+pub async fn clock_jumps(setting: Setting) -> Report {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clock = folder.path().join("clock");
+    let set = |offset: i64| {
+        // In one step, so that a half-written one is never read.
+        let next = folder.path().join("next");
+        std::fs::write(&next, format!("{offset:+}\n")).expect("written");
+        std::fs::rename(&next, &clock).expect("renamed");
+    };
+    set(0);
+    let plan = Plan {
+        env: vec![
+            ("LD_PRELOAD", faketime().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ],
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    world.producer.go(RATE);
+    world.part(200).await;
+    let to_1970 = 86_400 - unix_now();
+    let offsets = [3_600, -3_600, to_1970, 0];
+    for offset in offsets {
+        set(offset);
+        world.part(250).await;
+        if offset == to_1970 {
+            world.bridge.terminate();
+            world.bridge.exit_code(WITHIN).await;
+            world.bridge.start_again().await;
+            world.part(250).await;
+        }
+    }
+    let mut evidence = world.evidence().await;
+    let good = &mut evidence.subscribed[0];
+    good.not_before = Some(Duration::from_secs(1));
+    let mut strange = 0;
+    for request in &mut good.requests {
+        let Some((signed_at, is_signed)) = signed(request) else {
+            continue;
+        };
+        request.verified = is_signed;
+        let came = unix_now() - request.at.elapsed().as_secs() as i64;
+        let is_now = |offset: &i64| (came + offset - signed_at).abs() <= 5;
+        strange += usize::from(!offsets.iter().any(is_now));
+    }
+    let (requests, owed) = (good.requests.len(), evidence.events.confirmed.len());
+    let mut report = Report::of(&evidence);
+    report.must(
+        strange == 0,
+        &format!("{strange} signatures of another time than the sender's"),
+    );
+    report.must(
+        requests <= owed * 3 / 2 + 50,
+        &format!("{requests} requests for {owed} events"),
+    );
+    report
+}
+
+fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("after 1970").as_secs() as i64
+}
+
+/// When a request was signed by its own account, and whether its signature is right for then.
+fn signed(request: &Request) -> Option<(i64, bool)> {
+    let text = |name: &str| request.headers.get(name)?.to_str().ok();
+    let at = text("webhook-timestamp")?.parse().ok()?;
+    let signer = standardwebhooks::Webhook::new(SECRET).expect("a good secret");
+    let signature = signer.sign(&request.id, at, &request.body).ok()?;
+    Some((at, text("webhook-signature")? == signature))
+}
+
+/// A small disk of its own, gone when it is dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where mounting is not allowed.
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = format!("size={size}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]);
+        let mounted = mount.arg(folder.path()).output();
+        mounted
+            .is_ok_and(|output| output.status.success())
+            .then(|| Self(folder))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).output();
+    }
+}
+
+/// The disk of store and embedded broker is full for a while.
+pub async fn disk_full(setting: Setting) -> Report {
+    let disk = SmallDisk::mount("48m").expect("root may mount a tmpfs");
+    let plan = Plan {
+        folder: Some(disk.path().to_owned()),
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    world.producer.go(RATE * 2);
+    world.part(300).await;
+    let ballast = disk.path().join("ballast");
+    let filled = Command::new("dd")
+        .args(["if=/dev/zero", "bs=64k"])
+        .arg(format!("of={}", ballast.display()))
+        .output();
+    assert!(!filled.expect("dd runs").status.success(), "it is full");
+    let (began, mut said) = (Instant::now(), None);
+    while began.elapsed() < WITHIN && said.is_none() {
+        said = match world.bridge.exited() {
+            Some(code) => Some(format!("exited with {code:?}")),
+            None if world.turns_unready(Duration::from_millis(300)).await => {
+                Some("unready".to_owned())
+            }
+            None => None,
+        };
+    }
+    world.part(300).await;
+    let code = world.bridge.exited();
+    std::fs::remove_file(&ballast).expect("removed");
+    if code.is_some() {
+        world.bridge.start_again().await;
+    }
+    world.bridge.wait_ready(WITHIN).await;
+    let issued = world.producer.issued();
+    world.part(300).await;
+    let mut report = world.judged().await;
+    report.note(format!(
+        "{} after {:.1} s of a full disk, exit code {code:?}",
+        said.as_deref().unwrap_or("nothing was said"),
+        began.elapsed().as_secs_f64()
+    ));
+    report.must(code != Some(Some(0)), "it ended as if nothing had been");
+    report.must(issued > 0, "nothing was published");
+    report
+}

@@ -1,0 +1,241 @@
+//! A great many of something: endpoints that hang, connections that drip, events for a dead one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+
+use crate::hostile::Mode;
+use crate::judge::Report;
+use crate::producer::number_in;
+use crate::support::{SECRET, eventually};
+use crate::world::{APART, Plan, Setting, World};
+
+const GOOD: usize = 10;
+const HANGING: usize = 500;
+/// Longer than a receipt may get old.
+const DEADLINE: Duration = Duration::from_secs(25);
+
+/// Requests by path and event; those to `/hang` get no answer while they are told so.
+#[derive(Default)]
+struct Tally {
+    good: Mutex<HashMap<usize, Instant>>,
+    hung: Mutex<HashMap<usize, usize>>,
+    hangs: AtomicBool,
+    answered: AtomicUsize,
+}
+
+async fn receive(State(tally): State<Arc<Tally>>, uri: Uri, body: Bytes) -> StatusCode {
+    let Some(number) = number_in(&body) else {
+        return StatusCode::BAD_REQUEST;
+    };
+    if uri.path().starts_with("/good") {
+        let mut good = tally.good.lock().unwrap();
+        good.entry(number).or_insert_with(Instant::now);
+        return StatusCode::NO_CONTENT;
+    }
+    while tally.hangs.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    *tally.hung.lock().unwrap().entry(number).or_default() += 1;
+    tally.answered.fetch_add(1, Ordering::SeqCst);
+    StatusCode::NO_CONTENT
+}
+
+/// Every fourth event is for one of the good ones.
+fn topic_of(number: usize) -> &'static str {
+    static TOPICS: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let good = (0..GOOD).map(|n| format!("orders.good.{n}"));
+        good.chain((0..HANGING).map(|n| format!("orders.hang.{n}")))
+            .collect()
+    });
+    match number % 4 {
+        0 => &TOPICS[number / 4 % GOOD],
+        _ => &TOPICS[GOOD + number % HANGING],
+    }
+}
+
+/// 500 endpoints hang at once beside 10 good ones, which are to notice nothing.
+pub async fn hundreds_hang(setting: Setting) -> Report {
+    let tally = Arc::new(Tally::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let router = Router::new().fallback(receive).with_state(tally.clone());
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+    let subscription = |kind: &str, number: usize| {
+        let deadline = DEADLINE.as_secs();
+        format!(
+            "  {kind}-{number}: {{ topics: ['orders.{kind}.{number}'], timeout: {deadline}s, endpoint: {{ url: 'http://{address}/{kind}/{number}', secret: '{SECRET}' }}, retry: {{ schedule: [1s], jitter: 0, max_attempts: 20 }} }}\n"
+        )
+    };
+    let more = (0..GOOD)
+        .map(|number| subscription("good", number))
+        .chain((0..HANGING).map(|number| subscription("hang", number)))
+        .collect();
+    let plan = Plan {
+        subscriptions: more,
+        ..Plan::default()
+    };
+    let world = World::start(setting, plan).await;
+    let mut producer = world.producer_of(topic_of);
+    let percentile = |producer: &crate::producer::Producer, from: usize, to: usize| {
+        let good = tally.good.lock().unwrap();
+        let mut took: Vec<_> = (APART + from..APART + to)
+            .filter(|number| number % 4 == 0)
+            .map(
+                |number| match (good.get(&number), producer.published_at(number)) {
+                    (Some(came), Some(published)) => came.saturating_duration_since(published),
+                    _ => Duration::MAX,
+                },
+            )
+            .collect();
+        took.sort_unstable();
+        took[took.len() * 99 / 100]
+    };
+    producer.go(RATE);
+    tokio::time::sleep(ALONE_FOR).await;
+    let changed = producer.issued();
+    tally.hangs.store(true, Ordering::SeqCst);
+    tokio::time::sleep(HANG_FOR).await;
+    producer.halt().await;
+    let end = producer.issued();
+    let owed = producer.confirmed();
+    // Those of the last moments are given a little time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let without = percentile(&producer, 0, changed);
+    let with = percentile(&producer, changed, end);
+    let under_way = hanging_receipts(&world).await;
+    tally.hangs.store(false, Ordering::SeqCst);
+    eventually("all are delivered", DEADLINE * 4, async || {
+        let done = {
+            let (good, hung) = (tally.good.lock().unwrap(), tally.hung.lock().unwrap());
+            let is_done = |number: &usize| good.contains_key(number) || hung.contains_key(number);
+            owed.iter().all(is_done)
+        };
+        done.then_some(())
+    })
+    .await;
+    let delivered = tally.hung.lock().unwrap().len();
+    let duplicates = tally.answered.load(Ordering::SeqCst) - delivered;
+    let mut report = world.judged().await;
+    report.also(owed.len(), owed.len() + duplicates, duplicates);
+    report.note(format!(
+        "99 of 100 to the good ones within {without:?} alone, {with:?} beside {HANGING} that hang; {under_way} attempts under way"
+    ));
+    report.must(
+        with <= without.saturating_mul(2).max(without.saturating_add(NOISE)),
+        &format!(
+            "the good ones' 99th percentile was {without:?}, and {with:?} beside those that hang"
+        ),
+    );
+    serving.abort();
+    report
+}
+
+const RATE: usize = 60;
+const ALONE_FOR: Duration = Duration::from_secs(8);
+const HANG_FOR: Duration = Duration::from_secs(32);
+/// What a debug build on two busy cores may add.
+const NOISE: Duration = Duration::from_millis(100);
+
+async fn hanging_receipts(world: &World) -> u64 {
+    let metrics = world.bridge.metrics().await;
+    crate::world::sum(&metrics, "hookbridge_deliveries_in_flight")
+}
+
+/// Ten thousand answers that come byte by byte, all at once.
+pub async fn drips(setting: Setting) -> Report {
+    const DRIPS: usize = 10_000;
+    let plan = Plan {
+        hostile: vec![Mode::Drip],
+        hostile_more: Some("timeout: 20s, connect_timeout: 15s, slow_after: 5m, retry: { schedule: [1s], jitter: 0, max_attempts: 1 }".to_owned()),
+        hostile_endpoint: Some("concurrency: 10000, breaker: { failures: 10000, cool_down: 1s }"),
+        hostile_topic: Some("orders.drip.all"),
+        window: Some(DRIPS + 1_000),
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    let producer = world.producer_of(|_| "orders.drip.all");
+    for _ in 0..DRIPS / 500 {
+        producer.publish(500).await;
+    }
+    let owed = producer.confirmed().len();
+    world.producer.go(20);
+    let most = {
+        let began = Instant::now();
+        let mut most = 0;
+        while began.elapsed() < Duration::from_secs(25) {
+            let metrics = world.bridge.metrics().await;
+            let now = crate::world::sum(
+                &metrics,
+                "hookbridge_deliveries_in_flight{subscription=\"bad-0\"}",
+            );
+            most = most.max(now);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        most
+    };
+    world.most_attempts = 1;
+    world.connections = DRIPS as u64;
+    world.of_hostile = Some(producer.events());
+    let mut report = world.judged().await;
+    report.note(format!("{most} of {owed} under way at once"));
+    report.must(
+        most as usize >= DRIPS * 8 / 10,
+        &format!("only {most} of {DRIPS} were under way at once"),
+    );
+    report
+}
+
+/// A hundred thousand events for an endpoint that is down.
+pub async fn hundred_thousand(setting: Setting) -> Report {
+    const BACKLOG: usize = 100_000;
+    let plan = Plan {
+        hostile: vec![Mode::ResetBeforeStatus],
+        hostile_more: Some("retry: { schedule: [10m], jitter: 0 }".to_owned()),
+        hostile_endpoint: Some("breaker: { failures: 10, cool_down: 10s }"),
+        hostile_topic: Some("orders.dead.all"),
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    world.leaves_parked = true;
+    world.producer.go(20);
+    let producer = world.producer_of(|_| "orders.dead.all");
+    while producer.confirmed().len() < BACKLOG {
+        producer.publish(1_000).await;
+    }
+    let (before, began) = (world.good.count(), Instant::now());
+    // All of it is taken from the source and parked.
+    eventually("all is parked", Duration::from_secs(300), async || {
+        let (_, listed) = world.bridge.get("/v1/parked").await;
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
+        let all = listed["parked"].as_array().into_iter().flatten();
+        let parked: u64 = all.filter_map(|one| one["count"].as_u64()).sum();
+        (parked as usize + 500 >= BACKLOG).then_some(())
+    })
+    .await;
+    let holds = world.bridge.metrics().await;
+    let parks = crate::world::sum(&holds, "hookbridge_deliveries_parked_total");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let later = world.bridge.metrics().await;
+    let spun = crate::world::sum(&later, "hookbridge_deliveries_parked_total") - parks;
+    let good = world.good.count() - before;
+    let rate = good as f64 / began.elapsed().as_secs_f64();
+    world.of_hostile = Some(producer.events());
+    let mut report = world.judged().await;
+    report.note(format!(
+        "{spun} parks in 20 s once all was parked; {rate:.0} deliveries a second to the good one meanwhile"
+    ));
+    report.must(
+        rate > 15.0,
+        &format!("the good one got {rate:.1} a second of 20"),
+    );
+    report.must(spun < 20_000, &format!("{spun} parks in 20 s for nothing"));
+    report
+}
