@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -460,7 +461,7 @@ impl Member {
         let Some(list) = self.pending_commit() else {
             return;
         };
-        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
+        if let Err(error) = send_commit(&self.consumer, &list) {
             debug!(source = %self.label, %error, "a commit could not be sent");
             for partition in self.of(&list) {
                 partition.commit_failed();
@@ -549,6 +550,25 @@ impl Member {
         if !in_time {
             warn!(source = %label, "leaving the group takes too long, not waited for");
         }
+    }
+}
+
+/// Sends a commit whose answer comes to the consumer's queue, and from there to
+/// [`Noted::commit_callback`]. That of [`CommitMode::Async`] tells nobody how it ended: one that is
+/// refused in a rebalance would never be sent again.
+fn send_commit(consumer: &Consumer, list: &TopicPartitionList) -> KafkaResult<()> {
+    let client = consumer.client().native_ptr();
+    // SAFETY: client and list are alive, and the call takes what it needs of them and of the queue.
+    let error = unsafe {
+        let queue = native::rd_kafka_queue_get_consumer(client);
+        let error =
+            native::rd_kafka_commit_queue(client, list.ptr(), queue, None, std::ptr::null_mut());
+        native::rd_kafka_queue_destroy(queue);
+        error
+    };
+    match error {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        error => Err(KafkaError::ConsumerCommit(error.into())),
     }
 }
 
