@@ -2,33 +2,7 @@
 
 use std::time::Duration;
 
-/// `250ms`, `5s`, `1m30s`, `2h`, `4d`. Units may be combined, each with a whole number.
-pub fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total_ms: u64 = 0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(rest.len());
-        let unit_ms: u64 = match &rest[..unit] {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        total_ms = total_ms.checked_add(number.checked_mul(unit_ms)?)?;
-        rest = &rest[unit..];
-    }
-    Some(Duration::from_millis(total_ms))
-}
+pub use crate::selection::when::span as duration;
 
 /// The shortest spelling that [`duration`] reads back.
 pub fn spell_duration(duration: Duration) -> String {

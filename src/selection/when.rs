@@ -1,7 +1,9 @@
-//! Times as operators give them: a moment with its zone, or how long ago.
+//! Times as operators give them: a moment with its zone, or how long ago; and spans of time.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 
 /// RFC 3339 (`2026-01-31T12:00:00Z`), a date (its midnight in UTC), or a duration back from `now`
 /// (`2h`, `1d12h`, `30m`). A time without a zone is refused: it would mean another moment on every
@@ -11,7 +13,7 @@ pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
-    if let Some(back) = back(text) {
+    if let Some(back) = span(text) {
         let at = now.checked_sub(back).ok();
         return at.ok_or_else(|| format!("`{text}` goes back further than there is time"));
     }
@@ -33,32 +35,32 @@ pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     ))
 }
 
-fn back(text: &str) -> Option<SignedDuration> {
-    let mut rest = text;
-    let mut total_ms: i64 = 0;
+/// `250ms`, `5s`, `1m30s`, `2h`, `4d`. Units may be combined, each with a whole number.
+pub fn span(text: &str) -> Option<Duration> {
+    let mut rest = text.trim();
     if rest.is_empty() {
         return None;
     }
+    let mut total_ms: u64 = 0;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: i64 = rest[..digits].parse().ok()?;
+        let number: u64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
         let unit = rest
             .find(|c: char| !c.is_ascii_alphabetic())
             .unwrap_or(rest.len());
-        let unit_ms = match &rest[..unit] {
+        let unit_ms: u64 = match &rest[..unit] {
             "ms" => 1,
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
-            "w" => 604_800_000,
             _ => return None,
         };
         total_ms = total_ms.checked_add(number.checked_mul(unit_ms)?)?;
         rest = &rest[unit..];
     }
-    Some(SignedDuration::from_millis(total_ms))
+    Some(Duration::from_millis(total_ms))
 }
 
 #[cfg(test)]

@@ -3,13 +3,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use hookbridge::broker::{Broker as _, embedded};
-use hookbridge::delivery::{Delivery, Reason};
-use hookbridge::event::{Event, EventId, Headers, Origin, Place};
+use hookbridge::delivery::Reason;
 use hookbridge::meters::Meters;
 use hookbridge::store::{Disabled, DisabledBecause, EndpointStanding, Store, SubscriptionStanding};
 use hookbridge::subscription::Uid;
@@ -17,7 +15,7 @@ use insta::assert_snapshot;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::dead_support::{SOON, Scene, steady};
+use crate::dead_support::{SOON, Scene, delivery, steady};
 use crate::path::subscription;
 use crate::support::bus::Bus;
 use crate::support::{cli, eventually};
@@ -466,32 +464,8 @@ async fn bury(letters: usize, file: &Path) {
         sources: Vec::new(),
     })
     .unwrap();
-    let one = |number: usize| {
-        let event = Event {
-            id: EventId::from_outside(format!("evt_{number}").as_bytes()).unwrap(),
-            topic: "orders.created".into(),
-            kind: "order".into(),
-            source: "orders".into(),
-            published_at: None,
-            content_type: Some("application/json".into()),
-            content_encoding: None,
-            key: None,
-            headers: Headers::default(),
-            properties: Vec::new(),
-            body: format!("{{\"order\": {number}}}").into(),
-            origin: Origin {
-                broker: "here".into(),
-                place: Place::Embedded {
-                    topic: "orders.created".into(),
-                    sequence: number as u64,
-                },
-            },
-        };
-        let uid = Uid::of_config("crm");
-        Delivery::first(Arc::new(event), "crm".into(), uid, Timestamp::now())
-    };
     let deliveries = (0..letters).map(|number| {
-        let (broker, delivery) = (&broker, one(number));
+        let (broker, delivery) = (&broker, delivery(number, "crm"));
         async move { broker.dead_letter(&delivery, Reason::GaveUp).await }
     });
     let mut buried = stream::iter(deliveries).buffer_unordered(1_000);

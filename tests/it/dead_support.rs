@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hookbridge::delivery::Delivery;
+use hookbridge::event::{Event, EventId, Headers, Origin, Place};
+use hookbridge::subscription::Uid;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::path::subscription;
 use crate::support::bridge::Bridge;
-use crate::support::bus::Bus;
+use crate::support::bus::{Bus, TOPIC};
 use crate::support::cli::{self, Ran};
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
@@ -127,4 +131,30 @@ pub fn steady(text: &str) -> String {
     let text = port.replace_all(&text, "127.0.0.1:1234");
     let id = regex::Regex::new(r"(dlv_[A-Za-z0-9_-]{12})[A-Za-z0-9_-]{10,}").expect("a regex");
     id.replace_all(&text, "$1...").into_owned()
+}
+
+/// A first delivery of the order of this number.
+pub fn delivery(number: usize, subscription: &str) -> Delivery {
+    let event = Event {
+        id: EventId::from_outside(format!("evt_{number}").as_bytes()).expect("an id"),
+        topic: TOPIC.into(),
+        kind: "order".into(),
+        source: "orders".into(),
+        published_at: None,
+        content_type: Some("application/json".into()),
+        content_encoding: None,
+        key: None,
+        headers: Headers::default(),
+        properties: Vec::new(),
+        body: format!("{{\"order\": {number}}}").into(),
+        origin: Origin {
+            broker: "here".into(),
+            place: Place::Embedded {
+                topic: TOPIC.into(),
+                sequence: number as u64,
+            },
+        },
+    };
+    let uid = Uid::of_config(subscription);
+    Delivery::first(Arc::new(event), subscription.into(), uid, Timestamp::now())
 }

@@ -2,19 +2,16 @@
 //! what was not meant lies where it lay. On the embedded broker: see `dead_commands`.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use hookbridge::delivery::{Delivery, Reason};
-use hookbridge::event::{Event, EventId, Headers, Origin, Place};
-use hookbridge::subscription::Uid;
+use hookbridge::delivery::Reason;
 use hookbridge::{app, config};
-use jiff::Timestamp;
 
+use crate::dead_support::delivery;
 use crate::path::subscription;
 use crate::support::bridge::Bridge;
-use crate::support::bus::{Bus, TOPIC};
+use crate::support::bus::Bus;
 use crate::support::cli::{self, Ran};
 use crate::support::receiver::Receiver;
 use crate::support::{brokers, eventually};
@@ -141,31 +138,6 @@ impl Scene {
 enum SeenOn {
     Terminal,
     Pipe,
-}
-
-fn delivery(number: usize, subscription: &str) -> Delivery {
-    let event = Event {
-        id: EventId::from_outside(format!("evt_{number}").as_bytes()).expect("an id"),
-        topic: TOPIC.into(),
-        kind: "order".into(),
-        source: "orders".into(),
-        published_at: None,
-        content_type: Some("application/json".into()),
-        content_encoding: None,
-        key: None,
-        headers: Headers::default(),
-        properties: Vec::new(),
-        body: format!("{{\"order\": {number}}}").into(),
-        origin: Origin {
-            broker: "here".into(),
-            place: Place::Embedded {
-                topic: TOPIC.into(),
-                sequence: number as u64,
-            },
-        },
-    };
-    let uid = Uid::of_config(subscription);
-    Delivery::first(Arc::new(event), subscription.into(), uid, Timestamp::now())
 }
 
 /// The command does it itself, on a terminal of its own so that there is a bar.

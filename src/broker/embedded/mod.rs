@@ -7,6 +7,7 @@
 //! time ([`clock`] says by which clock), so there are no tiers here and nothing is early or late by
 //! more than the machine is busy. After a restart everything that was not settled is handed out again.
 
+mod change;
 mod clock;
 #[cfg(test)]
 mod faults;

@@ -16,7 +16,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::{ClientContext, TopicPartitionList};
 
 use super::client::{ASK, blocking};
-use super::member::committed;
+use super::commits::committed;
 use super::topics::{self, Size, Topic, number};
 use super::{Kafka, names, wanted};
 use crate::broker::inspect::{Node, own_certificate, reach};

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::bindings as native;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -21,7 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::client::{ASK, Quiet, blocking, fatal};
+use super::client::{Quiet, blocking, fatal};
+use super::commits::{self, Committed, committed};
 use super::partition::{Partition, Pulse};
 use super::watermark::Watermark;
 use crate::meters::SourceMeters;
@@ -133,9 +133,6 @@ enum Change {
     /// What we lose is being finished, until then.
     Going(TopicPartitionList, Instant),
 }
-
-/// Offset and metadata by topic and partition; `None` where nothing is committed.
-pub type Committed = BTreeMap<(String, i32), Option<(i64, String)>>;
 
 /// Where a partition without a committed offset begins.
 pub type Begin = Arc<dyn Fn(&str, i32) -> Offset + Send + Sync>;
@@ -461,7 +458,7 @@ impl Member {
         let Some(list) = self.pending_commit() else {
             return;
         };
-        if let Err(error) = send_commit(&self.consumer, &list) {
+        if let Err(error) = commits::send(&*self.consumer, &list) {
             debug!(source = %self.label, %error, "a commit could not be sent");
             for partition in self.of(&list) {
                 partition.commit_failed();
@@ -551,71 +548,4 @@ impl Member {
             warn!(source = %label, "leaving the group takes too long, not waited for");
         }
     }
-}
-
-/// Sends a commit whose answer comes to the consumer's queue, and from there to
-/// [`Noted::commit_callback`]. That of [`CommitMode::Async`] tells nobody how it ended: one that is
-/// refused in a rebalance would never be sent again.
-fn send_commit(consumer: &Consumer, list: &TopicPartitionList) -> KafkaResult<()> {
-    let client = consumer.client().native_ptr();
-    // SAFETY: client and list are alive, and the call takes what it needs of them and of the queue.
-    let error = unsafe {
-        let queue = native::rd_kafka_queue_get_consumer(client);
-        let error =
-            native::rd_kafka_commit_queue(client, list.ptr(), queue, None, std::ptr::null_mut());
-        native::rd_kafka_queue_destroy(queue);
-        error
-    };
-    match error {
-        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
-        error => Err(KafkaError::ConsumerCommit(error.into())),
-    }
-}
-
-/// The committed offsets of `list` with their metadata. Blocks.
-pub fn committed<C: ConsumerContext, T: rdkafka::consumer::Consumer<C>>(
-    consumer: &T,
-    list: TopicPartitionList,
-) -> anyhow::Result<Committed> {
-    let found = consumer
-        .committed_offsets(list, ASK)
-        .context("asking for committed offsets")?;
-    let mut committed = Committed::new();
-    for element in found.elements() {
-        element
-            .error()
-            .with_context(|| format!("offset of {}/{}", element.topic(), element.partition()))?;
-        let place = (element.topic().to_owned(), element.partition());
-        let known = match element.offset() {
-            Offset::Offset(offset) => Some((offset, metadata(&found, &place))),
-            _ => None,
-        };
-        committed.insert(place, known);
-    }
-    Ok(committed)
-}
-
-/// Commit metadata as text. The library's own accessor panics on what is not UTF-8, and another
-/// program may have committed for this group.
-fn metadata(list: &TopicPartitionList, (topic, partition): &(String, i32)) -> String {
-    // SAFETY: the list is alive and has `cnt` elements; names are NUL-terminated and metadata has
-    // `metadata_size` bytes where it is not null.
-    unsafe {
-        let list = &*list.ptr();
-        for index in 0..list.cnt as usize {
-            let element = &*list.elems.add(index);
-            let name = std::ffi::CStr::from_ptr(element.topic);
-            if element.partition == *partition
-                && name.to_bytes() == topic.as_bytes()
-                && !element.metadata.is_null()
-            {
-                let bytes = std::slice::from_raw_parts(
-                    element.metadata.cast::<u8>(),
-                    element.metadata_size,
-                );
-                return String::from_utf8_lossy(bytes).into_owned();
-            }
-        }
-    }
-    String::new()
 }

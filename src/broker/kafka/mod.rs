@@ -18,6 +18,7 @@ mod adopt;
 mod ahead;
 mod client;
 mod clock;
+mod commits;
 mod due;
 mod headers;
 mod history;

@@ -15,7 +15,7 @@ use rdkafka::message::Message as _;
 use tracing::info;
 
 use super::client::{ASK, Connection, blocking};
-use super::member::committed;
+use super::commits::committed;
 use super::orders::Written;
 use super::produce::Record;
 use super::walk::{At, Stretch, Walked, reader, walk};

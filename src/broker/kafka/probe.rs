@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Quiet, blocking};
-use super::member::committed;
+use super::commits::committed;
 use super::produce::Record;
 use super::start::ReaderContext;
 use super::{Kafka, headers, names};

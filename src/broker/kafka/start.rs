@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
 use super::client::{ASK, Connection, Quiet, blocking};
-use super::member::{Committed, committed};
+use super::commits::{Committed, committed};
 use super::produce::{Producer, Record};
 use super::topics::Catalogue;
 use super::wanted::Wanted;
