@@ -22,7 +22,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -42,6 +42,8 @@ const READ_AHEAD: usize = 8_192;
 const READ_AHEAD_BYTES: usize = 32 << 20;
 /// What a partition may hold however many there are.
 const LEAST_AHEAD: usize = 8;
+/// How long moves that are under way may take at the end.
+const MOVED_WITHIN: Duration = Duration::from_secs(2);
 /// Moves to another topic under way at once.
 const MOVES: usize = 128;
 /// Between two looks at what has become due.
@@ -132,6 +134,9 @@ impl Due {
             .consumer
             .subscribe(&[&names::every_tier(&settings.group)])?;
         let ended = self.take_all(&mut member, &stop).await;
+        // What was written and is not settled comes twice.
+        let moved = async { while self.moves.join_next().await.is_some() {} };
+        let _ = timeout(MOVED_WITHIN, moved).await;
         self.moves.shutdown().await;
         self.look_ahead = None;
         if ended.is_ok() {

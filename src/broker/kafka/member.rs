@@ -45,8 +45,8 @@ pub struct Noted {
     closing: AtomicBool,
 }
 
-/// The result of a commit, and what it was about.
-type CommitAnswer = (KafkaResult<()>, Vec<(String, i32, Offset)>);
+/// The result of a commit, and what it was about: place, offset, and whether it was refused there.
+type CommitAnswer = (KafkaResult<()>, Vec<((String, i32), Offset, bool)>);
 
 enum Wish {
     Assign(TopicPartitionList),
@@ -95,7 +95,10 @@ impl ConsumerContext for Noted {
         let offsets = offsets
             .elements()
             .iter()
-            .map(|e| (e.topic().to_owned(), e.partition(), e.offset()))
+            .map(|e| {
+                let place = (e.topic().to_owned(), e.partition());
+                (place, e.offset(), e.error().is_err())
+            })
             .collect();
         lock(&self.commits).push((result, offsets));
     }
@@ -472,12 +475,15 @@ impl Member {
             if let Err(error) = &result {
                 debug!(source = %self.label, %error, "a commit was not accepted, trying again");
             }
-            for (topic, number, offset) in offsets {
+            // One partition that is refused makes the whole an error; the others are committed all the same.
+            let is_whole = !offsets.iter().any(|(_, _, refused)| *refused);
+            for ((topic, number), offset, refused) in offsets {
                 let Some(partition) = self.partition(&topic, number) else {
                     continue;
                 };
-                match (&result, offset) {
-                    (Ok(()), Offset::Offset(offset)) => partition.commit_confirmed(offset),
+                let failed = refused || (is_whole && result.is_err());
+                match offset {
+                    Offset::Offset(offset) if !failed => partition.commit_confirmed(offset),
                     _ => partition.commit_failed(),
                 }
             }
@@ -510,6 +516,10 @@ impl Member {
             .context()
             .closing
             .store(true, Ordering::Release);
+        // Also what was sent and is not answered: the answers are not heard any more.
+        for partition in self.partitions() {
+            partition.commit_failed();
+        }
         let pending = self.pending_commit();
         let unanswered: Vec<_> = lock(&self.consumer.context().wishes).drain(..).collect();
         // The last commit may be refused.

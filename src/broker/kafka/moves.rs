@@ -1,4 +1,4 @@
-//! Moves of what lies on a tier to another topic, however long the broker refuses.
+//! Moves of what lies on a tier to another topic: once, or however long the broker refuses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,37 @@ use crate::broker::envelope::{Envelope, Stay};
 
 /// Between tries.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// A record on its way to another topic. One that does not get there, because its task was aborted or
+/// has panicked, is given back: nobody else would ever answer for it.
+struct Moving {
+    partition: Arc<Partition>,
+    offset: i64,
+    is_done: bool,
+}
+
+impl Moving {
+    fn new(partition: Arc<Partition>, offset: i64) -> Self {
+        Self {
+            partition,
+            offset,
+            is_done: false,
+        }
+    }
+
+    fn done(mut self) {
+        self.is_done = true;
+        self.partition.settle(self.offset);
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.partition.give_back(self.offset);
+        }
+    }
+}
 
 /// Parks a delivery on its next tier, once; what is not parked goes nowhere.
 pub async fn hop(kafka: &Kafka, envelope: &Envelope) -> Result<(), Refused> {
@@ -34,9 +65,10 @@ pub async fn hop(kafka: &Kafka, envelope: &Envelope) -> Result<(), Refused> {
 
 /// Parks a delivery on its next tier, however long the broker refuses, then settles the old copy.
 pub async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partition>, offset: i64) {
-    while !partition.is_closed() {
+    let moving = Moving::new(partition, offset);
+    while !moving.partition.is_closed() {
         match hop(&kafka, &envelope).await {
-            Ok(()) => return partition.settle(offset),
+            Ok(()) => return moving.done(),
             Err(error) => {
                 let delivery = &envelope.delivery.id;
                 warn!(%delivery, %error, "a parked delivery could not be moved on, trying again");
@@ -64,13 +96,41 @@ pub async fn put_among_letters(kafka: &Kafka, raw: &Raw) -> Result<(), Refused> 
 
 /// The same, however long the broker refuses; then the message is settled.
 pub async fn put_away(kafka: Arc<Kafka>, raw: Raw, partition: Arc<Partition>) {
-    while !partition.is_closed() {
+    let moving = Moving::new(partition, raw.offset);
+    while !moving.partition.is_closed() {
         match put_among_letters(&kafka, &raw).await {
-            Ok(()) => return partition.settle(raw.offset),
+            Ok(()) => return moving.done(),
             Err(error) => {
                 warn!(topic = %raw.topic, offset = raw.offset, %error, "not a delivery of ours, and refused as a dead letter, trying again");
             }
         }
         sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::watermark::Watermark;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_move_that_is_aborted_leaves_nothing_in_hand() {
+        let mark = Watermark::starting_at(0, "");
+        let partition = Partition::new(("t".into(), 0), (1, 0), mark, Arc::default(), None);
+        let partition = Arc::new(partition);
+        for offset in [0, 1] {
+            partition.receive(offset);
+        }
+        Moving::new(partition.clone(), 1).done();
+        let moving = Moving::new(partition.clone(), 0);
+        let task = tokio::spawn(async move {
+            let _moving = moving;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert_eq!(partition.in_hand(), 0);
+        assert_eq!(partition.take_commit().unwrap().offset, 0);
     }
 }
