@@ -25,6 +25,7 @@ use url::Url;
 
 use super::keeper::Keeper;
 use super::lanes::EndpointLane;
+use super::release::End;
 use super::resolve::ended_of;
 use super::{Job, Pipeline};
 use crate::attempt::Outcome;
@@ -480,13 +481,11 @@ impl Pipeline {
         let verdict = self.decide(&job, &lane, outcome);
         let doubt = self.observe(&job, outcome, began, Instant::now());
         let ended = ended_of(verdict.signal);
-        if made.parked_beside {
-            self.record(&job, &made, &verdict.fate);
-            lane.lane.learned(ended, Instant::now());
-            return self.ends.note(&job.delivery, verdict.fate);
-        }
         if let Some(doubt) = doubt {
             self.record(&job, &made, &Fate::Hold);
+            if made.parked_beside {
+                return self.ends.note(&job.delivery, End::Uncounted(before));
+            }
             let failed = Failed {
                 fate: verdict.fate,
                 ended,
@@ -498,6 +497,9 @@ impl Pipeline {
         self.record(&job, &made, &verdict.fate);
         lane.lane.learned(ended, Instant::now());
         self.note_endpoint(&lane, verdict.endpoint);
+        if made.parked_beside {
+            return self.ends.note(&job.delivery, End::Of(verdict.fate));
+        }
         self.carry_out(job, verdict.fate, &lane);
     }
 

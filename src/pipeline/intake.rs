@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 
 use super::door::Door;
 use super::keeper::Keeper;
+use super::release::End;
 use super::suspects::{self, Witness};
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, target_of};
@@ -282,7 +283,7 @@ async fn offer_due(
     };
     target.unpark(delivery.event.size_bytes());
     delivery.progress.unknown_since = None;
-    let job = Job {
+    let mut job = Job {
         delivery,
         target,
         keeper: keeper.clone(),
@@ -291,9 +292,13 @@ async fn offer_due(
         window: window.clone(),
     };
     // What was parked beside its request may have ended with that.
-    if let Some(fate) = pipeline.ends.take(&job.delivery) {
-        let lane = pipeline.lane_of(&job.target);
-        return pipeline.carry_out(job, fate, &lane);
+    match pipeline.ends.take(&job.delivery) {
+        None => {}
+        Some(End::Uncounted(before)) => job.delivery.progress = before,
+        Some(End::Of(fate)) => {
+            let lane = pipeline.lane_of(&job.target);
+            return pipeline.carry_out(job, fate, &lane);
+        }
     }
     pipeline.offer(job, None).await;
 }

@@ -5,8 +5,9 @@
 //! parked **beside** their running requests, as they will be when the deadline ends them, and their
 //! receipts are answered. So no receipt gets old, and a source that has hundreds of hanging receivers
 //! goes on for the others. What became of the request is remembered: when it went well, or ended the
-//! delivery, the parked copy is met with that when it comes back. What is forgotten in between (a
-//! restart, another instance) is one duplicate.
+//! delivery, the parked copy is met with that when it comes back; when it failed because of us, it is
+//! not counted. What is forgotten in between (a restart, another instance, somebody who wants the copy
+//! at once) is one duplicate.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use super::keeper::Kept;
 use super::under_way::Hanging;
 use crate::attempt::{ErrorClass, Failure, Outcome};
 use crate::broker::Wait;
-use crate::delivery::{Delivery, DeliveryId, WaitKind};
+use crate::delivery::{Delivery, DeliveryId, Progress, WaitKind};
 use crate::verdict::{self, Fate, Situation};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -30,13 +31,22 @@ const AFTER_THE_DEADLINE: Duration = Duration::from_secs(1);
 /// Ends remembered; the oldest are forgotten, which costs a duplicate each.
 const REMEMBERED: usize = 10_000;
 
+/// What a request that has ended means for the copy that was parked beside it.
+#[derive(Debug)]
+pub enum End {
+    /// It ended the delivery, too.
+    Of(Fate),
+    /// It failed as everything does if it is us: the delivery's progress without it.
+    Uncounted(Progress),
+}
+
 /// How requests ended whose delivery had been parked beside them.
 #[derive(Default)]
 pub struct Ends(Mutex<Remembered>);
 
 #[derive(Default)]
 struct Remembered {
-    fates: HashMap<Which, Fate>,
+    ends: HashMap<Which, End>,
     order: VecDeque<Which>,
 }
 
@@ -59,33 +69,33 @@ impl Which {
 }
 
 impl Ends {
-    /// Notes how the request of `delivery` ended, where that ends the delivery too: otherwise its
-    /// copy is the retry.
-    pub fn note(&self, delivery: &Delivery, fate: Fate) {
-        if !matches!(fate, Fate::Delivered | Fate::DeadLetter(_)) {
+    /// Notes how the request of `delivery` ended, where its copy has to know: otherwise that is the
+    /// retry.
+    pub fn note(&self, delivery: &Delivery, end: End) {
+        if let End::Of(Fate::Retry(_) | Fate::Hold) = end {
             return;
         }
         let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let which = Which::of(delivery);
         remembered.order.push_back(which.clone());
-        remembered.fates.insert(which, fate);
+        remembered.ends.insert(which, end);
         if remembered.order.len() > REMEMBERED
             && let Some(oldest) = remembered.order.pop_front()
         {
-            remembered.fates.remove(&oldest);
+            remembered.ends.remove(&oldest);
         }
     }
 
     /// What has become of a delivery that comes back, when that is known.
-    pub fn take(&self, delivery: &Delivery) -> Option<Fate> {
+    pub fn take(&self, delivery: &Delivery) -> Option<End> {
         let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.fates.is_empty() {
+        if remembered.ends.is_empty() {
             return None;
         }
         let which = Which::of(delivery);
-        let fate = remembered.fates.remove(&which)?;
+        let end = remembered.ends.remove(&which)?;
         remembered.order.retain(|other| *other != which);
-        Some(fate)
+        Some(end)
     }
 }
 
@@ -97,12 +107,28 @@ impl Pipeline {
         loop {
             clock.tick().await;
             let now = Instant::now();
-            for place in self.under_way.to_release(now) {
-                if let Some(hanging) = self.under_way.release(place, |one| parked_until(one, now)) {
-                    tokio::spawn(self.clone().park_beside(hanging));
+            for (mut count, messages) in self.under_way.to_release(now) {
+                // Those that have to stay, because it would be their end, do not keep the younger ones.
+                for message in messages {
+                    if count == 0 {
+                        break;
+                    }
+                    count -= usize::from(self.release_message(message, now));
                 }
             }
         }
+    }
+
+    /// Releases the deliveries of a message, those that may be; whether any was.
+    fn release_message(self: &Arc<Self>, message: Vec<usize>, now: Instant) -> bool {
+        let mut is_any = false;
+        for place in message {
+            if let Some(hanging) = self.under_way.release(place, |one| parked_until(one, now)) {
+                tokio::spawn(self.clone().park_beside(hanging));
+                is_any = true;
+            }
+        }
+        is_any
     }
 
     async fn park_beside(self: Arc<Self>, hanging: Hanging) {

@@ -11,6 +11,7 @@ use super::door::Door;
 use super::egress::Failed;
 use super::keeper::Kept;
 use super::lanes::EndpointLane;
+use super::release::End;
 use super::target::Target;
 use super::{Job, Pipeline, suspects};
 use crate::broker::Wait;
@@ -126,14 +127,12 @@ impl Pipeline {
                 Gate::Probing => 1,
                 Gate::Shut { .. } => 2,
             });
-            if made.parked_beside {
-                self.record(&job, &made, &verdict.fate);
-                self.note_endpoint(&lane, verdict.endpoint);
-                self.ends.note(&job.delivery, verdict.fate);
-                continue;
-            }
             if let Some(doubt) = doubt {
                 self.record(&job, &made, &Fate::Hold);
+                if made.parked_beside {
+                    self.ends.note(&job.delivery, End::Uncounted(before));
+                    continue;
+                }
                 let failed = Failed {
                     fate: verdict.fate,
                     ended: ended_of(verdict.signal),
@@ -145,6 +144,10 @@ impl Pipeline {
             }
             self.record(&job, &made, &verdict.fate);
             self.note_endpoint(&lane, verdict.endpoint);
+            if made.parked_beside {
+                self.ends.note(&job.delivery, End::Of(verdict.fate));
+                continue;
+            }
             self.carry_out(job, verdict.fate, &lane);
         }
         lane.touch(Instant::now());

@@ -18,7 +18,8 @@ use crate::delivery::Delivery;
 /// The places of each message, and since when.
 type Messages = HashMap<usize, Vec<(Instant, usize)>>;
 
-/// All attempts under way; as many as the windows let in.
+/// All attempts under way; as many as the windows let in, and what was parked beside its request,
+/// which is bounded by the concurrency of the endpoints.
 #[derive(Default)]
 pub struct UnderWay(Mutex<Places>);
 
@@ -100,9 +101,9 @@ impl UnderWay {
         left.map_or_else(Ticket::gone, |place| place.ticket)
     }
 
-    /// The places of the oldest messages of windows of which half hangs: enough of them to make it
-    /// a quarter.
-    pub fn to_release(&self, now: Instant) -> Vec<usize> {
+    /// What hangs in windows of which half does: how many messages would make it a quarter, and the
+    /// places of each, the oldest message first.
+    pub fn to_release(&self, now: Instant) -> Vec<(usize, Vec<Vec<usize>>)> {
         let places = self.lock();
         let mut windows: HashMap<usize, (usize, Messages)> = HashMap::new();
         for (at, place) in places.taken.iter().enumerate() {
@@ -123,9 +124,11 @@ impl UnderWay {
             let mut messages: Vec<_> = messages.into_values().collect();
             messages.sort_unstable_by_key(|places| places.iter().min().copied());
             let count = messages.len() - size / 4;
-            old.extend(messages.into_iter().take(count).flatten());
+            let places = |message: Vec<(Instant, usize)>| message.into_iter().map(|(_, at)| at);
+            let messages = messages.into_iter().map(|one| places(one).collect());
+            old.push((count, messages.collect()));
         }
-        old.into_iter().map(|(_, at)| at).collect()
+        old
     }
 
     /// Takes the ticket of one that still hangs, if `park` says for how long it may be parked.
