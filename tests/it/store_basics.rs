@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -313,12 +314,11 @@ async fn as_a_child() {
     let dir = Path::new(&dir);
     match (job.as_str(), open(dir)) {
         ("write", Ok(store)) => {
-            let mut confirmed = String::new();
+            let mut confirmed = fs::File::create(dir.join("confirmed")).unwrap();
             for number in 0..100_000 {
                 let topic = number.to_string();
                 store.reconcile(&specs(&[("a", &topic)])).await.unwrap();
-                confirmed.push_str(&format!("{number}\n"));
-                fs::write(dir.join("confirmed"), &confirmed).unwrap();
+                writeln!(confirmed, "{number}").unwrap();
             }
         }
         (_, opened) => println!(
