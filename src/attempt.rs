@@ -21,6 +21,9 @@ pub enum Outcome {
     Failed(Failure),
     /// The request cannot be made of this event, now or later (a header that HTTP cannot carry).
     Unsendable(String),
+    /// The body cannot be made of this event: it is not what the format needs, or the template says
+    /// no.
+    Unrenderable(String),
 }
 
 impl Outcome {
@@ -35,6 +38,7 @@ impl Outcome {
             Self::Answered(answer) => answer.status.to_string(),
             Self::Failed(failure) => failure.class.as_str().to_owned(),
             Self::Unsendable(_) => "unsendable".to_owned(),
+            Self::Unrenderable(_) => "unrenderable".to_owned(),
         }
     }
 
@@ -50,6 +54,7 @@ impl Outcome {
             },
             Self::Failed(failure) => failure.class.as_str(),
             Self::Unsendable(_) => "unsendable",
+            Self::Unrenderable(_) => "unrenderable",
         }
     }
 
@@ -58,7 +63,7 @@ impl Outcome {
         match self {
             Self::Answered(answer) => &answer.excerpt,
             Self::Failed(failure) => &failure.detail,
-            Self::Unsendable(why) => why,
+            Self::Unsendable(why) | Self::Unrenderable(why) => why,
         }
     }
 }

@@ -158,6 +158,8 @@ pub enum Reason {
     Unmatched,
     /// No HTTP request can be made of it (a header that HTTP cannot carry, for instance).
     Unsendable,
+    /// The format cannot make a body of it (it is not JSON, or a template says no).
+    RenderFailed,
     /// Larger than the broker takes on a retry tier.
     Unparkable,
     /// The event makes the bridge fail.
@@ -167,7 +169,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AttemptsExhausted,
         Self::GaveUp,
         Self::NoRetry,
@@ -178,6 +180,7 @@ impl Reason {
         Self::SubscriptionDisabled,
         Self::Unmatched,
         Self::Unsendable,
+        Self::RenderFailed,
         Self::Unparkable,
         Self::Poison,
         Self::EnvelopeUnreadable,
@@ -195,6 +198,7 @@ impl Reason {
             Self::SubscriptionDisabled => "subscription_disabled",
             Self::Unmatched => "unmatched",
             Self::Unsendable => "unsendable",
+            Self::RenderFailed => "render_failed",
             Self::Unparkable => "unparkable",
             Self::Poison => "poison",
             Self::EnvelopeUnreadable => "envelope_unreadable",

@@ -4,6 +4,8 @@
 //! held once however many subscriptions match. Bytes are never interpreted here: a header that is
 //! not UTF-8 or a body that is not JSON is an ordinary event.
 
+pub mod cloud;
+
 use std::fmt;
 use std::sync::Arc;
 

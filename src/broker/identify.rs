@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::envelope;
+use crate::event::cloud::Identity;
 use crate::event::{Event, EventId, HeaderValue, Headers, Origin};
 
 /// A broker message before it is named.
@@ -56,24 +55,6 @@ pub struct Naming {
     pub id: Option<IdFrom>,
 }
 
-/// The attributes of a CloudEvent that name an event.
-#[derive(Default)]
-struct CloudEvent {
-    id: Option<String>,
-    source: Option<String>,
-    kind: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Structured<'a> {
-    id: String,
-    source: String,
-    r#type: String,
-    #[serde(borrow, default)]
-    #[allow(dead_code)]
-    data: Option<&'a RawValue>,
-}
-
 impl Naming {
     /// The event of a message.
     pub fn event(&self, mut taken: Taken) -> Event {
@@ -83,7 +64,8 @@ impl Naming {
             .and_then(HeaderValue::as_str)
             .map(str::to_owned);
         taken.headers.0.retain(|(name, _)| !envelope::is_ours(name));
-        let cloud_event = cloud_event(&taken);
+        let content_type = taken.content_type.as_deref();
+        let cloud_event = Identity::of(content_type, &taken.headers, &taken.body);
         let topic = self.topic.clone().unwrap_or_else(|| taken.topic.clone());
         let id = shovelled
             .and_then(|id| EventId::kept(&id))
@@ -106,7 +88,7 @@ impl Naming {
             topic,
             kind,
             source: self.source.clone(),
-            published_at: taken.published_at,
+            published_at: cloud_event.time.or(taken.published_at),
             content_type: taken.content_type,
             content_encoding: taken.content_encoding,
             key: taken.key,
@@ -117,7 +99,7 @@ impl Naming {
         }
     }
 
-    fn id_of(&self, taken: &Taken, cloud_event: &CloudEvent) -> Option<EventId> {
+    fn id_of(&self, taken: &Taken, cloud_event: &Identity) -> Option<EventId> {
         if let Some(id) = &cloud_event.id {
             let source = cloud_event.source.as_deref().unwrap_or_default();
             return Some(EventId::hashed("ce", &[source.as_bytes(), id.as_bytes()]));
@@ -161,41 +143,6 @@ fn json_at(body: &[u8], path: &str) -> Option<String> {
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
-}
-
-/// CloudEvents attributes: binary mode in the spellings of Kafka (`ce_id`) and AMQP
-/// (`cloudEvents:id`, `cloudEvents_id`), or structured mode by content type.
-fn cloud_event(taken: &Taken) -> CloudEvent {
-    let structured = taken
-        .content_type
-        .as_deref()
-        .is_some_and(|ct| ct.starts_with("application/cloudevents+json"));
-    if structured {
-        return match serde_json::from_slice::<Structured<'_>>(&taken.body) {
-            Ok(event) => CloudEvent {
-                id: Some(event.id),
-                source: Some(event.source),
-                kind: Some(event.r#type),
-            },
-            Err(_) => CloudEvent::default(),
-        };
-    }
-    let mut found = CloudEvent::default();
-    for (name, value) in taken.headers.iter() {
-        let attribute = ["ce_", "cloudEvents:", "cloudEvents_"]
-            .iter()
-            .find_map(|prefix| name.strip_prefix(prefix));
-        let (Some(attribute), Some(value)) = (attribute, value.as_str()) else {
-            continue;
-        };
-        match attribute {
-            "id" => found.id = Some(value.to_owned()),
-            "source" => found.source = Some(value.to_owned()),
-            "type" => found.kind = Some(value.to_owned()),
-            _ => {}
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -270,6 +217,17 @@ mod tests {
             ..taken(&[], body)
         };
         assert_eq!(&*naming(None).event(message).kind, "order.made");
+    }
+
+    #[test]
+    fn the_time_of_a_cloud_event_goes_before_the_message_s() {
+        let message = Taken {
+            published_at: Some("2020-01-01T00:00:00Z".parse().unwrap()),
+            ..taken(&[("cloudEvents:time", "2026-03-01T12:00:00Z")], "")
+        };
+        let event = naming(None).event(message);
+        let time = event.published_at.unwrap();
+        assert_eq!(time.to_string(), "2026-03-01T12:00:00Z");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use url::Url;
 
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
-use super::{DeliverySettings, address, brokers, keys, signatures};
+use super::versions::Versions;
+use super::{DeliverySettings, address, brokers, keys, payload, signatures};
 use crate::deliver::signature::sets_header;
 use crate::subscription::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
 
@@ -82,6 +83,7 @@ pub fn read(
     name: Arc<str>,
     field: Field<'_>,
     delivery: &DeliverySettings,
+    versions: &Versions,
     outer: Option<(&Map<'_>, Lane)>,
 ) -> Option<Endpoint> {
     let map = field.map(&keys::ENDPOINT)?;
@@ -94,10 +96,14 @@ pub fn read(
         Some("PUT") => Method::PUT,
         Some("PATCH") => Method::PATCH,
         Some("DELETE") => Method::DELETE,
+        Some("GET") => Method::GET,
         _ => Method::POST,
     };
     let written = url_field.filter(|_| url.is_some()).and_then(|f| f.text());
-    let (signature, secrets) = signatures::read(&map, written, url.as_ref());
+    let (mut signature, secrets) = signatures::read(&map);
+    let payload = payload::read(&map, &signature, &method, versions);
+    let extended = payload::extends_url(&payload, &method);
+    signatures::sign_as_written(&mut signature, &map, written, url.as_ref(), extended);
     let headers = map.take("headers");
     let headers = headers.map(|field| self::headers(field, &signature));
     let tls = map.take("tls").and_then(brokers::tls).map(|tls| {
@@ -128,6 +134,7 @@ pub fn read(
         headers: headers.unwrap_or_default(),
         signature,
         secrets,
+        payload,
         tls,
         concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
         rate: lane.rate,
@@ -234,12 +241,16 @@ fn headers(field: Field<'_>, signature: &Scheme) -> HeaderMap {
 }
 
 /// `endpoints:`.
-pub fn all(field: Field<'_>, delivery: &DeliverySettings) -> Vec<(Name, Option<Endpoint>)> {
+pub fn all(
+    field: Field<'_>,
+    delivery: &DeliverySettings,
+    versions: &Versions,
+) -> Vec<(Name, Option<Endpoint>)> {
     field
         .named()
         .into_iter()
         .map(|(name, field)| {
-            let endpoint = read(name.text.clone(), field, delivery, None);
+            let endpoint = read(name.text.clone(), field, delivery, versions, None);
             (name, endpoint)
         })
         .collect()

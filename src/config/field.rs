@@ -335,6 +335,20 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// The entry of this key, if the value is a map that has one.
+    pub fn child(&self, key: &'a str) -> Option<Field<'a>> {
+        let Value::Map(entries) = &self.node.value else {
+            return None;
+        };
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(Field {
+            notes: self.notes,
+            key,
+            key_span: entry.key_span,
+            node: &entry.node,
+        })
+    }
+
     pub fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }

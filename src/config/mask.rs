@@ -16,7 +16,9 @@ use super::node::{Node, Span, Value};
 const MASK: &str = "***";
 
 /// Everything below these keys is secret.
-const SECRET_KEYS: [&str; 5] = ["secret", "secrets", "password", "token", "headers"];
+const SECRET_KEYS: [&str; 6] = [
+    "secret", "secrets", "password", "token", "headers", "params",
+];
 /// A plain value whose key contains one of these is secret.
 const SECRET_WORDS: [&str; 9] = [
     "secret",

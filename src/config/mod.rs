@@ -24,9 +24,12 @@ mod attempts;
 mod brokers;
 mod endpoints;
 mod general;
+mod payload;
 mod signatures;
 mod sources;
 mod subscriptions;
+mod templates;
+mod versions;
 
 mod effective;
 mod load;

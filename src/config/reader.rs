@@ -14,6 +14,8 @@ use super::node::{Entry, Node, Span, Value};
 /// What all readers of one file share.
 pub struct Notes<'a> {
     pub base_dir: &'a Path,
+    /// The file, which spans are of.
+    pub text: &'a str,
     found: RefCell<Found>,
 }
 
@@ -33,9 +35,10 @@ pub struct Noted {
 }
 
 impl<'a> Notes<'a> {
-    pub fn new(base_dir: &'a Path) -> Self {
+    pub fn new(base_dir: &'a Path, text: &'a str) -> Self {
         Self {
             base_dir,
+            text,
             found: RefCell::default(),
         }
     }

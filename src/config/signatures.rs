@@ -22,10 +22,9 @@ const LONGEST_PREFIX: usize = 100;
 /// What they say would be lost.
 static OF_THE_BODY: [HeaderName; 2] = [CONTENT_TYPE, CONTENT_ENCODING];
 
-/// Reads what signs the requests of the endpoint `map`. `written` is its URL as the config has it,
-/// and `sent` as it is sent.
-pub fn read(map: &Map<'_>, written: Option<&str>, sent: Option<&Url>) -> (Scheme, Vec<Secret>) {
-    let mut scheme = match map.take("signature") {
+/// Reads what signs the requests of the endpoint `map`.
+pub fn read(map: &Map<'_>) -> (Scheme, Vec<Secret>) {
+    let scheme = match map.take("signature") {
         Some(field) => match scheme(field) {
             Some(scheme) => scheme,
             // Which secrets would be right is not known, so they are not looked at.
@@ -33,21 +32,47 @@ pub fn read(map: &Map<'_>, written: Option<&str>, sent: Option<&Url>) -> (Scheme
         },
         None => Scheme::default(),
     };
-    if let (Some(signed), Some(written), Some(sent)) = (scheme.signed_url_mut(), written, sent)
-        && !signed.is_written()
-        && written != sent.as_str()
-    {
-        *signed = SignedUrl::written(written);
-    }
     let secrets = secrets(map, &scheme);
     (scheme, secrets)
+}
+
+/// Has `scheme` sign the URL as it is `written` in the config, where it is `sent` otherwise. A URL
+/// that is `extended` for each event is signed as it is sent, and cannot be written beforehand.
+pub fn sign_as_written(
+    scheme: &mut Scheme,
+    map: &Map<'_>,
+    written: Option<&str>,
+    sent: Option<&Url>,
+    extended: bool,
+) {
+    let Some(signed) = scheme.signed_url_mut() else {
+        return;
+    };
+    match (signed.is_written(), extended) {
+        (true, true) => {
+            if let Some(field) = map.take("signature") {
+                field.note_key(
+                    "`url` of the signature is one URL, and requests go to others",
+                    "leave it out: each URL is signed as it is sent".to_owned(),
+                );
+            }
+        }
+        (false, false) => {
+            if let (Some(written), Some(sent)) = (written, sent)
+                && written != sent.as_str()
+            {
+                *signed = SignedUrl::written(written);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Reads a signature from a text of its own, such as `stripe` or `{ hmac: { header: x-sig } }`.
 /// The error says all that is wrong with it.
 pub fn parse(text: &str) -> Result<Scheme, String> {
     let node = node::read(text).map_err(|broken| broken.message)?;
-    let notes = Notes::new(Path::new("."));
+    let notes = Notes::new(Path::new("."), text);
     let scheme = scheme(Field {
         notes: &notes,
         key: "signature",

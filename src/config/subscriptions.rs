@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::endpoints::{self, LANE_KEYS};
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
+use super::versions::Versions;
 use super::{DeliverySettings, brokers, keys, sources};
 use crate::subscription::{Endpoint, Filter, MaxParked, RetryPolicy, Spec};
 
@@ -17,6 +18,7 @@ pub struct Known<'a> {
     pub sources: &'a [sources::Read],
     pub endpoints: &'a [(Name, Option<Endpoint>)],
     pub delivery: &'a DeliverySettings,
+    pub versions: &'a Versions,
 }
 
 /// A subscription as far as it could be read, and the endpoint that is written in it.
@@ -149,7 +151,13 @@ fn endpoint(name: &Name, map: &Map<'_>, known: &Known<'_>) -> (Option<Arc<str>>,
             );
         }
         let lane = endpoints::lane(map);
-        let endpoint = endpoints::read(name.text.clone(), field, known.delivery, Some((map, lane)));
+        let endpoint = endpoints::read(
+            name.text.clone(),
+            field,
+            known.delivery,
+            known.versions,
+            Some((map, lane)),
+        );
         return (Some(name.text.clone()), endpoint);
     }
     for key in LANE_KEYS {

@@ -10,6 +10,7 @@ use super::node::{self, Node, Span};
 use super::reader::{self, Found, Map, Notes};
 use super::subscriptions::Known;
 use super::substitute::{self, Env};
+use super::versions::Versions;
 use super::{
     Config, DeliverySettings, Problem, Problems, attempts, brokers, endpoints, general, keys,
     sources, subscriptions,
@@ -40,7 +41,7 @@ pub fn parse(
             ));
         }
     };
-    let notes = Notes::new(base_dir);
+    let notes = Notes::new(base_dir, text);
     let mut missing = Vec::new();
     substitute::all(&mut root, text, base_dir, env, &mut missing);
     let config = config(&root, &notes, env);
@@ -123,10 +124,16 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         .take("sources")
         .map(|field| sources::all(field, &brokers, Some(&group)))
         .unwrap_or_default();
+    let versions = top.take("versions").map(Versions::read);
+    let versions = versions.unwrap_or_default();
+    let versions = versions.with_sources(top.take("sources"));
     let nothing_open = DeliverySettings::default();
     let shared = top
         .take("endpoints")
-        .map(|field| endpoints::all(field, delivery.as_ref().unwrap_or(&nothing_open)))
+        .map(|field| {
+            let delivery = delivery.as_ref().unwrap_or(&nothing_open);
+            endpoints::all(field, delivery, &versions)
+        })
         .unwrap_or_default();
     let read = top
         .take("subscriptions")
@@ -135,6 +142,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
                 sources: &sources,
                 endpoints: &shared,
                 delivery: delivery.as_ref().unwrap_or(&nothing_open),
+                versions: &versions,
             };
             subscriptions::all(field, &known)
         })

@@ -156,7 +156,7 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
                 )
                 .await;
         }
-        Outcome::Unsendable(why) => {
+        Outcome::Unsendable(why) | Outcome::Unrenderable(why) => {
             let what = format!("{shown}: the ping cannot be sent: {why}");
             found.problem(what, "check URL and headers").await;
         }

@@ -196,6 +196,7 @@ pub fn attempted(
         Outcome::Answered(answer) => (answer.status, ""),
         Outcome::Failed(failure) => (0, failure.class.as_str()),
         Outcome::Unsendable(_) => (0, "unsendable"),
+        Outcome::Unrenderable(_) => (0, "unrenderable"),
     };
     buffer.extend_from_slice(&status.to_le_bytes());
     text(buffer, class, NAME_BYTES);

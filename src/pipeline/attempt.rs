@@ -14,7 +14,6 @@ use crate::delivery::Delivery;
 use crate::failpoint;
 use crate::journal::{Exchange, Then};
 use crate::outgoing::Outgoing;
-use crate::render;
 use crate::subscription::Endpoint;
 use crate::verdict::Fate;
 
@@ -31,13 +30,19 @@ impl Pipeline {
     pub(super) async fn attempt(&self, job: &mut Job) -> Made {
         let in_flight = InFlight::enter(&self.under_way, job);
         let Job {
-            delivery, target, ..
+            delivery,
+            target,
+            json,
+            ..
         } = &mut *job;
         let spec = &target.subscription.spec;
         let endpoint = &target.subscription.endpoint;
         let mut exchange = None;
         failpoint::reach("render", &delivery.event.body);
-        let mut attempt = match render::raw(&delivery.event, endpoint, spec.timeout) {
+        let rendered = target
+            .renderer
+            .render(delivery, json.as_ref(), endpoint, spec.timeout);
+        let mut attempt = match rendered {
             Ok(outgoing) => {
                 if self.journal.wants_bodies() {
                     exchange = Some(exchange_of(&outgoing, endpoint));
@@ -50,7 +55,7 @@ impl Pipeline {
             Err(why) => Attempt {
                 started_at: Timestamp::now(),
                 took: std::time::Duration::ZERO,
-                outcome: Outcome::Unsendable(why),
+                outcome: Outcome::Unrenderable(why.to_string()),
             },
         };
         failpoint::reach("posted", &delivery.event.body);

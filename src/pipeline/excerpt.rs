@@ -56,6 +56,7 @@ mod tests {
             headers,
             signature: Scheme::Standard,
             secrets: Vec::new(),
+            payload: Default::default(),
             tls: None,
             concurrency: 1,
             rate: None,

@@ -23,6 +23,7 @@ use crate::broker::{Filling, Receipt, Received, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::failpoint;
+use crate::render::SharedJson;
 use crate::subscription::{LazyJson, Uid};
 
 /// How long a delivery whose subscription is unknown here is held: during a rolling deploy, or
@@ -34,6 +35,9 @@ const UNKNOWN_HOLD: Duration = Duration::from_secs(60);
 const UNMATCHED_HOLD: Duration = Duration::from_secs(60);
 /// How long an event waits that its source has handed out too often.
 const RENEWAL: Duration = Duration::from_secs(1);
+/// Larger bodies are parsed for each delivery by itself, so that what is parsed and kept while
+/// deliveries wait for their turn stays in proportion to the window.
+const LARGEST_SHARED_JSON: usize = 256 << 10;
 /// Topics of which a warning has been given; more are only counted.
 const WARNED_TOPICS: usize = 1_000;
 
@@ -157,13 +161,15 @@ impl Source<'_> {
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, ticket, now).await;
+                self.deliver(&event, target, ticket, None, now).await;
             }
             count => {
                 self.plan.meters.matched.inc();
                 let targets = std::mem::take(&mut self.matching);
+                let json = shared_json(&event, &targets);
                 for (target, ticket) in targets.into_iter().zip(ticket.split(count)) {
-                    self.deliver(&event, target, ticket, now).await;
+                    self.deliver(&event, target, ticket, json.clone(), now)
+                        .await;
                 }
             }
         }
@@ -174,6 +180,7 @@ impl Source<'_> {
         event: &Arc<Event>,
         target: Arc<Target>,
         ticket: Ticket,
+        json: Option<SharedJson>,
         now: Timestamp,
     ) {
         let subscription = &target.subscription;
@@ -190,6 +197,7 @@ impl Source<'_> {
             keeper: self.keeper.clone(),
             ticket,
             window: self.window.clone(),
+            json,
         };
         if self.renewing {
             let wait = Wait {
@@ -232,6 +240,12 @@ impl Source<'_> {
             ticket.resolved();
         });
     }
+}
+
+/// A place for the body's JSON, where more than one of `targets` may look for it.
+fn shared_json(event: &Event, targets: &[Arc<Target>]) -> Option<SharedJson> {
+    let readers = targets.iter().filter(|target| target.renderer.reads_json());
+    (event.body.len() <= LARGEST_SHARED_JSON && readers.count() > 1).then(SharedJson::default)
 }
 
 /// What is kept of an event of which it is not known whom it is for.
@@ -290,6 +304,7 @@ async fn offer_due(
         ticket,
         witness,
         window: window.clone(),
+        json: None,
     };
     // What was parked beside its request may have ended with that.
     match pipeline.ends.take(&job.delivery) {
@@ -328,6 +343,7 @@ async fn take_unmatched(
         return;
     }
     let tickets = ticket.split(targets.len());
+    let json = shared_json(&delivery.event, &targets);
     for (target, ticket) in targets.into_iter().zip(tickets) {
         let subscription = &target.subscription;
         let mut own = Delivery::first(
@@ -346,6 +362,7 @@ async fn take_unmatched(
                     keeper: keeper.clone(),
                     ticket,
                     window: window.clone(),
+                    json: json.clone(),
                 },
                 None,
             )

@@ -37,12 +37,14 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::broker::{Broker, Budget, Filling, Intake, Intakes, Received, Window, parked};
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
 use crate::journal::{self, Journal};
 use crate::meters::{Meters, SourceMeters};
+use crate::render::SharedJson;
 use crate::route::Routes;
 use crate::store::Store;
 use crate::subscription::{Subscription, Uid};
@@ -70,6 +72,8 @@ pub struct Job {
     witness: Witness,
     /// The window that it was taken through.
     window: Filling,
+    /// The event's body, parsed once for all that are made of it here.
+    json: Option<SharedJson>,
 }
 
 /// A broker, the sources taken from it, and the windows of what it hands over.
@@ -207,6 +211,7 @@ impl Pipeline {
                 all.entry(subscription.uid.clone()).or_default().clone()
             };
             self.lanes.update(&subscription);
+            warn_of_versions(&subscription);
             let target = Target::new(subscription, paused, parked, &self.meters)
                 .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
             targets.push(Arc::new(target));
@@ -299,6 +304,20 @@ fn feeding(
             obeyed: Arc::new(|_, _| ()),
         },
         loops,
+    }
+}
+
+/// Says which versions of the payload are on their way out here.
+fn warn_of_versions(subscription: &Subscription) {
+    let payload = &subscription.endpoint.payload;
+    let of_sources = payload.of_sources.values();
+    let of_sources = of_sources.filter(|_| payload.version.is_none());
+    for version in payload.version.iter().chain(of_sources) {
+        let shown = |at: Option<Timestamp>| at.map_or("-".to_owned(), |at| at.to_string());
+        if version.deprecated.is_some() || version.sunset.is_some() {
+            let (deprecated, sunset) = (shown(version.deprecated), shown(version.sunset));
+            warn!(subscription = %subscription.spec.name, version = %version.name, deprecated, sunset, "this version of the payload is deprecated");
+        }
     }
 }
 

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, Weak};
 use super::lanes::EndpointLane;
 use crate::deliver::signature::{SecretError, Signer};
 use crate::meters::{Meters, SubscriptionMeters};
+use crate::render::{RenderError, Renderer};
 use crate::subscription::Subscription;
 
-/// A subscription with its signer, its meters and what this instance knows of it.
+/// A subscription with its renderer, its signer, its meters and what this instance knows of it.
 pub struct Target {
     pub subscription: Subscription,
+    pub renderer: Renderer,
     pub signer: Signer,
     /// Scheme, host and port of the endpoint.
     pub endpoint_shown: String,
@@ -19,6 +21,15 @@ pub struct Target {
     pub paused: AtomicBool,
     parked: Arc<Parked>,
     lane: Mutex<Weak<EndpointLane>>,
+}
+
+/// Why nothing can be delivered to an endpoint; the config has checked it before.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Payload(#[from] RenderError),
 }
 
 /// What this instance has parked of one subscription and not yet seen again. An estimate: another
@@ -66,13 +77,15 @@ impl Target {
         paused: bool,
         parked: Arc<Parked>,
         meters: &Meters,
-    ) -> Result<Self, SecretError> {
+    ) -> Result<Self, Unusable> {
         let endpoint = &subscription.endpoint;
         let signer = Signer::new(&endpoint.signature, &endpoint.secrets)?;
+        let renderer = Renderer::new(endpoint)?;
         let meters = meters.of_subscription(&subscription.spec.name);
         Ok(Self {
             endpoint_shown: subscription.endpoint.shown(),
             subscription,
+            renderer,
             signer,
             meters,
             paused: AtomicBool::new(paused),

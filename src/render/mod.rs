@@ -1,299 +1,286 @@
 //! Rendering: what of an event goes into the request to one endpoint.
 //!
-//! [`raw`] passes the broker's bytes on untouched and parses nothing. Signature headers and the
-//! user agent are not put here: the courier adds them to what is finished. A header that HTTP
-//! cannot carry is left out; it never keeps an event from being delivered.
+//! A [`Renderer`] is made once per endpoint, so that templates and keys are compiled outside the
+//! path of an event. It composes the body in one order: `fields`, `format`, `encrypt`, `gzip`, each
+//! in a file of its own; signing what is finished, and the user agent, are the courier's. An
+//! endpoint that asks for none of this gets the broker's bytes ([`raw`]), and nothing is parsed or
+//! copied for it. Where a format needs JSON, the body is parsed once and shared by all deliveries
+//! of the event ([`SharedJson`]). What cannot be rendered is an error that says why, never a body
+//! that is only nearly right.
 
+mod cloudevents;
+mod encrypt;
+mod envelope;
+mod fields;
+mod form;
+mod gzip;
+mod headers;
+mod json;
+mod query;
+mod raw;
+mod template;
+mod version;
+mod xml;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+use serde_json::value::RawValue;
 
+use crate::delivery::Delivery;
 use crate::event::Event;
 use crate::outgoing::Outgoing;
-use crate::subscription::Endpoint;
+use crate::subscription::{CloudEvents, Endpoint, Fields, FormFields, Format, Payload, XmlNames};
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+use encrypt::Recipient;
+pub use encrypt::{KeyProblem, check_key};
+use json::Json;
+pub use json::SharedJson;
+use template::Templates;
+pub use template::{TemplateProblem, check_template};
+use version::Edition;
+pub use xml::is_name as is_xml_name;
 
-/// The only headers of a message that are passed on: trace context has to cross us. The others may
-/// be internal, and they are in the body's hands if receivers are to have them.
-static TRACE: [HeaderName; 3] = [
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-    HeaderName::from_static("baggage"),
-];
-/// The largest limit among those that the W3C sets for them.
-const MAX_TRACE_BYTES: usize = 8192;
+/// Renders for one endpoint.
+pub struct Renderer {
+    /// Bytes go through as they are.
+    is_plain: bool,
+    fields: Option<Fields>,
+    format: Maker,
+    /// The endpoint's own version, which goes before those of sources.
+    version: Option<Edition>,
+    of_sources: BTreeMap<Arc<str>, Edition>,
+    recipient: Option<Recipient>,
+    gzip: bool,
+}
 
-/// These say how a message travels on one connection, which is the client's to say.
-static OF_THE_CONNECTION: [HeaderName; 9] = [
-    CONNECTION,
-    CONTENT_LENGTH,
-    EXPECT,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// A format, ready to be used.
+enum Maker {
+    Raw,
+    Envelope,
+    CloudEvents(CloudEvents),
+    Form(FormFields),
+    Xml(XmlNames),
+    Template(Box<Templates>),
+}
 
-/// The body as it came. Content type and encoding are the message's where they are valid headers,
-/// else the type is guessed by [`looks_like_json`]. Headers of the endpoint replace ours.
-///
-/// The error, which this format has no use for, says why the event can never be sent.
-pub fn raw(event: &Event, endpoint: &Endpoint, deadline: Duration) -> Result<Outgoing, String> {
-    let mut headers = endpoint.headers.clone();
-    if !headers.is_empty() {
-        for name in &OF_THE_CONNECTION {
-            headers.remove(name);
+/// Why no request can be made of an event. For people; never longer than an excerpt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RenderError(String);
+
+impl RenderError {
+    /// As long as what is kept of an answer.
+    const LONGEST: usize = 512;
+
+    fn new(why: impl Into<String>) -> Self {
+        let mut why = why.into();
+        why.truncate(why.floor_char_boundary(Self::LONGEST));
+        Self(why)
+    }
+
+    fn not_json() -> Self {
+        Self::new("the body is not JSON, which the format needs")
+    }
+}
+
+/// An event on its way to being a body.
+struct Piece<'a> {
+    event: &'a Event,
+    /// When it was published, or first taken where that is not known: the same on every attempt.
+    at: Timestamp,
+    version: Option<&'a str>,
+    /// The body as it came.
+    came: Data,
+    /// What `fields` has left of it.
+    left: Option<Data>,
+}
+
+impl Piece<'_> {
+    fn data(&self) -> &Data {
+        self.left.as_ref().unwrap_or(&self.came)
+    }
+}
+
+/// A body, and its JSON.
+struct Data {
+    bytes: Bytes,
+    json: SharedJson,
+}
+
+impl Data {
+    fn json(&self) -> Result<&Json, RenderError> {
+        self.json.of(&self.bytes).ok_or_else(RenderError::not_json)
+    }
+
+    /// The text of the body, if it is JSON; it is looked through, and no tree is built.
+    fn json_text(&self) -> Result<&str, RenderError> {
+        let text = serde_json::from_slice::<&RawValue>(&self.bytes);
+        text.map(RawValue::get).map_err(|_| RenderError::not_json())
+    }
+}
+
+/// A request in its format, before its body is encrypted and compressed.
+#[derive(Default)]
+struct Formed {
+    body: Bytes,
+    content_type: Option<HeaderValue>,
+    content_encoding: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Appended to the URL's query.
+    query: Vec<(String, String)>,
+    /// Segments appended to the URL's path.
+    path: Vec<String>,
+}
+
+impl Formed {
+    fn of(body: impl Into<Bytes>, content_type: HeaderValue) -> Self {
+        Self {
+            body: body.into(),
+            content_type: Some(content_type),
+            ..Self::default()
         }
     }
-    headers
-        .entry(CONTENT_TYPE)
-        .or_insert_with(|| content_type(event));
-    if let Some(encoding) = event.content_encoding.as_deref().and_then(value) {
-        headers.entry(CONTENT_ENCODING).or_insert(encoding);
+}
+
+impl Maker {
+    fn new(format: &Format) -> Result<Self, RenderError> {
+        Ok(match format {
+            Format::Raw => Self::Raw,
+            Format::Envelope => Self::Envelope,
+            Format::CloudEvents(settings) => Self::CloudEvents(settings.clone()),
+            Format::Form(fields) => Self::Form(fields.clone()),
+            Format::Xml(names) => Self::Xml(names.clone()),
+            Format::Template(template) => Self::Template(Box::new(Templates::new(template)?)),
+        })
     }
-    pass_on_trace(event, &mut headers);
-    Ok(Outgoing {
-        method: endpoint.method.clone(),
-        url: endpoint.url.clone(),
-        headers,
-        body: event.body.clone(),
-        deadline,
+
+    fn form(&self, piece: &Piece<'_>) -> Result<Formed, RenderError> {
+        match self {
+            Self::Raw => Ok(raw::form(piece)),
+            Self::Envelope => envelope::form(piece),
+            Self::CloudEvents(settings) => cloudevents::form(settings, piece),
+            Self::Form(fields) => form::form(fields, piece),
+            Self::Xml(names) => xml::form(names, piece),
+            Self::Template(templates) => templates.form(piece),
+        }
+    }
+}
+
+impl Renderer {
+    /// Compiles what `endpoint` says; an error names what of it cannot be used, which the config
+    /// has checked before.
+    pub fn new(endpoint: &Endpoint) -> Result<Self, RenderError> {
+        let payload = &endpoint.payload;
+        let recipient = payload.encrypt.as_ref().map(Recipient::new).transpose();
+        let versions = payload.of_sources.iter();
+        let versions = versions.filter(|_| payload.version.is_none());
+        Ok(Self {
+            is_plain: *payload == Payload::default() && endpoint.method != Method::GET,
+            fields: payload.fields.clone(),
+            format: Maker::new(&payload.format)?,
+            version: payload.version.as_deref().map(Edition::new).transpose()?,
+            of_sources: versions
+                .map(|(source, version)| Ok((source.clone(), Edition::new(version)?)))
+                .collect::<Result<_, RenderError>>()?,
+            recipient: recipient.map_err(|why| RenderError::new(format!("`encrypt`: {why}")))?,
+            gzip: payload.gzip,
+        })
+    }
+
+    /// Whether rendering may look into the body, so that parsing it is worth sharing.
+    pub fn reads_json(&self) -> bool {
+        !self.is_plain
+    }
+
+    /// The request for `delivery`, unsigned. `json` is what is known of the event's body, if that
+    /// is shared.
+    pub fn render(
+        &self,
+        delivery: &Delivery,
+        json: Option<&SharedJson>,
+        endpoint: &Endpoint,
+        deadline: Duration,
+    ) -> Result<Outgoing, RenderError> {
+        let event = &*delivery.event;
+        if self.is_plain {
+            return Ok(raw::raw(event, endpoint, deadline));
+        }
+        let version = self.version.as_ref();
+        let version = version.or_else(|| self.of_sources.get(&event.source));
+        let came = Data {
+            bytes: event.body.clone(),
+            json: json.cloned().unwrap_or_default(),
+        };
+        let fields = self.fields.as_ref();
+        let piece = Piece {
+            event,
+            at: event.published_at.unwrap_or(delivery.progress.taken_at),
+            version: version.map(|version| &*version.name),
+            left: fields.map(|fields| left(fields, &came)).transpose()?,
+            came,
+        };
+        let maker = version.and_then(|version| version.format(&event.kind));
+        let mut formed = maker.unwrap_or(&self.format).form(&piece)?;
+        if endpoint.method == Method::GET {
+            formed = query::instead_of_body(formed)?;
+        }
+        let mut headers = headers::of(endpoint);
+        if let Some(recipient) = &self.recipient {
+            formed = recipient.encrypt(formed)?;
+            headers.remove(CONTENT_TYPE);
+        }
+        if self.gzip {
+            formed = gzip::compress(formed);
+            headers.remove(CONTENT_ENCODING);
+        }
+        if let Some(content_type) = formed.content_type {
+            headers.entry(CONTENT_TYPE).or_insert(content_type);
+        }
+        if let Some(encoding) = formed.content_encoding {
+            headers.entry(CONTENT_ENCODING).or_insert(encoding);
+        }
+        let of_version = version.map(Edition::headers).into_iter().flatten();
+        for (name, value) in formed.headers.into_iter().chain(of_version) {
+            headers.entry(name).or_insert(value);
+        }
+        headers::pass_on_trace(event, &mut headers);
+        Ok(Outgoing {
+            method: endpoint.method.clone(),
+            url: query::extended(&endpoint.url, &formed.path, &formed.query)?,
+            headers,
+            body: formed.body,
+            deadline,
+        })
+    }
+}
+
+/// What `fields` leaves of a body.
+fn left(fields: &Fields, came: &Data) -> Result<Data, RenderError> {
+    let left = fields::apply(fields, came.json()?);
+    let mut text = String::with_capacity(came.bytes.len());
+    left.write(&mut text);
+    Ok(Data {
+        bytes: text.into(),
+        json: SharedJson::known(left),
     })
 }
 
-fn content_type(event: &Event) -> HeaderValue {
-    match event.content_type.as_deref() {
-        // By far the most frequent.
-        Some("application/json") => JSON,
-        given => given
-            .and_then(value)
-            .unwrap_or_else(|| match looks_like_json(&event.body) {
-                true => JSON,
-                false => BYTES,
-            }),
-    }
+/// A content type without its parameters.
+fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// Whether the first and the last byte, white space aside, are those of a JSON object, array or
-/// string, or all of it is a number or `true`, `false`, `null`. Reads no more than that.
-fn looks_like_json(body: &[u8]) -> bool {
-    let space = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
-    let Some(first) = body.iter().position(|b| !space(b)) else {
-        return false;
-    };
-    let last = body.iter().rposition(|b| !space(b)).unwrap_or(first);
-    let text = &body[first..=last];
-    match (text[0], text[text.len() - 1]) {
-        (b'{', b'}') | (b'[', b']') => true,
-        (b'"', b'"') => text.len() > 1,
-        (b'-' | b'0'..=b'9', b'0'..=b'9') if text.len() <= 64 => std::str::from_utf8(text)
-            .is_ok_and(|t| serde_json::from_str::<serde_json::Number>(t).is_ok()),
-        _ => matches!(text, b"true" | b"false" | b"null"),
-    }
-}
-
-fn pass_on_trace(event: &Event, headers: &mut HeaderMap) {
-    for (name, given) in event.headers.iter() {
-        let Some(known) = TRACE.iter().find(|t| t.as_str().eq_ignore_ascii_case(name)) else {
-            continue;
-        };
-        let given = given.as_str().filter(|text| text.len() <= MAX_TRACE_BYTES);
-        if let Some(value) = given.and_then(value) {
-            headers.entry(known).or_insert(value);
-        }
-    }
-}
-
-/// `text` as a header's value, if it is one: visible ASCII, spaces and tabs, and not empty.
-fn value(text: &str) -> Option<HeaderValue> {
-    let text = text.trim();
-    match !text.is_empty() && text.is_ascii() {
-        true => HeaderValue::from_str(text).ok(),
-        false => None,
-    }
+/// Whether a content type is that of JSON.
+fn is_json(content_type: &str) -> bool {
+    let essence = essence(content_type).to_ascii_lowercase();
+    essence.ends_with("/json") || essence.ends_with("+json")
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use bytes::Bytes;
-    use http::Method;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::event::{EventId, HeaderValue as Field, Headers, Origin, Place};
-    use crate::subscription::{Breaker, Scheme};
-
-    fn event(body: &[u8]) -> Event {
-        Event {
-            id: EventId::kept("e1").unwrap(),
-            topic: "orders".into(),
-            kind: "orders".into(),
-            source: "local".into(),
-            published_at: None,
-            content_type: None,
-            content_encoding: None,
-            key: None,
-            headers: Headers::default(),
-            properties: Vec::new(),
-            body: Bytes::copy_from_slice(body),
-            origin: Origin {
-                broker: "here".into(),
-                place: Place::Embedded {
-                    topic: "orders".into(),
-                    sequence: 1,
-                },
-            },
-        }
-    }
-
-    fn endpoint(headers: &[(&str, &str)]) -> Endpoint {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
-        }
-        Endpoint {
-            name: "crm".into(),
-            url: Arc::new("https://example.com/in".parse().unwrap()),
-            method: Method::POST,
-            headers: map,
-            signature: Scheme::Standard,
-            secrets: Vec::new(),
-            tls: None,
-            concurrency: 1,
-            rate: None,
-            breaker: Breaker::default(),
-        }
-    }
-
-    fn render(event: &Event, headers: &[(&str, &str)]) -> Outgoing {
-        raw(event, &endpoint(headers), Duration::from_secs(15)).unwrap()
-    }
-
-    fn typed(content_type: &str, body: &[u8]) -> HeaderValue {
-        let mut event = event(body);
-        event.content_type = Some(content_type.into());
-        render(&event, &[]).headers[CONTENT_TYPE].clone()
-    }
-
-    #[test]
-    fn the_body_is_the_same_bytes_and_not_a_copy() {
-        let event = event(b"\xff\x00 not json");
-        let outgoing = render(&event, &[]);
-        assert_eq!(outgoing.body, event.body);
-        assert_eq!(outgoing.body.as_ptr(), event.body.as_ptr());
-        assert_eq!(outgoing.headers[CONTENT_TYPE], "application/octet-stream");
-    }
-
-    #[test]
-    fn the_messages_own_content_type_is_kept_when_http_can_carry_it() {
-        assert_eq!(
-            typed("application/cloudevents+json; charset=utf-8", b"x"),
-            "application/cloudevents+json; charset=utf-8"
-        );
-        for hostile in ["text/plain\r\nx-evil: 1", "te\0xt", "\u{e9}", "", "  "] {
-            assert_eq!(typed(hostile, b"{}"), "application/json", "{hostile:?}");
-        }
-    }
-
-    #[test]
-    fn json_is_recognised_by_its_ends() {
-        for json in [
-            " {\"a\":1}\n",
-            "[]",
-            "\"text\"",
-            "-1.5e3",
-            "0",
-            "true",
-            "false ",
-            "null",
-        ] {
-            assert!(looks_like_json(json.as_bytes()), "{json}");
-        }
-        for other in [
-            "",
-            " \n",
-            "{",
-            "\"",
-            "text",
-            "nothing",
-            "12 apples",
-            "2026-11-21",
-            "1.2.3",
-            "<a/>",
-            "{}x",
-        ] {
-            assert!(!looks_like_json(other.as_bytes()), "{other}");
-        }
-    }
-
-    #[test]
-    fn the_endpoints_headers_win_and_connection_headers_are_left_out() {
-        let mut event = event(b"{}");
-        event.content_encoding = Some("gzip".into());
-        let outgoing = render(
-            &event,
-            &[
-                ("content-type", "text/plain"),
-                ("x-team", "a"),
-                ("x-team", "b"),
-                ("content-length", "1"),
-                ("transfer-encoding", "chunked"),
-                ("connection", "close"),
-            ],
-        );
-        assert_eq!(outgoing.headers[CONTENT_TYPE], "text/plain");
-        assert_eq!(outgoing.headers[CONTENT_ENCODING], "gzip");
-        assert_eq!(outgoing.headers.get_all("x-team").iter().count(), 2);
-        assert_eq!(outgoing.headers.len(), 4);
-    }
-
-    #[test]
-    fn trace_context_crosses_and_nothing_else_of_the_message_does() {
-        let mut event = event(b"{}");
-        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        event.headers.push("Traceparent", Field::text(trace));
-        event.headers.push("tracestate", Field::Int(1));
-        event
-            .headers
-            .push("baggage", Field::text("a=1\r\nx-evil: 1"));
-        event.headers.push("x-internal", Field::text("secret"));
-        event
-            .headers
-            .push("webhook-signature", Field::text("v1,forged"));
-        let headers = render(&event, &[]).headers;
-        assert_eq!(headers["traceparent"], trace);
-        assert_eq!(headers.len(), 2, "{headers:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn no_message_is_too_hostile_to_render(
-            body in prop::collection::vec(any::<u8>(), 0..50),
-            content_type in any::<Option<String>>(),
-            encoding in any::<Option<String>>(),
-            headers in prop::collection::vec((any::<String>(), prop::collection::vec(any::<u8>(), 0..20)), 0..5),
-            trace in prop::collection::vec(any::<u8>(), 0..20),
-        ) {
-            let mut event = event(&body);
-            event.content_type = content_type.map(Into::into);
-            event.content_encoding = encoding.map(Into::into);
-            for (name, value) in headers {
-                event.headers.push(name, Field::Bytes(value.into()));
-            }
-            event.headers.push("traceparent", Field::Bytes(trace.into()));
-            let outgoing = render(&event, &[]);
-            prop_assert_eq!(&outgoing.body[..], &body[..]);
-            prop_assert!(outgoing.headers.contains_key(CONTENT_TYPE));
-        }
-    }
-}
+mod tests;

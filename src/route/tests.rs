@@ -20,6 +20,7 @@ fn endpoint() -> Arc<Endpoint> {
         headers: HeaderMap::new(),
         signature: Scheme::None,
         secrets: Vec::new(),
+        payload: Default::default(),
         tls: None,
         concurrency: 1,
         rate: None,

@@ -330,7 +330,7 @@ impl<'a> Reading<'a> {
         if text == "none" {
             return Ok(Status::None);
         }
-        if classes.contains(&&*text) || text == "unsendable" {
+        if classes.contains(&&*text) || ["unsendable", "unrenderable"].contains(&&*text) {
             return Ok(Status::Is(text));
         }
         if bytes.len() == 3 && (b'1'..=b'5').contains(&bytes[0]) {
@@ -341,7 +341,7 @@ impl<'a> Reading<'a> {
                 return Ok(Status::Is(text));
             }
         }
-        let words = [&classes[..], &["unsendable", "none"]].concat();
+        let words = [&classes[..], &["unsendable", "unrenderable", "none"]].concat();
         let help = suggestion(&text, &words)
             .unwrap_or_else(|| format!("a status is `503`, `5xx` or one of {}", words.join(", ")));
         Err(self.wrong(

@@ -179,7 +179,7 @@ fn a_mistake_is_shown_with_its_place() {
     the filter cannot be read at column 9
       -reason:exhausted
               ^^^^^^^^^ there is no reason `exhausted`
-      reasons are attempts_exhausted, gave_up, no_retry, gone, aborted, parked_limit, subscription_unknown, subscription_disabled, unmatched, unsendable, unparkable, poison, envelope_unreadable
+      reasons are attempts_exhausted, gave_up, no_retry, gone, aborted, parked_limit, subscription_unknown, subscription_disabled, unmatched, unsendable, render_failed, unparkable, poison, envelope_unreadable
     ");
     assert_snapshot!(mistake("reason:noretry"), @r"
     the filter cannot be read at column 8
@@ -191,7 +191,7 @@ fn a_mistake_is_shown_with_its_place() {
     the filter cannot be read at column 8
       status:6xx
              ^^^ `6xx` is no status
-      a status is `503`, `5xx` or one of dns, denied, connect, tls, timeout, protocol, unsendable, none
+      a status is `503`, `5xx` or one of dns, denied, connect, tls, timeout, protocol, unsendable, unrenderable, none
     ");
     assert_snapshot!(mistake("since:yesterday"), @r"
     the filter cannot be read at column 7

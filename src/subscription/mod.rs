@@ -7,6 +7,7 @@
 mod endpoint;
 mod filter;
 mod pattern;
+mod payload;
 mod retry;
 mod scheme;
 mod secret;
@@ -22,6 +23,10 @@ use serde::{Deserialize, Serialize};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use pattern::{Pattern, PatternError, Segment, segments};
+pub use payload::{
+    CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
+    Format, Payload, Step, Template, TemplateText, Version, XmlNames,
+};
 pub use retry::RetryPolicy;
 pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl, TimeUnit};
 pub use secret::Secret;

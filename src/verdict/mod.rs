@@ -126,6 +126,9 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
     if matches!(outcome, Outcome::Unsendable(_)) {
         return verdict(Fate::DeadLetter(Reason::Unsendable));
     }
+    if matches!(outcome, Outcome::Unrenderable(_)) {
+        return verdict(Fate::DeadLetter(Reason::RenderFailed));
+    }
     if wish == Some(Wish::Abort) {
         return verdict(Fate::DeadLetter(Reason::Aborted));
     }
@@ -162,21 +165,21 @@ fn elapsed(earlier: Timestamp, later: Timestamp) -> Duration {
 fn status(outcome: &Outcome) -> Option<u16> {
     match outcome {
         Outcome::Answered(answer) => Some(answer.status),
-        Outcome::Failed(_) | Outcome::Unsendable(_) => None,
+        Outcome::Failed(_) | Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
     }
 }
 
 fn wish(outcome: &Outcome) -> Option<Wish> {
     match outcome {
         Outcome::Answered(answer) => answer.wish,
-        Outcome::Failed(_) | Outcome::Unsendable(_) => None,
+        Outcome::Failed(_) | Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
     }
 }
 
 fn retry_after(outcome: &Outcome) -> Option<Duration> {
     match outcome {
         Outcome::Answered(answer) => answer.retry_after,
-        Outcome::Failed(_) | Outcome::Unsendable(_) => None,
+        Outcome::Failed(_) | Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
     }
 }
 
@@ -194,7 +197,7 @@ fn signal(outcome: &Outcome) -> Signal {
             | ErrorClass::Protocol => Signal::Fails,
             ErrorClass::Timeout => Signal::Unanswered,
         },
-        Outcome::Unsendable(_) => Signal::Silent,
+        Outcome::Unsendable(_) | Outcome::Unrenderable(_) => Signal::Silent,
     }
 }
 

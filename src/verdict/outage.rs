@@ -44,7 +44,7 @@ impl Sign {
                 }
                 ErrorClass::Denied => None,
             },
-            Outcome::Unsendable(_) => None,
+            Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
         }
     }
 }

@@ -140,8 +140,25 @@ fn unknown_keys_are_refused_everywhere() {
     fn add(node: &mut Value, free: bool, count: &mut usize) {
         match node {
             Value::Object(map) => {
-                let named = ["brokers", "sources", "endpoints", "subscriptions"];
-                let texts = ["headers", "properties", "arguments", "labels", "filter"];
+                let named = [
+                    "brokers",
+                    "sources",
+                    "endpoints",
+                    "subscriptions",
+                    "versions",
+                    "formats",
+                ];
+                let texts = [
+                    "headers",
+                    "properties",
+                    "arguments",
+                    "labels",
+                    "filter",
+                    "query",
+                    "params",
+                    // Of `encrypt`, a JWK.
+                    "key",
+                ];
                 for (key, value) in map.iter_mut() {
                     if !texts.contains(&key.as_str()) {
                         // `sources` of a subscription is a list, so it does not matter here.
@@ -179,10 +196,10 @@ limits: {}
 attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q } }
-endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } } }
+endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, template: { url: https://h/, signature: none, format: { template: {} } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 19] = [
+    const PLACES: [(&str, &str); 21] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
@@ -201,6 +218,8 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("jira_signature", "/endpoints/jira/signature/jira"),
         ("gitlab_signature", "/endpoints/gitlab/signature/gitlab"),
         ("hmac_signature", "/endpoints/hmac/signature/hmac"),
+        ("xml_format", "/endpoints/xml/format/xml"),
+        ("template_format", "/endpoints/template/format/template"),
         ("breaker", "/endpoints/e/breaker"),
         ("subscription", "/subscriptions/x"),
         ("max_parked", "/subscriptions/x/max_parked"),

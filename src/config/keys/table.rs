@@ -1,6 +1,6 @@
 //! The table itself. What is written here is documented, offered by editors, and accepted.
 
-use super::{Form, Key, SIGNATURE, Section};
+use super::{ENCRYPT, FIELDS, FORMAT, FORMATS, Form, Key, SIGNATURE, Section, VERSION};
 use crate::subscription::Scheme;
 
 pub(super) const fn key(
@@ -87,6 +87,12 @@ pub static TOP: Section = Section {
             Form::Named(&SOURCE),
             "none",
             "Where events come from, by name.",
+        ),
+        key(
+            "versions",
+            Form::Named(&VERSION),
+            "none",
+            "Versions of the payload, by name, which is sent as `webhook-version`.",
         ),
         key(
             "endpoints",
@@ -455,6 +461,12 @@ pub static SOURCE: Section = Section {
             "Where the event id comes from when the message has none; `content` is a hash of the body.",
         ),
         key(
+            "version",
+            Form::Name,
+            "none",
+            "One of `versions`, for its events at endpoints that have none of their own.",
+        ),
+        key(
             "queue",
             Form::Text,
             "",
@@ -530,7 +542,7 @@ pub static BINDING: Section = Section {
     ],
 };
 
-pub const METHODS: [&str; 4] = ["POST", "PUT", "PATCH", "DELETE"];
+pub const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
 
 pub static ENDPOINT: Section = Section {
     name: "endpoint",
@@ -545,7 +557,7 @@ pub static ENDPOINT: Section = Section {
             "method",
             Form::OneOf(&METHODS),
             "`POST`",
-            "The HTTP method.",
+            "The HTTP method. `GET` has the body's fields in the query instead.",
         ),
         key(
             "headers",
@@ -570,6 +582,36 @@ pub static ENDPOINT: Section = Section {
             Form::Either(&Form::OneOf(&Scheme::NAMES), &Form::One(&SIGNATURE)),
             "`standard`",
             "The signature, by its name, or by its name with settings.",
+        ),
+        key(
+            "fields",
+            Form::Section(&FIELDS),
+            "",
+            "Which fields of a JSON body leave at all; before anything else is made of it.",
+        ),
+        key(
+            "format",
+            Form::Either(&Form::OneOf(&FORMATS), &Form::One(&FORMAT)),
+            "`raw`",
+            "The form of the body, by its name, or by its name with settings.",
+        ),
+        key(
+            "encrypt",
+            Form::Section(&ENCRYPT),
+            "not at all",
+            "Encrypts the body for the receiver (JWE).",
+        ),
+        key(
+            "gzip",
+            Form::Bool,
+            "`false`",
+            "Compresses the body, with `content-encoding: gzip`.",
+        ),
+        key(
+            "version",
+            Form::Name,
+            "that of the source",
+            "One of `versions`.",
         ),
         key(
             "tls",

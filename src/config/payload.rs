@@ -1,0 +1,327 @@
+//! `format`, `fields`, `encrypt`, `gzip` and `version` of an endpoint.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Method};
+
+use super::field::Field;
+use super::keys;
+use super::reader::{Map, suggestion};
+use super::templates;
+use super::versions::Versions;
+use crate::deliver::signature::sets_header;
+use crate::render::{check_key, is_xml_name};
+use crate::subscription::{
+    CloudEvents, CloudEventsMode, Encryption, FieldPath, Fields, FormFields, Format, Payload,
+    Scheme, Template, XmlNames,
+};
+
+const MOST_PATHS: usize = 1_000;
+const MOST_PARTS: usize = 64;
+
+/// Reads what the requests of the endpoint `map` carry.
+pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions) -> Payload {
+    let format_field = map.take("format");
+    let format = format_field.and_then(|field| format(field, scheme));
+    let version = map.take("version").and_then(|field| versions.named(field));
+    let encrypt_field = map.take("encrypt");
+    let gzip_field = map.take("gzip");
+    let payload = Payload {
+        fields: map.take("fields").and_then(fields),
+        format: format.unwrap_or_default(),
+        encrypt: encrypt_field.and_then(encrypt),
+        gzip: gzip_field.and_then(|field| field.bool()).unwrap_or(false),
+        version,
+        of_sources: versions.of_sources.clone(),
+    };
+    if *method == Method::GET {
+        let has_a_body = |field: Option<Field<'_>>, is: bool, what: &str| {
+            if let Some(field) = field.filter(|_| is) {
+                let help = "use another `method`, or leave it out".to_owned();
+                field.note_key(format!("{what}, and a GET has no body"), help);
+            }
+        };
+        has_a_body(
+            encrypt_field,
+            payload.encrypt.is_some(),
+            "the body is encrypted",
+        );
+        has_a_body(gzip_field, payload.gzip, "the body is compressed");
+        let form = &payload.format;
+        let only_a_body = matches!(form, Format::Xml(_) | Format::CloudEvents(_));
+        has_a_body(
+            format_field,
+            only_a_body,
+            &format!("`{}` is a body", form.name()),
+        );
+        let template = matches!(form, Format::Template(template) if template.body.is_some());
+        has_a_body(format_field, template, "the template has a `body`");
+    }
+    payload
+}
+
+/// Whether requests go to another URL than that of the endpoint, by more than a signature adds.
+pub fn extends_url(payload: &Payload, method: &Method) -> bool {
+    let of_version = payload.version.iter().chain(payload.of_sources.values());
+    let mut formats = of_version
+        .flat_map(|version| version.formats.iter().map(|(_, format)| format))
+        .chain([&payload.format]);
+    *method == Method::GET
+        || formats.any(|format| match format {
+            Format::Template(template) => !template.query.is_empty() || !template.path.is_empty(),
+            _ => false,
+        })
+}
+
+/// A format, by its name or by its name with settings.
+pub fn format(field: Field<'_>, scheme: &Scheme) -> Option<Format> {
+    if !field.is_map() {
+        let known = field.text().filter(|text| *text == "template");
+        if known.is_some() {
+            field.note(
+                "format `template` needs a template",
+                "write `{ template: { body: ... } }`".to_owned(),
+            );
+            return None;
+        }
+        return Some(plain(field.one_of(&keys::FORMATS)?, scheme));
+    }
+    let map = field.map(&keys::FORMAT)?;
+    let names = keys::FORMAT.keys.iter().map(|key| key.name);
+    let given: Vec<_> = names.filter_map(|name| map.take(name)).collect();
+    let [settings] = given[..] else {
+        if !map.means_one_of(&Format::NAMES) {
+            field.note_key(
+                "`format` has exactly one key, the name of a format",
+                "such as `{ xml: { root: order } }`".to_owned(),
+            );
+        }
+        return None;
+    };
+    match settings.key {
+        "raw" | "envelope" => {
+            settings.map(&keys::NO_SETTINGS)?;
+            Some(plain(settings.key, scheme))
+        }
+        "form" => form(settings.map(&keys::FORM_FORMAT)?, scheme),
+        "xml" => xml(settings.map(&keys::XML_FORMAT)?),
+        "template" => template(settings.map(&keys::TEMPLATE_FORMAT)?, scheme),
+        name => {
+            let map = settings.map(&keys::CLOUDEVENTS_FORMAT)?;
+            let source = map.take("source").and_then(uri_reference);
+            let mode = mode(name);
+            Some(Format::CloudEvents(CloudEvents { mode, source }))
+        }
+    }
+}
+
+fn mode(name: &str) -> CloudEventsMode {
+    match name {
+        "cloudevents-binary" => CloudEventsMode::Binary,
+        "cloudevents-batch" => CloudEventsMode::Batch,
+        _ => CloudEventsMode::Structured,
+    }
+}
+
+/// A format with its defaults.
+fn plain(name: &str, scheme: &Scheme) -> Format {
+    match name {
+        "envelope" => Format::Envelope,
+        "form" => Format::Form(default_form(scheme)),
+        "xml" => Format::Xml(XmlNames {
+            root: "event".into(),
+            item: "item".into(),
+        }),
+        name if name.starts_with("cloudevents") => Format::CloudEvents(CloudEvents {
+            mode: mode(name),
+            source: None,
+        }),
+        _ => Format::Raw,
+    }
+}
+
+/// As the service sends it whose signature the requests have.
+fn default_form(scheme: &Scheme) -> FormFields {
+    match scheme {
+        Scheme::Mailchimp(_) => FormFields::Whole("mandrill_events".into()),
+        Scheme::Twilio(_) => FormFields::Flat,
+        _ => FormFields::Whole("payload".into()),
+    }
+}
+
+fn uri_reference(field: Field<'_>) -> Option<Arc<str>> {
+    let text = field.text()?;
+    let fits = |b: u8| b.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&b);
+    if text.bytes().all(fits) {
+        return Some(text.into());
+    }
+    field.note(
+        format!("{} is not a URI reference", field.shown()),
+        "such as `/shop` or `https://shop.example.com/`".to_owned(),
+    );
+    None
+}
+
+fn form(map: Map<'_>, scheme: &Scheme) -> Option<Format> {
+    let name = map.take("field");
+    let flatten = map
+        .take("flatten")
+        .and_then(|field| Some((field, field.bool()?)));
+    if let (Some(_), Some((flatten, true))) = (name, flatten) {
+        flatten.note_key(
+            "the whole body in one `field`, and flattened, are two forms",
+            "keep one of them".to_owned(),
+        );
+    }
+    let fields = match (name, flatten) {
+        (_, Some((_, true))) => FormFields::Flat,
+        (Some(name), _) => FormFields::Whole(name.text()?.into()),
+        (None, Some((_, false))) => match default_form(scheme) {
+            FormFields::Flat => FormFields::Whole("payload".into()),
+            whole => whole,
+        },
+        (None, None) => default_form(scheme),
+    };
+    Some(Format::Form(fields))
+}
+
+fn xml(map: Map<'_>) -> Option<Format> {
+    let name = |key, default: &str| match map.take(key) {
+        Some(field) => {
+            let text = field.text()?;
+            if !is_xml_name(text) {
+                let what = format!("{} cannot be the name of an element", field.shown());
+                field.note(what, "letters, digits, `_`, `-` and `.`".to_owned());
+            }
+            Some(Arc::from(text))
+        }
+        None => Some(Arc::from(default)),
+    };
+    let (root, item) = (name("root", "event"), name("item", "item"));
+    Some(Format::Xml(XmlNames {
+        root: root?,
+        item: item?,
+    }))
+}
+
+fn template(map: Map<'_>, scheme: &Scheme) -> Option<Format> {
+    let body = map.take("body").and_then(templates::text);
+    let content_type = match map.take("content_type") {
+        Some(field) => {
+            let text = field.text()?;
+            let type_of = text.split(';').next().unwrap_or_default();
+            if HeaderValue::from_str(text).is_err() || !type_of.contains('/') || !text.is_ascii() {
+                field.note(
+                    format!("{} is not a content type", field.shown()),
+                    "such as `application/json`".to_owned(),
+                );
+            }
+            text
+        }
+        None => "application/json",
+    };
+    let entries = |key| {
+        let field: Option<Field<'_>> = map.take(key);
+        let entries = field.map(|field| field.entries()).unwrap_or_default();
+        if let (Some(field), true) = (field, entries.len() > MOST_PARTS) {
+            field.note_key(format!("more than {MOST_PARTS} of them"), None);
+        }
+        entries
+    };
+    let headers = entries("headers").into_iter();
+    let headers = headers
+        .filter_map(|entry| Some((header_name(entry, scheme)?, templates::text(entry)?)))
+        .collect();
+    let query = entries("query").into_iter();
+    let query = query
+        .filter_map(|entry| Some((entry.key.into(), templates::text(entry)?)))
+        .collect();
+    let path = map.take("path").map(|field| field.list());
+    let path = path.unwrap_or_default().into_iter();
+    let path = path.filter_map(templates::text).collect();
+    let params = entries("params").into_iter();
+    let params = params
+        .filter_map(|entry| Some((entry.key.into(), entry.text_or_empty()?.into())))
+        .collect();
+    Some(Format::Template(Box::new(Template {
+        body,
+        content_type: content_type.into(),
+        headers,
+        query,
+        path,
+        params,
+    })))
+}
+
+fn header_name(entry: Field<'_>, scheme: &Scheme) -> Option<HeaderName> {
+    let Ok(name) = HeaderName::from_bytes(entry.key.as_bytes()) else {
+        entry.note_key(
+            format!("`{}` cannot be the name of a header", entry.key),
+            None,
+        );
+        return None;
+    };
+    let of_the_body = name == CONTENT_TYPE || name == CONTENT_ENCODING;
+    if of_the_body || super::endpoints::is_reserved(&name) || sets_header(scheme, &name) {
+        entry.note_key(
+            format!("the header `{name}` is not a template's to set"),
+            "it belongs to HTTP, to the body, to the signature or to hookbridge".to_owned(),
+        );
+        return None;
+    }
+    Some(name)
+}
+
+fn fields(field: Field<'_>) -> Option<Fields> {
+    let map = field.map(&keys::FIELDS)?;
+    let paths = |key| -> Vec<FieldPath> {
+        let field: Option<Field<'_>> = map.take(key);
+        let list = field.map(|field| field.full_list()).unwrap_or_default();
+        if let (Some(field), true) = (field, list.len() > MOST_PATHS) {
+            field.note_key(format!("more than {MOST_PATHS} paths"), None);
+        }
+        list.into_iter().filter_map(path).collect()
+    };
+    let fields = Fields {
+        keep: paths("keep"),
+        drop: paths("drop"),
+        mask: paths("mask"),
+    };
+    (fields != Fields::default()).then_some(fields)
+}
+
+fn path(field: Field<'_>) -> Option<FieldPath> {
+    let text = field.text()?;
+    match text.parse() {
+        Ok(path) => Some(path),
+        Err(error) => {
+            let help = match field.is_substituted() {
+                true => None,
+                false => suggestion(text, ["data"]).or(Some(format!("such as `data.{text}`"))),
+            };
+            let error: crate::subscription::FieldPathError = error;
+            field.note(error.to_string(), help);
+            None
+        }
+    }
+}
+
+fn encrypt(field: Field<'_>) -> Option<Encryption> {
+    let map = field.map(&keys::ENCRYPT)?;
+    let kid = map.take("kid").and_then(|field| field.text());
+    let field = map.need("key")?;
+    let key = match field.is_map() {
+        true => field.node.to_json().to_string(),
+        false => field.text()?.to_owned(),
+    };
+    if let Err(why) = check_key(&key) {
+        let help = "such as `${file:receiver.pem}`; `openssl pkey -in key.pem -pubout` prints it";
+        field.note(why.to_string(), help.to_owned());
+        return None;
+    }
+    Some(Encryption {
+        key: key.into(),
+        kid: kid.map(Into::into),
+    })
+}

@@ -1,0 +1,87 @@
+//! `form`: `application/x-www-form-urlencoded`, with the whole JSON in one field, or flattened.
+//!
+//! Flattened, a member of an object is `outer[inner]` and an entry of a list `list[0]`, as PHP,
+//! Rails and Node's `qs` read them; `null` is an empty value, and an empty object or list is
+//! nothing. A message that is a form already passes through.
+
+use http::HeaderValue;
+use url::form_urlencoded::Serializer;
+
+use super::json::Json;
+use super::{Formed, Piece, RenderError};
+use crate::subscription::FormFields;
+
+const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
+/// More fields than any server reads.
+const MOST_FIELDS: usize = 10_000;
+
+pub(super) fn form(fields: &FormFields, piece: &Piece<'_>) -> Result<Formed, RenderError> {
+    let given = piece.event.content_type.as_deref().unwrap_or_default();
+    if super::essence(given).eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        let encoding = piece.event.content_encoding.as_deref();
+        return Ok(Formed {
+            content_encoding: encoding.and_then(super::headers::value),
+            ..Formed::of(piece.data().bytes.clone(), FORM)
+        });
+    }
+    let mut out = Serializer::new(String::new());
+    match fields {
+        FormFields::Whole(name) => {
+            out.append_pair(name, piece.data().json_text()?);
+        }
+        FormFields::Flat => {
+            out.extend_pairs(flat(piece.data().json()?)?);
+        }
+    }
+    Ok(Formed::of(out.finish(), FORM))
+}
+
+/// A pair for each scalar of an object or a list.
+pub(super) fn flat(json: &Json) -> Result<Vec<(String, &str)>, RenderError> {
+    let mut pairs = Vec::new();
+    match json {
+        Json::Object(members) => {
+            for (name, member) in members {
+                walk(name.to_string(), member, &mut pairs)?;
+            }
+        }
+        Json::List(entries) => {
+            for (number, entry) in entries.iter().enumerate() {
+                walk(number.to_string(), entry, &mut pairs)?;
+            }
+        }
+        _ => {
+            return Err(RenderError::new(
+                "the body is one value, which has no name to be a field of",
+            ));
+        }
+    }
+    Ok(pairs)
+}
+
+fn walk<'a>(
+    name: String,
+    json: &'a Json,
+    pairs: &mut Vec<(String, &'a str)>,
+) -> Result<(), RenderError> {
+    match json {
+        Json::Object(members) => {
+            for (inner, member) in members {
+                walk(format!("{name}[{inner}]"), member, pairs)?;
+            }
+        }
+        Json::List(entries) => {
+            for (number, entry) in entries.iter().enumerate() {
+                walk(format!("{name}[{number}]"), entry, pairs)?;
+            }
+        }
+        scalar => {
+            if pairs.len() == MOST_FIELDS {
+                let why = format!("more than {MOST_FIELDS} fields");
+                return Err(RenderError::new(why));
+            }
+            pairs.extend(scalar.plain().map(|value| (name, value)));
+        }
+    }
+    Ok(())
+}

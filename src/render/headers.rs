@@ -1,0 +1,82 @@
+//! What every request has in its headers, whatever its body is.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::event::Event;
+use crate::subscription::Endpoint;
+
+/// The only headers of a message that are passed on: trace context has to cross us. The others may
+/// be internal, and they are in the body's hands if receivers are to have them.
+static TRACE: [HeaderName; 3] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+/// The largest limit among those that the W3C sets for them.
+const MAX_TRACE_BYTES: usize = 8192;
+
+/// These say how a message travels on one connection, which is the client's to say.
+static OF_THE_CONNECTION: [HeaderName; 9] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The headers of the endpoint, without those that are the client's to set.
+pub(super) fn of(endpoint: &Endpoint) -> HeaderMap {
+    let mut headers = endpoint.headers.clone();
+    if !headers.is_empty() {
+        for name in &OF_THE_CONNECTION {
+            headers.remove(name);
+        }
+    }
+    headers
+}
+
+pub(super) fn pass_on_trace(event: &Event, headers: &mut HeaderMap) {
+    for (name, given) in event.headers.iter() {
+        let Some(known) = TRACE.iter().find(|t| t.as_str().eq_ignore_ascii_case(name)) else {
+            continue;
+        };
+        let given = given.as_str().filter(|text| text.len() <= MAX_TRACE_BYTES);
+        if let Some(value) = given.and_then(value) {
+            headers.entry(known).or_insert(value);
+        }
+    }
+}
+
+/// `text` as a header's value, if it is one: visible ASCII, spaces and tabs, and not empty.
+pub(super) fn value(text: &str) -> Option<HeaderValue> {
+    let text = text.trim();
+    match !text.is_empty() && text.is_ascii() {
+        true => HeaderValue::from_str(text).ok(),
+        false => None,
+    }
+}
+
+/// `text` as a header's value, whatever is in it: what is not visible ASCII is percent-encoded, so
+/// that neither a line break nor a NUL can get into a request.
+pub(super) fn encoded(text: &str) -> HeaderValue {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.trim().bytes() {
+        match byte {
+            b' '..=b'~' => out.push(byte as char),
+            _ => percent(byte, &mut out),
+        }
+    }
+    HeaderValue::try_from(out).expect("only visible ASCII is left")
+}
+
+pub(super) fn percent(byte: u8, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(DIGITS[usize::from(byte >> 4)] as char);
+    out.push(DIGITS[usize::from(byte & 15)] as char);
+}
