@@ -145,7 +145,7 @@ impl Pipeline {
             self.record(&job, &made, &verdict.fate);
             self.note_endpoint(&lane, verdict.endpoint);
             if made.parked_beside {
-                self.ends.note(&job.delivery, End::Of(verdict.fate));
+                self.ends.note(&job.delivery, End::of(&job, verdict.fate));
                 continue;
             }
             self.carry_out(job, verdict.fate, &lane);
@@ -243,7 +243,8 @@ impl Pipeline {
             job.target.unpark(size_bytes);
         }
         match kept {
-            Kept::Parked | Kept::Buried => job.ticket.resolved(),
+            Kept::Parked => job.ticket.resolved(),
+            Kept::TooLarge => bury(job, Reason::Unparkable).await,
             Kept::Not => self.offer_again(job),
         }
     }
