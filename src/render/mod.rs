@@ -170,6 +170,7 @@ mod tests {
             secrets: Vec::new(),
             tls: None,
             concurrency: 1,
+            adaptive: false,
             rate: None,
             breaker: Breaker::default(),
         }

@@ -22,6 +22,7 @@ fn endpoint() -> Arc<Endpoint> {
         secrets: Vec::new(),
         tls: None,
         concurrency: 1,
+        adaptive: false,
         rate: None,
         breaker: Breaker::default(),
     })
