@@ -91,6 +91,7 @@ pub struct Meters {
     parked: Family<BySubscriptionReason, Counter>,
     dead_letters: Family<BySubscriptionReason, Counter>,
     breaker: Family<BySubscription, Gauge>,
+    concurrency: Family<BySubscription, Gauge>,
     rate_limited: Family<BySubscription, Counter>,
     refused: Family<ByBroker, Counter>,
     expired: Family<ByBroker, Counter>,
@@ -154,6 +155,8 @@ pub struct SubscriptionMeters {
     pub parked_hold: Counter,
     /// 0 open for traffic, 1 probing, 2 shut.
     pub breaker: Gauge,
+    /// Where it adapts.
+    pub concurrency: Gauge,
     pub rate_limited: Counter,
     subscription: String,
     attempts: Family<BySubscriptionOutcome, Counter>,
@@ -319,6 +322,11 @@ impl Meters {
                 "0 open for traffic, 1 probing, 2 shut",
                 Family::default()
             ),
+            concurrency: register!(
+                "adaptive_concurrency",
+                "Requests that may be under way at once",
+                Family::default()
+            ),
             rate_limited: register!(
                 "rate_limited",
                 "Deliveries that waited for the rate",
@@ -408,6 +416,7 @@ impl Meters {
             parked_retry: handle(&self.parked, &parked("retry")),
             parked_hold: handle(&self.parked, &parked("hold")),
             breaker: handle(&self.breaker, &by),
+            concurrency: handle(&self.concurrency, &by),
             rate_limited: handle(&self.rate_limited, &by),
             subscription: subscription.to_owned(),
             attempts: self.attempts.clone(),

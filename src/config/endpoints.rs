@@ -41,11 +41,12 @@ pub fn is_reserved(name: &HeaderName) -> bool {
 /// The lane's settings, from an endpoint or from the subscription that it is written in.
 pub struct Lane {
     pub concurrency: Option<usize>,
+    pub adaptive: Option<bool>,
     pub rate: Option<Rate>,
     pub breaker: Option<Breaker>,
 }
 
-pub const LANE_KEYS: [&str; 3] = ["concurrency", "rate", "breaker"];
+pub const LANE_KEYS: [&str; 4] = ["concurrency", "adaptive", "rate", "breaker"];
 
 pub fn lane(map: &Map<'_>) -> Lane {
     Lane {
@@ -53,6 +54,7 @@ pub fn lane(map: &Map<'_>) -> Lane {
             .take("concurrency")
             .and_then(|field| field.integer(keys::CONCURRENCY))
             .map(|count| count as usize),
+        adaptive: map.take("adaptive").and_then(|field| field.bool()),
         rate: map
             .take("rate")
             .and_then(|field| field.parsed("a rate such as `50/s` or `100/m`")),
@@ -124,6 +126,7 @@ pub fn read(
             }
         }
         lane.concurrency = lane.concurrency.or(outer.concurrency);
+        lane.adaptive = lane.adaptive.or(outer.adaptive);
         lane.rate = lane.rate.or(outer.rate);
         lane.breaker = lane.breaker.or(outer.breaker);
     }
@@ -137,6 +140,7 @@ pub fn read(
         payload,
         tls,
         concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
+        adaptive: lane.adaptive.unwrap_or(false),
         rate: lane.rate,
         breaker: lane.breaker.unwrap_or_default(),
     })

@@ -16,7 +16,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::adapt::Adapt;
 use crate::subscription::{Breaker, Rate};
+
+mod adapt;
 
 /// How long a job may wait in the room before it is handed back.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -33,6 +36,8 @@ const RATE_BURST: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     pub concurrency: usize,
+    /// The concurrency is the most; how many there are is [found out](adapt).
+    pub adaptive: bool,
     pub rate: Option<Rate>,
     pub breaker: Breaker,
     /// With no answer for this long to anything that was started, the lane counts as silent: it
@@ -95,6 +100,7 @@ pub struct Lane<J> {
 
 struct State<J> {
     limits: Limits,
+    adapt: Option<Adapt>,
     gate: Gate,
     running: usize,
     room: VecDeque<(J, Instant)>,
@@ -120,6 +126,7 @@ impl<J> Lane<J> {
     pub fn new(limits: Limits, now: Instant) -> Self {
         let state = State {
             limits,
+            adapt: limits.adaptive.then(|| Adapt::new(limits.concurrency)),
             gate: Gate::Open { failures: 0 },
             running: 0,
             room: VecDeque::new(),
@@ -149,7 +156,7 @@ impl<J> Lane<J> {
         if state.shut_until(now).is_some() || state.wait_in_room(now) > LONGEST_WAIT {
             return Offer::Shut(job);
         }
-        if !room_left || state.room.len() >= state.limits.concurrency {
+        if !room_left || state.room.len() >= state.places() {
             return Offer::Full(job);
         }
         state.room.push_back((job, now));
@@ -173,6 +180,15 @@ impl<J> Lane<J> {
         let mut state = self.lock();
         state.running -= 1;
         state.pace = (state.pace * 7 + took) / 8;
+        if let State {
+            adapt: Some(adapt),
+            running,
+            ..
+        } = &mut *state
+            && ended != Ended::Unknown
+        {
+            adapt.ended(ended == Ended::Well && hold.is_none(), took, *running);
+        }
         state.learn(ended, now);
         if ended != Ended::Unanswered {
             if state.is_silent(now) {
@@ -198,6 +214,20 @@ impl<J> Lane<J> {
         drop(state);
         self.freed.notify_one();
         next.map(|(job, _)| job)
+    }
+
+    /// What may start besides, where the concurrency has grown.
+    pub fn grown(&self, now: Instant) -> Vec<J> {
+        let mut state = self.lock();
+        let mut more = Vec::new();
+        while state.adapt.is_some() && state.may_start(now) {
+            let Some((job, _)) = state.room.pop_front() else {
+                break;
+            };
+            state.start(now);
+            more.push(job);
+        }
+        more
     }
 
     /// Learns how an attempt ended that had been [`finished`](Lane::finished) as unknown.
@@ -252,7 +282,7 @@ impl<J> Lane<J> {
     /// Running out of work: places are free and nobody waits for them.
     pub fn is_dry(&self) -> bool {
         let state = self.lock();
-        state.room.is_empty() && state.running < state.limits.concurrency
+        state.room.is_empty() && state.running < state.places()
     }
 
     /// Nothing runs and nothing waits.
@@ -264,7 +294,7 @@ impl<J> Lane<J> {
     /// The time until a running attempt makes room, as far as can be told.
     pub fn next_place(&self, now: Instant) -> Duration {
         let state = self.lock();
-        state.pace_now(now) / state.limits.concurrency.max(1) as u32
+        state.pace_now(now) / state.places().max(1) as u32
     }
 
     pub fn gate(&self) -> Gate {
@@ -273,7 +303,17 @@ impl<J> Lane<J> {
 
     /// Takes new limits over; what runs goes on.
     pub fn set_limits(&self, limits: Limits) {
-        self.lock().limits = limits;
+        let mut state = self.lock();
+        state.limits = limits;
+        match (&mut state.adapt, limits.adaptive) {
+            (Some(adapt), true) => adapt.set_most(limits.concurrency),
+            (adapt, adaptive) => *adapt = adaptive.then(|| Adapt::new(limits.concurrency)),
+        }
+    }
+
+    /// Requests that may be under way at once, at present.
+    pub fn places(&self) -> usize {
+        self.lock().places()
     }
 
     /// Lets traffic pass again at once (an operator's `enable`).
@@ -292,6 +332,12 @@ impl<J> Lane<J> {
 }
 
 impl<J> State<J> {
+    fn places(&self) -> usize {
+        self.adapt
+            .as_ref()
+            .map_or(self.limits.concurrency, Adapt::limit)
+    }
+
     fn may_start(&self, now: Instant) -> bool {
         let gate_lets = match self.gate {
             Gate::Open { .. } => true,
@@ -300,7 +346,7 @@ impl<J> State<J> {
         };
         gate_lets
             && self.silent_until(now).is_none()
-            && self.running < self.limits.concurrency
+            && self.running < self.places()
             && self.held_until.is_none_or(|held| now >= held)
             && self.next_token(now).is_none()
     }
@@ -372,7 +418,7 @@ impl<J> State<J> {
 
     /// Time between two starts, at best. While probes go one by one it is theirs.
     fn spacing(&self, now: Instant) -> Duration {
-        let mut spacing = self.pace_now(now) / self.limits.concurrency.max(1) as u32;
+        let mut spacing = self.pace_now(now) / self.places().max(1) as u32;
         if self.is_silent(now) {
             spacing = spacing.max(self.limits.slow_after);
         }

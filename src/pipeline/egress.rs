@@ -498,7 +498,7 @@ impl Pipeline {
         lane.lane.learned(ended, Instant::now());
         self.note_endpoint(&lane, verdict.endpoint);
         if made.parked_beside {
-            return self.ends.note(&job.delivery, End::Of(verdict.fate));
+            return self.ends.note(&job.delivery, End::of(&job, verdict.fate));
         }
         self.carry_out(job, verdict.fate, &lane);
     }

@@ -310,7 +310,8 @@ async fn offer_due(
     match pipeline.ends.take(&job.delivery) {
         None => {}
         Some(End::Uncounted(before)) => job.delivery.progress = before,
-        Some(End::Of(fate)) => {
+        Some(End::Of(fate, progress)) => {
+            job.delivery.progress = progress;
             let lane = pipeline.lane_of(&job.target);
             return pipeline.carry_out(job, fate, &lane);
         }

@@ -38,8 +38,8 @@ pub struct Keeper {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     Parked,
-    /// Among the dead letters, since it fits on no tier.
-    Buried,
+    /// Still in hand, and it fits on no tier.
+    TooLarge,
     /// Still in hand.
     Not,
 }
@@ -105,20 +105,18 @@ impl Keeper {
 
     /// Parks `delivery` as a hold, trying until the broker has confirmed.
     pub async fn hold(self: &Arc<Self>, delivery: &Delivery, delay: Duration) {
-        // Without a limit in time this ends only when it is kept.
-        let _ = self
-            .park(
-                delivery,
-                Wait {
-                    kind: WaitKind::Hold,
-                    delay,
-                },
-                None,
-            )
-            .await;
+        let wait = Wait {
+            kind: WaitKind::Hold,
+            delay,
+        };
+        // Without a limit in time it is never given back for being refused.
+        if self.park(delivery, wait, None).await == Kept::TooLarge {
+            self.dead_letter(delivery, Reason::Unparkable).await;
+        }
     }
 
-    /// Parks `delivery`, trying until the broker has confirmed or `patience` is over.
+    /// Parks `delivery`, trying until the broker has confirmed or `patience` is over. What is too
+    /// large will never fit, and only the dead letters can keep some of it.
     pub async fn park(
         self: &Arc<Self>,
         delivery: &Delivery,
@@ -147,11 +145,7 @@ impl Keeper {
                         .parked(delivery, wait.kind, until, self.broker.name());
                     return Kept::Parked;
                 }
-                Err(Refused::TooLarge { .. }) => {
-                    // It will never fit on a tier: what can be kept of it goes to the dead letters.
-                    self.dead_letter(delivery, Reason::Unparkable).await;
-                    return Kept::Buried;
-                }
+                Err(Refused::TooLarge { .. }) => return Kept::TooLarge,
                 Err(why) => why,
             };
             self.note(&mut refusal, delivery, &why);

@@ -84,6 +84,7 @@ fn limits_of(subscription: &Subscription) -> Limits {
     Limits {
         slow_after: subscription.spec.slow_after,
         concurrency: endpoint.concurrency,
+        adaptive: endpoint.adaptive,
         rate: endpoint.rate,
         breaker: endpoint.breaker,
     }

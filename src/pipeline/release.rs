@@ -17,12 +17,12 @@ use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::debug;
 
-use super::Pipeline;
 use super::keeper::Kept;
 use super::under_way::Hanging;
+use super::{Job, Pipeline};
 use crate::attempt::{ErrorClass, Failure, Outcome};
 use crate::broker::Wait;
-use crate::delivery::{Delivery, DeliveryId, Progress, WaitKind};
+use crate::delivery::{Delivery, DeliveryId, Progress, Reason, WaitKind};
 use crate::verdict::{self, Fate, Situation};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -34,10 +34,16 @@ const REMEMBERED: usize = 10_000;
 /// What a request that has ended means for the copy that was parked beside it.
 #[derive(Debug)]
 pub enum End {
-    /// It ended the delivery, too.
-    Of(Fate),
+    /// It ended the delivery, too, with this progress.
+    Of(Fate, Progress),
     /// It failed as everything does if it is us: the delivery's progress without it.
     Uncounted(Progress),
+}
+
+impl End {
+    pub fn of(job: &Job, fate: Fate) -> Self {
+        Self::Of(fate, job.delivery.progress.clone())
+    }
 }
 
 /// How requests ended whose delivery had been parked beside them.
@@ -72,7 +78,7 @@ impl Ends {
     /// Notes how the request of `delivery` ended, where its copy has to know: otherwise that is the
     /// retry.
     pub fn note(&self, delivery: &Delivery, end: End) {
-        if let End::Of(Fate::Retry(_) | Fate::Hold) = end {
+        if let End::Of(Fate::Retry(_) | Fate::Hold, _) = end {
             return;
         }
         let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,13 +144,26 @@ impl Pipeline {
             keeper,
             ticket,
             wait,
+            at,
         } = hanging;
         debug!(delivery = %delivery.id, subscription = %delivery.subscription, "no answer yet: parked beside its request");
         target.meters.parked(wait.kind);
-        // Without a limit in time this ends only when it is kept.
-        if keeper.park(&delivery, wait, None).await != Kept::Parked {
-            target.unpark(delivery.event.size_bytes());
+        // Without a limit in time it is never given back for being refused.
+        if keeper.park(&delivery, wait, None).await == Kept::Parked {
+            return ticket.resolved();
         }
+        target.unpark(delivery.event.size_bytes());
+        // It fits on no tier, so its request has to settle it, which may have ended meanwhile.
+        let Some(ticket) = self.under_way.take_back(at, &delivery, ticket) else {
+            return;
+        };
+        let reason = match self.ends.take(&delivery) {
+            Some(End::Of(Fate::Delivered, _)) => return ticket.resolved(),
+            Some(End::Of(Fate::DeadLetter(reason), _)) => reason,
+            _ => Reason::Unparkable,
+        };
+        keeper.dead_letter(&delivery, reason).await;
+        target.meters.dead(reason);
         ticket.resolved();
     }
 }

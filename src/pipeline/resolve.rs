@@ -122,6 +122,9 @@ impl Pipeline {
                 None => ended_of(verdict.signal),
             };
             next = place.give_back(ended, now - began, verdict.hold_lane);
+            if job.target.subscription.endpoint.adaptive {
+                self.start_grown(&lane, &job.target, now);
+            }
             job.target.meters.breaker.set(match lane.lane.gate() {
                 Gate::Open { .. } => 0,
                 Gate::Probing => 1,
@@ -145,12 +148,23 @@ impl Pipeline {
             self.record(&job, &made, &verdict.fate);
             self.note_endpoint(&lane, verdict.endpoint);
             if made.parked_beside {
-                self.ends.note(&job.delivery, End::Of(verdict.fate));
+                self.ends.note(&job.delivery, End::of(&job, verdict.fate));
                 continue;
             }
             self.carry_out(job, verdict.fate, &lane);
         }
         lane.touch(Instant::now());
+    }
+
+    /// What may start besides, since the receiver takes more at once.
+    fn start_grown(self: &Arc<Self>, lane: &Arc<EndpointLane>, target: &Target, now: Instant) {
+        let more = lane.lane.grown(now);
+        self.lanes.left_room(more.len());
+        for job in more {
+            tokio::spawn(self.clone().work(lane.clone(), job));
+        }
+        let places = lane.lane.places();
+        target.meters.concurrency.set(places as i64);
     }
 
     pub(super) fn decide(
@@ -243,7 +257,8 @@ impl Pipeline {
             job.target.unpark(size_bytes);
         }
         match kept {
-            Kept::Parked | Kept::Buried => job.ticket.resolved(),
+            Kept::Parked => job.ticket.resolved(),
+            Kept::TooLarge => bury(job, Reason::Unparkable).await,
             Kept::Not => self.offer_again(job),
         }
     }

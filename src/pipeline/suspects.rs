@@ -5,14 +5,15 @@
 //! ends the process cannot be caught. So after an unclean stop the pipeline is *careful*: it takes
 //! one at a time, each noted in the store before it is touched, and what was in hand when the process
 //! died again has one try more against it. As things go well more are taken at a time, and after
-//! [`WELL`], or [`LONGEST`], the notes are removed and normal running begins, in which one flag is read for each
-//! message and nothing is written.
+//! [`WELL`], or [`LONGEST`], the notes are removed and normal running begins, in which nothing is written
+//! and one flag is read for each message; as long as anybody has tries against it, a map is asked.
 //!
 //! What has three tries against it is dead-lettered when it comes next, with reason `poison`. A
 //! later success clears its tries, and so does a day. A stop with `kill -9` counts only against what was in hand just
 //! then, for no longer than its [`TURN`]: waiting for a receiver is not what a bridge dies of.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,7 +65,7 @@ pub struct Suspects {
 
 #[derive(Default)]
 struct State {
-    against: HashMap<String, Against>,
+    against: BTreeMap<String, Against>,
     care: Option<Care>,
     /// Whose notes have to be written.
     changed: BTreeSet<String>,
@@ -88,8 +89,24 @@ struct Care {
 impl State {
     /// Nothing speaks against these any more.
     fn clear(&mut self, which: impl Fn(&str, &Against) -> bool) {
-        let cleared = self.against.extract_if(|key, it| which(key, it));
+        let cleared = self.against.extract_if(.., |key, it| which(key, it));
         self.changed.extend(cleared.map(|(key, _)| key));
+    }
+
+    /// An event that is resolved as a whole clears its deliveries too.
+    fn clear_event(&mut self, event: &str) {
+        let range = (Bound::Included(event), Bound::Unbounded);
+        let candidates = self.against.range::<str, _>(range).map(|(key, _)| key);
+        let of_event = |key: &&String| matches!(key.as_bytes().get(event.len()), None | Some(b'/'));
+        let cleared: Vec<String> = candidates
+            .take_while(|key| key.starts_with(event))
+            .filter(of_event)
+            .cloned()
+            .collect();
+        for key in cleared {
+            self.against.remove(&key);
+            self.changed.insert(key);
+        }
     }
 }
 
@@ -230,11 +247,7 @@ impl Suspects {
     fn leave(self: &Arc<Self>, key: &str, how: Left) {
         let mut state = self.lock();
         if let Left::Well = how {
-            // An event that is resolved as a whole clears its deliveries too.
-            state.clear(|it, _| {
-                it.strip_prefix(key)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            });
+            state.clear_event(key);
         }
         if let Some(care) = state.care.as_mut()
             && care.in_hand.remove(key)

@@ -38,6 +38,8 @@ pub struct Place {
     keeper: Arc<Keeper>,
     ticket: Ticket,
     window: Filling,
+    /// It cannot be parked, so it is not released.
+    stays: bool,
 }
 
 /// What is parked beside its request.
@@ -47,6 +49,8 @@ pub struct Hanging {
     pub keeper: Arc<Keeper>,
     pub ticket: Ticket,
     pub wait: Wait,
+    /// The place of its request.
+    pub at: usize,
 }
 
 /// An attempt that has not ended.
@@ -77,6 +81,7 @@ impl UnderWay {
             keeper: job.keeper.clone(),
             ticket: std::mem::replace(&mut job.ticket, Ticket::gone()),
             window: job.window.clone(),
+            stays: false,
         });
         let mut places = self.lock();
         match places.free.pop() {
@@ -150,7 +155,31 @@ impl UnderWay {
             keeper: place.keeper.clone(),
             ticket: std::mem::replace(&mut place.ticket, Ticket::gone()),
             wait,
+            at,
         })
+    }
+
+    /// Gives the ticket of a delivery that could not be parked back to its request, which then has
+    /// it for good; `None` says so. If the request has ended, it is the caller's.
+    pub fn take_back(&self, at: usize, released: &Delivery, ticket: Ticket) -> Option<Ticket> {
+        let mut places = self.lock();
+        let place = places.taken.get_mut(at).and_then(Option::as_mut);
+        // The released one has counted the attempt that its request has not ended yet.
+        let is_its_own = |place: &&mut Place| {
+            let running = &place.delivery;
+            place.ticket.is_gone()
+                && running.id == released.id
+                && running.generation == released.generation
+                && running.progress.attempts + 1 == released.progress.attempts
+        };
+        match place.filter(is_its_own) {
+            Some(place) => {
+                place.ticket = ticket;
+                place.stays = true;
+                None
+            }
+            None => Some(ticket),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
@@ -178,6 +207,7 @@ impl Place {
     fn hangs(&self, now: Instant) -> bool {
         let slow_after = self.target.subscription.spec.slow_after;
         !self.ticket.is_gone()
+            && !self.stays
             && now.saturating_duration_since(self.began) >= slow_after
             && self.window.is_half_full()
     }

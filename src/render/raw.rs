@@ -127,6 +127,7 @@ mod tests {
             payload: Default::default(),
             tls: None,
             concurrency: 1,
+            adaptive: false,
             rate: None,
             breaker: Breaker::default(),
         }

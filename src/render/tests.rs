@@ -45,6 +45,7 @@ pub(super) fn endpoint(payload: Payload) -> Endpoint {
         payload,
         tls: None,
         concurrency: 1,
+        adaptive: false,
         rate: None,
         breaker: Breaker::default(),
     }

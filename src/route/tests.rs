@@ -23,6 +23,7 @@ fn endpoint() -> Arc<Endpoint> {
         payload: Default::default(),
         tls: None,
         concurrency: 1,
+        adaptive: false,
         rate: None,
         breaker: Breaker::default(),
     })

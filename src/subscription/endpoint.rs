@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub tls: Option<Arc<TlsFiles>>,
     /// Attempts under way at once.
     pub concurrency: usize,
+    /// It is the most, and how many there are follows what the receiver can take.
+    pub adaptive: bool,
     pub rate: Option<Rate>,
     pub breaker: Breaker,
 }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+
+use crate::kafka_support;
 use crate::support::SECRET;
 use crate::support::bridge::Bridge;
+use crate::support::bus::Bus;
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
 
@@ -60,4 +64,62 @@ subscriptions:
     assert_eq!(slow.count(), WINDOW);
     let retries = "hookbridge_deliveries_parked_total{subscription=\"slow\",reason=\"retry\"}";
     assert!(bridge.metric(retries).await > 0.0);
+}
+
+/// On Kafka, where the tiers take less than the source: a park beside the request is no end for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fits_on_no_tier_is_left_to_its_request() {
+    let slow = Receiver::answering(|_, _| Answer::status(204).after(TAKES)).await;
+    let bus = Bus::kafka(kafka_support::bootstrap(), 1).await;
+    let window = format!("start: earliest, window: {WINDOW},");
+    let subscription = format!(
+        "  slow: {{ topics: ['#'], timeout: 10s, slow_after: 500ms, endpoint: {{ url: '{}', secret: '{SECRET}' }} }}",
+        slow.url("/")
+    );
+    let config = bus
+        .config(&subscription)
+        .replace("start: earliest,", &window);
+    let bridge = Bridge::start(&config).await.ready().await;
+    let admin = kafka_support::admin();
+    let tiers = [1, 2, 5].map(|seconds| format!("{}.retry.{seconds}", bus.group));
+    for tier in &tiers {
+        let small = AlterConfig::new(ResourceSpecifier::Topic(tier))
+            .set("max.message.bytes", "2000")
+            .set("message.timestamp.type", "LogAppendTime");
+        let altered = admin.alter_configs([&small], &AdminOptions::new()).await;
+        altered.expect("kafka is there").remove(0).expect("altered");
+    }
+    let before = written(&tiers).await;
+    // Of which compression makes little less.
+    let large = |number| {
+        let filling: String = (0..1_000)
+            .map(|_| format!("{:016x}", rand::random::<u64>()))
+            .collect();
+        format!("{{\"number\":{number},\"filling\":\"{filling}\"}}")
+    };
+    let bodies: Vec<String> = (0..WINDOW).map(large).collect();
+    bus.publish(&bridge, &bodies).await;
+    slow.wait_for(WINDOW, Duration::from_secs(10)).await;
+    let delivered = "hookbridge_delivery_attempts_total{subscription=\"slow\",outcome=\"delivered\",status_class=\"2xx\"}";
+    eventually("all are delivered", Duration::from_secs(20), async || {
+        (bridge.metric(delivered).await == WINDOW as f64).then_some(())
+    })
+    .await;
+    let tried = "hookbridge_deliveries_parked_total{subscription=\"slow\",reason=\"retry\"}";
+    assert!(bridge.metric(tried).await > 0.0, "none was to be parked");
+    let metrics = bridge.metrics().await;
+    let dead =
+        |line: &&str| line.starts_with("hookbridge_dead_letters_total{subscription=\"slow\"");
+    let dead: Vec<&str> = metrics.lines().filter(dead).collect();
+    assert!(dead.iter().all(|line| line.ends_with(" 0")), "{dead:?}");
+    assert_eq!(slow.count(), WINDOW);
+    assert_eq!(written(&tiers).await, before, "a tier has taken some");
+}
+
+async fn written(topics: &[String]) -> i64 {
+    let mut written = 0;
+    for topic in topics {
+        written += kafka_support::written(topic).await;
+    }
+    written
 }

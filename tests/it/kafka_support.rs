@@ -17,7 +17,7 @@ use hookbridge::meters::Meters;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -74,6 +74,20 @@ pub async fn produce(topic: &str, bodies: impl IntoIterator<Item = String>) {
         let record = FutureRecord::<(), _>::to(topic).partition(0).payload(&body);
         producer.send(record, PATIENCE).await.unwrap();
     }
+}
+
+/// How many records have been written to a topic.
+pub async fn written(topic: &str) -> i64 {
+    let topic = topic.to_owned();
+    let counted = tokio::task::spawn_blocking(move || {
+        let producer = producer();
+        let client = producer.client();
+        let metadata = client.fetch_metadata(Some(&topic), PATIENCE).unwrap();
+        let partitions = metadata.topics()[0].partitions().iter();
+        let high = |number| client.fetch_watermarks(&topic, number, PATIENCE).unwrap().1;
+        partitions.map(|partition| high(partition.id())).sum()
+    });
+    counted.await.unwrap()
 }
 
 pub fn source(name: &str, topics: &[&str], start: Start) -> SourceSettings {

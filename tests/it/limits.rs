@@ -1,8 +1,10 @@
 //! Limits and policies of single subscriptions and sources, with the real binary and the embedded
 //! broker, whose dead letters are read from its file once the process has gone.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hookbridge::broker::Letter;
 use hookbridge::broker::embedded::{Embedded, Settings};
@@ -185,4 +187,61 @@ async fn a_filter_lets_only_its_events_through() {
     })
     .await;
     assert_eq!(receiver.by_id().keys().collect::<Vec<_>>(), ["evt_large"]);
+}
+
+/// How many requests a receiver had at each, which works on four at a time, each for 20 ms, and lets
+/// the rest wait.
+type Depths = Arc<Mutex<Vec<usize>>>;
+
+async fn queueing() -> (Receiver, Depths) {
+    let depths = Depths::default();
+    let seen = depths.clone();
+    let places: BinaryHeap<Reverse<Instant>> = (0..4).map(|_| Reverse(Instant::now())).collect();
+    let queue = Mutex::new((places, Vec::new()));
+    let receiver = Receiver::answering(move |_, _| {
+        let (places, answers) = &mut *queue.lock().unwrap();
+        let now = Instant::now();
+        let Reverse(free) = places.pop().expect("four places");
+        let done = free.max(now) + Duration::from_millis(20);
+        places.push(Reverse(done));
+        answers.retain(|answer| *answer > now);
+        answers.push(done);
+        seen.lock().unwrap().push(answers.len());
+        Answer::status(204).after(done - now)
+    });
+    (receiver.await, depths)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adaptive_lane_asks_no_more_at_once_than_the_receiver_works_on() {
+    const EVENTS: usize = 600;
+    let (fixed, fixed_depths) = queueing().await;
+    let (adaptive, adaptive_depths) = queueing().await;
+    let own = |name: &str, url: &str, more: &str| {
+        format!(
+            "  {name}: {{ topics: ['#'], concurrency: 32{more}, endpoint: {{ url: '{url}', signature: none }} }}\n"
+        )
+    };
+    let subscriptions = own("fixed", &fixed.url("/"), "")
+        + &own("adaptive", &adaptive.url("/"), ", adaptive: true");
+    let config = embedded_config(", window: 1000", &subscriptions);
+    let bridge = Bridge::start(&config).await.ready().await;
+    let events = "{\"data\":{}}\n".repeat(EVENTS);
+    let url = format!("http://{}/v1/topics/orders/events", bridge.admin);
+    let request = reqwest::Client::new().post(url).body(events);
+    let request = request.header("content-type", "application/x-ndjson");
+    assert_eq!(request.send().await.expect("published").status(), 202);
+    fixed.wait_for(EVENTS, WITHIN).await;
+    adaptive.wait_for(EVENTS, WITHIN).await;
+    // Once it has learned.
+    let usual = |depths: &Depths| {
+        let mut late = depths.lock().unwrap()[EVENTS / 2..].to_vec();
+        late.sort_unstable();
+        late[late.len() / 2]
+    };
+    let (fixed, adaptive) = (usual(&fixed_depths), usual(&adaptive_depths));
+    println!("requests at once: fixed {fixed}, adaptive {adaptive}");
+    assert!(fixed >= 24 && adaptive <= 12, "{fixed}, {adaptive}");
+    let found = bridge.metric("hookbridge_adaptive_concurrency{subscription=\"adaptive\"}");
+    assert!((1.0..=16.0).contains(&found.await));
 }

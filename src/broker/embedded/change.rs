@@ -6,7 +6,7 @@ use redb::ReadableTable;
 
 use super::record::Stored;
 use super::tables::{self, Counts};
-use super::writer::{Accepted, LetterKey, Place, Removal, Work};
+use super::writer::{Accepted, LetterKey, Outcome, Place, Removal, Work};
 use super::{Declined, Shared, kind_number};
 use crate::delivery::WaitKind;
 
@@ -47,7 +47,7 @@ impl<'t> Change<'t> {
         })
     }
 
-    pub fn apply(&mut self, work: &Work) -> Result<Result<u64, Declined>, redb::Error> {
+    pub fn apply(&mut self, work: &Work) -> Result<Outcome, redb::Error> {
         match work {
             Work::Publish(events) => return self.publish(events),
             Work::Park {
@@ -82,7 +82,7 @@ impl<'t> Change<'t> {
             Work::Discard(places) => return self.discard(places).map(Ok),
             Work::Flush => {}
         }
-        Ok(Ok(0))
+        Ok(Ok(Vec::new()))
     }
 
     fn next_sequence(&mut self) -> u64 {
@@ -92,7 +92,7 @@ impl<'t> Change<'t> {
     }
 
     /// All of them or none.
-    fn publish(&mut self, events: &[Accepted]) -> Result<Result<u64, Declined>, redb::Error> {
+    fn publish(&mut self, events: &[Accepted]) -> Result<Outcome, redb::Error> {
         let more: u64 = events.iter().map(|event| event.record.len() as u64).sum();
         let max_bytes = self.shared.max_bytes;
         if self.counts.bytes.saturating_add(more) > max_bytes {
@@ -111,7 +111,7 @@ impl<'t> Change<'t> {
             }
         }
         self.counts.bytes += more;
-        Ok(Ok(events.len() as u64))
+        Ok(Ok(Vec::new()))
     }
 
     fn park(
@@ -144,48 +144,48 @@ impl<'t> Change<'t> {
         Ok(())
     }
 
-    /// Those that are due by now are on their way already, perhaps in somebody's hands.
-    fn bring(&mut self, places: &[Place]) -> Result<u64, redb::Error> {
+    fn bring(&mut self, places: &[Place]) -> Result<Vec<bool>, redb::Error> {
         let now_ms = self.shared.clock.now_ms();
-        let mut brought = 0;
-        for &Place {
-            kind,
-            due_ms,
-            sequence,
-        } in places.iter().filter(|place| place.due_ms > now_ms)
-        {
-            let kind = kind_number(kind);
-            let delay_ms = self.due.remove((kind, due_ms, sequence))?;
-            let delay_ms = delay_ms.map(|delay_ms| delay_ms.value());
+        let mut brought = Vec::with_capacity(places.len());
+        for place in places {
+            let delay_ms = self.take_waiting(place, now_ms)?;
             if let Some(delay_ms) = delay_ms {
-                self.due.insert((kind, now_ms, sequence), delay_ms)?;
-                brought += 1;
+                let earlier = (kind_number(place.kind), now_ms, place.sequence);
+                self.due.insert(earlier, delay_ms)?;
             }
+            brought.push(delay_ms.is_some());
         }
         Ok(brought)
     }
 
-    fn discard(&mut self, places: &[Place]) -> Result<u64, redb::Error> {
+    fn discard(&mut self, places: &[Place]) -> Result<Vec<bool>, redb::Error> {
         let now_ms = self.shared.clock.now_ms();
-        let mut gone = 0;
-        for &Place {
+        let mut gone = Vec::with_capacity(places.len());
+        for place in places {
+            let was_there = self.take_waiting(place, now_ms)?.is_some();
+            if was_there {
+                let old = self.parked.remove(place.sequence)?;
+                let freed = old.map_or(0, |old| old.value().len() as u64);
+                self.counts.bytes = self.counts.bytes.saturating_sub(freed);
+            }
+            gone.push(was_there);
+        }
+        Ok(gone)
+    }
+
+    /// Takes one out of the index and tells its delay, if it waits there still. Those that are due by
+    /// now are on their way already, perhaps in somebody's hands.
+    fn take_waiting(&mut self, place: &Place, now_ms: u64) -> Result<Option<u64>, redb::Error> {
+        let &Place {
             kind,
             due_ms,
             sequence,
-        } in places.iter().filter(|place| place.due_ms > now_ms)
-        {
-            let was_there = self
-                .due
-                .remove((kind_number(kind), due_ms, sequence))?
-                .is_some();
-            if was_there {
-                let old = self.parked.remove(sequence)?;
-                let freed = old.map_or(0, |old| old.value().len() as u64);
-                self.counts.bytes = self.counts.bytes.saturating_sub(freed);
-                gone += 1;
-            }
+        } = place;
+        if due_ms <= now_ms {
+            return Ok(None);
         }
-        Ok(gone)
+        let delay_ms = self.due.remove((kind_number(kind), due_ms, sequence))?;
+        Ok(delay_ms.map(|delay_ms| delay_ms.value()))
     }
 
     pub fn remove(&mut self, removal: &Removal) -> Result<(), redb::Error> {

@@ -126,11 +126,10 @@ async fn change(
     meant: Vec<(Place, Option<Slim>)>,
     follow: &dyn Follow,
 ) -> Result<u64, Declined> {
-    let (meant, deliveries): (Vec<_>, Vec<_>) = meant.into_iter().unzip();
+    let (meant, deliveries): (Vec<_>, Vec<Option<Slim>>) = meant.into_iter().unzip();
     if meant.is_empty() {
         return Ok(0);
     }
-    let asked = meant.len() as u64;
     let changed = broker
         .shared
         .ask(match deed {
@@ -138,17 +137,20 @@ async fn change(
             Deed::Drop => Work::Discard(meant),
         })
         .await?;
-    follow.expects(changed);
-    for _ in 0..changed {
+    // Some may have become due meanwhile.
+    let count = changed.iter().filter(|changed| **changed).count() as u64;
+    follow.expects(count);
+    for (_, delivery) in changed
+        .iter()
+        .zip(&deliveries)
+        .filter(|(changed, _)| **changed)
+    {
         follow.saw(true);
-    }
-    // Some may have become due meanwhile; of which it was done is not known then.
-    if changed == asked {
-        for Slim(delivery, size_bytes) in deliveries.iter().flatten() {
+        if let Some(Slim(delivery, size_bytes)) = delivery {
             follow.did(delivery, *size_bytes);
         }
     }
-    Ok(changed)
+    Ok(count)
 }
 
 /// An entry of the index.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::clock::Clock;
 use super::file::File;
 use super::lane::{self, Lane};
-use super::writer::{self, Op, Removal, Work};
+use super::writer::{self, Op, Outcome, Removal, Work};
 use super::{DEADLINE, Declined};
 use crate::broker::{Answer, Health, Refused, Settlement, Token};
 use crate::delivery::WaitKind;
@@ -148,7 +148,7 @@ impl Shared {
     }
 
     /// Gives `work` to the writer and waits until it is synced.
-    pub async fn ask(&self, work: Work) -> Result<u64, Declined> {
+    pub async fn ask(&self, work: Work) -> Outcome {
         let (reply, answer) = oneshot::channel();
         let asked = timeout(DEADLINE, async {
             let ops = self.wake.get()?.upgrade()?;

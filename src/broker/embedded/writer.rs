@@ -116,7 +116,7 @@ pub enum Removal {
 
 /// What is sent to the writer.
 pub enum Op {
-    Do(Work, oneshot::Sender<Result<u64, Declined>>),
+    Do(Work, oneshot::Sender<Outcome>),
     /// Look around: answers wait, or time has passed.
     Wake,
 }
@@ -166,7 +166,7 @@ impl Writer {
         self.shared.file.close();
     }
 
-    fn work(&mut self, group: Vec<(Work, oneshot::Sender<Result<u64, Declined>>)>) {
+    fn work(&mut self, group: Vec<(Work, oneshot::Sender<Outcome>)>) {
         self.mend();
         // Answers are collected after the operations: one that came too late to wake us up found
         // the channel full of operations, and those have been taken before this line.
@@ -228,7 +228,7 @@ impl Writer {
     fn failed(
         &self,
         answers: Vec<Removal>,
-        replies: Vec<oneshot::Sender<Result<u64, Declined>>>,
+        replies: Vec<oneshot::Sender<Outcome>>,
         failure: &redb::Error,
     ) {
         self.shared.return_answers(answers);
@@ -307,7 +307,7 @@ impl Writer {
     }
 
     /// Tells the lanes what the synced transaction has changed.
-    fn after(&self, works: &[Work], outcomes: &[Result<u64, Declined>], answers: &[Removal]) {
+    fn after(&self, works: &[Work], outcomes: &[Outcome], answers: &[Removal]) {
         let shared = &self.shared;
         for answer in answers {
             shared.gone(answer);
@@ -349,9 +349,12 @@ impl Writer {
     }
 }
 
+/// Of an order, for each of its places whether there was anything to do; of other work nothing.
+pub type Outcome = Result<Vec<bool>, Declined>;
+
 struct Committed {
     counts: Counts,
-    outcomes: Vec<Result<u64, Declined>>,
+    outcomes: Vec<Outcome>,
 }
 
 /// Says once per failure what happened, for logs and `/readyz`.

@@ -626,6 +626,12 @@ pub static ENDPOINT: Section = Section {
             "Requests under way at once, per instance.",
         ),
         key(
+            "adaptive",
+            Form::Bool,
+            "`false`",
+            "Fewer at once than `concurrency` when the receiver answers slower with more.",
+        ),
+        key(
             "rate",
             Form::Rate,
             "no limit",
@@ -707,6 +713,12 @@ pub static SUBSCRIPTION: Section = Section {
             "concurrency",
             Form::Integer(CONCURRENCY.0, CONCURRENCY.1),
             "`16`",
+            "As on an endpoint; only beside an endpoint of its own.",
+        ),
+        key(
+            "adaptive",
+            Form::Bool,
+            "`false`",
             "As on an endpoint; only beside an endpoint of its own.",
         ),
         key(

@@ -7,6 +7,7 @@ const MS: Duration = Duration::from_millis(1);
 fn limits(concurrency: usize) -> Limits {
     Limits {
         concurrency,
+        adaptive: false,
         rate: None,
         breaker: Breaker {
             failures: 3,
