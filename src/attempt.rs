@@ -111,16 +111,19 @@ pub enum ErrorClass {
     Timeout,
     /// The connection broke, or what came was not HTTP.
     Protocol,
+    /// The token that the receiver wants was not given to us.
+    Auth,
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Dns,
         Self::Denied,
         Self::Connect,
         Self::Tls,
         Self::Timeout,
         Self::Protocol,
+        Self::Auth,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -131,6 +134,7 @@ impl ErrorClass {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
+            Self::Auth => "auth",
         }
     }
 }

@@ -9,7 +9,7 @@ use url::Url;
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
 use super::versions::Versions;
-use super::{DeliverySettings, address, brokers, keys, payload, signatures};
+use super::{DeliverySettings, address, auth, brokers, keys, payload, signatures};
 use crate::deliver::signature::sets_header;
 use crate::subscription::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
 
@@ -104,9 +104,12 @@ pub fn read(
     let written = url_field.filter(|_| url.is_some()).and_then(|f| f.text());
     let (mut signature, secrets) = signatures::read(&map);
     let payload = payload::read(&map, &signature, &method, versions);
-    let extended = payload::extends_url(&payload, &method);
+    let extended = payload::extends_url(&payload, &method) || has_key_in_query(&map);
     signatures::sign_as_written(&mut signature, &map, written, url.as_ref(), extended);
     let headers = map.take("headers");
+    let auth = map
+        .take("auth")
+        .and_then(|field| auth::read(field, &signature, headers, delivery));
     let headers = headers.map(|field| self::headers(field, &signature));
     let tls = map.take("tls").and_then(brokers::tls).map(|tls| {
         Arc::new(TlsFiles {
@@ -138,6 +141,7 @@ pub fn read(
         signature,
         secrets,
         payload,
+        auth,
         tls,
         concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
         adaptive: lane.adaptive.unwrap_or(false),
@@ -146,8 +150,15 @@ pub fn read(
     })
 }
 
+/// Whether `auth` adds to the URL.
+fn has_key_in_query(map: &Map<'_>) -> bool {
+    let auth = map.take("auth");
+    let key = auth.and_then(|field| field.child("api_key"));
+    key.is_some_and(|field| field.child("query").is_some())
+}
+
 /// URLs are never repeated in a message: their paths and queries are often credentials.
-fn url(field: Field<'_>, delivery: &DeliverySettings) -> Option<Url> {
+pub fn url(field: Field<'_>, delivery: &DeliverySettings) -> Option<Url> {
     let text = field.text()?;
     let url = match Url::parse(text) {
         Ok(url) => url,

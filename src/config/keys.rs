@@ -1,12 +1,14 @@
 //! The keys of the config: one table from which the reader knows what to accept, and from which
 //! the JSON Schema and the tables of docs/configuration.md are made.
 
+mod auth;
 mod payload;
 mod signature;
 mod table;
 
 use std::fmt;
 
+pub use auth::*;
 pub use payload::*;
 pub use signature::*;
 pub use table::*;

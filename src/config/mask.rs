@@ -16,8 +16,8 @@ use super::node::{Node, Span, Value};
 const MASK: &str = "***";
 
 /// Everything below these keys is secret.
-const SECRET_KEYS: [&str; 6] = [
-    "secret", "secrets", "password", "token", "headers", "params",
+const SECRET_KEYS: [&str; 8] = [
+    "secret", "secrets", "password", "token", "headers", "params", "bearer", "api_key",
 ];
 /// A plain value whose key contains one of these is secret.
 const SECRET_WORDS: [&str; 9] = [

@@ -21,6 +21,7 @@ mod values;
 // values to settings, section by section
 mod address;
 mod attempts;
+mod auth;
 mod brokers;
 mod endpoints;
 mod general;

@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Uri};
 use jiff::Timestamp;
 
-use super::{AddressPolicy, Courier, Signer, client};
+use super::{Access, AddressPolicy, Courier, Signer, client};
 use crate::attempt::{ErrorClass, Failure, Outcome};
 use crate::event::{EventId, Facts};
 use crate::finding::Findings;
@@ -118,14 +118,18 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
         deadline: PING,
     };
     let courier = Courier::new(AddressPolicy::clone(&policy));
-    let tls = endpoint.tls.as_ref();
+    let access = Access {
+        tls: endpoint.tls.as_ref(),
+        auth: endpoint.auth.as_ref(),
+        connect_timeout: CONNECT,
+    };
     let event = Facts {
         id: &id,
         topic: PING_TYPE,
         kind: PING_TYPE,
         source: "",
     };
-    let attempt = courier.attempt(request, &signer, event, tls, CONNECT).await;
+    let attempt = courier.attempt(request, &signer, event, access).await;
     let took = attempt.took.as_millis();
     let label = attempt.outcome.label();
     match &attempt.outcome {

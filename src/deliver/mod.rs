@@ -5,6 +5,7 @@
 //! lane's. One deadline covers everything from resolving the name to the last byte that is read.
 
 mod answer;
+mod auth;
 mod client;
 pub mod guard;
 pub mod inspect;
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::USER_AGENT;
-use http::{HeaderValue, Request, Uri};
+use http::header::{AUTHORIZATION, USER_AGENT};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -26,7 +27,7 @@ use url::Url;
 use crate::attempt::{Attempt, ErrorClass, Failure, Outcome};
 use crate::event::Facts;
 use crate::outgoing::Outgoing;
-use crate::subscription::TlsFiles;
+use crate::subscription::{Auth, TlsFiles};
 
 pub use guard::{AddressPolicy, Denied};
 pub use signature::{SecretError, Signer};
@@ -42,6 +43,16 @@ const FAR: Duration = Duration::from_secs(24 * 3600);
 pub struct Courier {
     policy: Arc<AddressPolicy>,
     clients: client::Clients,
+    tokens: auth::Tokens,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Access<'a> {
+    pub tls: Option<&'a Arc<TlsFiles>>,
+    pub auth: Option<&'a Auth>,
+    /// For TCP and TLS together, within the deadline of the request.
+    pub connect_timeout: Duration,
 }
 
 impl Courier {
@@ -49,26 +60,26 @@ impl Courier {
         let policy = Arc::new(policy);
         Arc::new(Self {
             clients: client::Clients::new(policy.clone()),
+            tokens: auth::Tokens::new(),
             policy,
         })
     }
 
     /// Signs `request` with the time of now, sends it, and reads the start of the answer.
-    /// `connect_timeout` is for TCP and TLS together, within the request's deadline.
     pub async fn attempt<'a>(
         &self,
         request: Outgoing,
         signer: &Signer,
         event: impl Into<Facts<'a>>,
-        tls: Option<&Arc<TlsFiles>>,
-        connect_timeout: Duration,
+        access: Access<'_>,
     ) -> Attempt {
         let started_at = Timestamp::now();
         let began = Instant::now();
         let deadline = began + request.deadline.min(FAR);
-        let outcome = match self.prepare(request, signer, event.into(), started_at) {
+        let prepared = self.prepare(request, signer, event.into(), access.auth, started_at);
+        let outcome = match prepared {
             Ok(request) => {
-                let sending = self.clients.send(request, tls, connect_timeout, began);
+                let sending = self.send(request, access, began);
                 match timeout_at(deadline, sending).await {
                     Ok(Ok(response)) => {
                         Outcome::Answered(answer::read(response, deadline, started_at).await)
@@ -89,6 +100,44 @@ impl Courier {
         }
     }
 
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        access: Access<'_>,
+        now: Instant,
+    ) -> Result<Response<client::Incoming>, Failure> {
+        let Access {
+            tls,
+            auth,
+            connect_timeout,
+        } = access;
+        let Some(Auth::OAuth2(client)) = auth else {
+            return self.clients.send(request, tls, connect_timeout, now).await;
+        };
+        let way = auth::Way {
+            clients: &self.clients,
+            policy: &self.policy,
+            tls,
+            connect_timeout,
+        };
+        let authorized = |token: &HeaderValue| {
+            let mut request = request.clone();
+            request.headers_mut().insert(AUTHORIZATION, token.clone());
+            request
+        };
+        let token = self.tokens.get(client, None, way).await?;
+        let sending = authorized(&token.header);
+        let sent = self.clients.send(sending, tls, connect_timeout, now);
+        let response = sent.await?;
+        if response.status() != StatusCode::UNAUTHORIZED || token.fresh {
+            return Ok(response);
+        }
+        // It may have been revoked before its time.
+        let token = self.tokens.get(client, Some(&token.header), way).await?;
+        let sending = authorized(&token.header);
+        self.clients.send(sending, tls, connect_timeout, now).await
+    }
+
     /// Whether the host of `url` takes a connection; nothing is sent to it.
     pub async fn reaches(&self, url: &Url) -> bool {
         reach::endpoint(self.policy.clone(), url).await
@@ -99,8 +148,13 @@ impl Courier {
         mut request: Outgoing,
         signer: &Signer,
         event: Facts<'_>,
+        auth: Option<&Auth>,
         at: Timestamp,
     ) -> Result<Request<Full<Bytes>>, Outcome> {
+        if let Some(Auth::Query { name, key }) = auth {
+            let url = Arc::make_mut(&mut request.url);
+            url.query_pairs_mut().append_pair(name, key.expose());
+        }
         signer.sign(event, at, &mut request);
         let Outgoing {
             method,
@@ -117,6 +171,9 @@ impl Courier {
         })?;
         let uri = Uri::try_from(url.as_str())
             .map_err(|error| Outcome::Unsendable(format!("the URL cannot be sent: {error}")))?;
+        if let Some(Auth::Header(name, value)) = auth {
+            headers.insert(name, value.clone());
+        }
         headers.entry(USER_AGENT).or_insert_with(|| PRODUCT.clone());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;

@@ -10,6 +10,7 @@ use super::ticket::Ticket;
 use super::under_way::UnderWay;
 use super::{Job, Pipeline, excerpt};
 use crate::attempt::{Attempt, Outcome};
+use crate::deliver::Access;
 use crate::delivery::Delivery;
 use crate::failpoint;
 use crate::journal::{Exchange, Then};
@@ -47,9 +48,13 @@ impl Pipeline {
                 if self.journal.wants_bodies() {
                     exchange = Some(exchange_of(&outgoing, endpoint));
                 }
-                let (event, tls) = (delivery.event.facts(), endpoint.tls.as_ref());
+                let access = Access {
+                    tls: endpoint.tls.as_ref(),
+                    auth: endpoint.auth.as_ref(),
+                    connect_timeout: spec.connect_timeout,
+                };
                 self.courier
-                    .attempt(outgoing, &target.signer, event, tls, spec.connect_timeout)
+                    .attempt(outgoing, &target.signer, delivery.event.facts(), access)
                     .await
             }
             Err(why) => Attempt {

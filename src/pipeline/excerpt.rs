@@ -5,7 +5,7 @@
 //! envelope and the journal.
 
 use crate::attempt::Outcome;
-use crate::subscription::Endpoint;
+use crate::subscription::{Auth, Endpoint};
 
 const MASK: &str = "***";
 /// What is shorter is found in any text and says nothing.
@@ -20,7 +20,11 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
         return;
     }
     let (url, headers) = (&endpoint.url, &endpoint.headers);
-    let values = headers.values().filter_map(|value| value.to_str().ok());
+    let values = headers.values().chain(match &endpoint.auth {
+        Some(Auth::Header(_, value)) => Some(value),
+        _ => None,
+    });
+    let values = values.filter_map(|value| value.to_str().ok());
     // `Bearer x`, of which a receiver may repeat `x`.
     let values = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
     let of_url = [
@@ -28,7 +32,11 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
         url.path(),
         url.password().unwrap_or_default(),
     ];
-    for secret in values.chain(of_url) {
+    let key = match &endpoint.auth {
+        Some(Auth::Query { key, .. }) => Some(key.expose()),
+        _ => None,
+    };
+    for secret in values.chain(of_url).chain(key) {
         if secret.len() >= SHORTEST && answer.excerpt.contains(secret) {
             answer.excerpt = answer.excerpt.replace(secret, MASK);
         }
@@ -57,6 +65,7 @@ mod tests {
             signature: Scheme::Standard,
             secrets: Vec::new(),
             payload: Default::default(),
+            auth: None,
             tls: None,
             concurrency: 1,
             adaptive: false,

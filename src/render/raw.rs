@@ -125,6 +125,7 @@ mod tests {
             signature: Scheme::Standard,
             secrets: Vec::new(),
             payload: Default::default(),
+            auth: None,
             tls: None,
             concurrency: 1,
             adaptive: false,

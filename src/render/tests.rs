@@ -43,6 +43,7 @@ pub(super) fn endpoint(payload: Payload) -> Endpoint {
         signature: Scheme::None,
         secrets: Vec::new(),
         payload,
+        auth: None,
         tls: None,
         concurrency: 1,
         adaptive: false,

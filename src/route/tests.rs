@@ -21,6 +21,7 @@ fn endpoint() -> Arc<Endpoint> {
         signature: Scheme::None,
         secrets: Vec::new(),
         payload: Default::default(),
+        auth: None,
         tls: None,
         concurrency: 1,
         adaptive: false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use url::Url;
 
-use super::{Payload, Scheme, Secret};
+use super::{Auth, Payload, Scheme, Secret};
 
 /// A receiver. Subscriptions that name the same endpoint share its lane, secrets and breaker.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,7 @@ pub struct Endpoint {
     /// Newest first; all of them sign while one is being rotated.
     pub secrets: Vec<Secret>,
     pub payload: Payload,
+    pub auth: Option<Auth>,
     pub tls: Option<Arc<TlsFiles>>,
     /// Attempts under way at once.
     pub concurrency: usize,

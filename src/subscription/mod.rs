@@ -4,6 +4,7 @@
 //! [`Endpoint`] is where requests go; it holds secrets, which have no `Debug` form. A
 //! [`Subscription`] is both, compiled and ready for the routing snapshot.
 
+mod auth;
 mod endpoint;
 mod filter;
 mod pattern;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::{Auth, Credentials, OAuth2};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use pattern::{Pattern, PatternError, Segment, segments};

@@ -194,7 +194,8 @@ fn signal(outcome: &Outcome) -> Signal {
             | ErrorClass::Denied
             | ErrorClass::Connect
             | ErrorClass::Tls
-            | ErrorClass::Protocol => Signal::Fails,
+            | ErrorClass::Protocol
+            | ErrorClass::Auth => Signal::Fails,
             ErrorClass::Timeout => Signal::Unanswered,
         },
         Outcome::Unsendable(_) | Outcome::Unrenderable(_) => Signal::Silent,

@@ -42,7 +42,8 @@ impl Sign {
                 ErrorClass::Tls | ErrorClass::Timeout | ErrorClass::Protocol => {
                     Some(Self::Otherwise)
                 }
-                ErrorClass::Denied => None,
+                // Nothing was sent to the receiver.
+                ErrorClass::Denied | ErrorClass::Auth => None,
             },
             Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookbridge::attempt::{Attempt, ErrorClass, Outcome, Wish};
 use hookbridge::deliver::signature::{Received, TOLERANCE, verify};
-use hookbridge::deliver::{AddressPolicy, Courier, Signer};
+use hookbridge::deliver::{Access, AddressPolicy, Courier, Signer};
 use hookbridge::event::EventId;
 use hookbridge::outgoing::Outgoing;
 use hookbridge::subscription::{Scheme, Secret};
@@ -19,6 +19,15 @@ use tokio::net::{TcpListener, TcpStream};
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const BODY: &[u8] = br#"{"test": 2432232314}"#;
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Nothing but a time to connect in.
+pub fn plain() -> Access<'static> {
+    Access {
+        tls: None,
+        auth: None,
+        connect_timeout: 2 * SECOND,
+    }
+}
 
 /// A courier that may go to loopback.
 pub fn courier() -> Arc<Courier> {
@@ -41,9 +50,7 @@ pub fn post(url: &str) -> Outgoing {
 pub async fn attempt(courier: &Courier, request: Outgoing) -> Attempt {
     let signer = Signer::new(&Scheme::Standard, &[Secret::new(SECRET)]).unwrap();
     let id = EventId::kept("msg_1").unwrap();
-    courier
-        .attempt(request, &signer, &id, None, 2 * SECOND)
-        .await
+    courier.attempt(request, &signer, &id, plain()).await
 }
 
 pub fn class(attempt: &Attempt) -> Option<ErrorClass> {

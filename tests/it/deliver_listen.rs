@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::deliver_http::{courier, post};
+use super::deliver_http::{courier, plain, post};
 
 const ED25519: &str =
     "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
@@ -57,9 +57,7 @@ impl Listening {
         let signer = Signer::new(&scheme, &[Secret::new(secret)]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("http://{}/any/path", self.address));
-        courier()
-            .attempt(request, &signer, &id, None, Duration::from_secs(2))
-            .await
+        courier().attempt(request, &signer, &id, plain()).await
     }
 
     async fn end(self) -> Tally {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post as on_post;
 use hookbridge::attempt::{Attempt, ErrorClass};
-use hookbridge::deliver::{Courier, Signer};
+use hookbridge::deliver::{Access, Courier, Signer};
 use hookbridge::event::EventId;
 use hookbridge::subscription::{Scheme, TlsFiles};
 use http::Version;
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::deliver_http::{class, courier, post};
+use super::deliver_http::{class, courier, plain, post};
 
 /// A certificate authority of the test's own, and its files.
 struct Authority {
@@ -155,9 +155,11 @@ impl Server {
         let signer = Signer::new(&Scheme::None, &[]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("https://localhost:{}/", self.port));
-        courier
-            .attempt(request, &signer, &id, tls.as_ref(), Duration::from_secs(2))
-            .await
+        let access = Access {
+            tls: tls.as_ref(),
+            ..plain()
+        };
+        courier.attempt(request, &signer, &id, access).await
     }
 }
 

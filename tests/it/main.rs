@@ -16,6 +16,7 @@ mod dead_brokers;
 mod dead_commands;
 mod dead_support;
 mod dead_thousands;
+mod deliver_auth;
 mod deliver_http;
 mod deliver_listen;
 mod deliver_tls;

@@ -1,6 +1,6 @@
 //! The table itself. What is written here is documented, offered by editors, and accepted.
 
-use super::{ENCRYPT, FIELDS, FORMAT, FORMATS, Form, Key, SIGNATURE, Section, VERSION};
+use super::{AUTH, ENCRYPT, FIELDS, FORMAT, FORMATS, Form, Key, SIGNATURE, Section, VERSION};
 use crate::subscription::Scheme;
 
 pub(super) const fn key(
@@ -612,6 +612,12 @@ pub static ENDPOINT: Section = Section {
             Form::Name,
             "that of the source",
             "One of `versions`.",
+        ),
+        key(
+            "auth",
+            Form::One(&AUTH),
+            "none",
+            "What requests show of us beside the signature, or instead of it.",
         ),
         key(
             "tls",
