@@ -246,7 +246,7 @@ pub async fn hundred_thousand(setting: Setting) -> Report {
     }
     let began = Instant::now();
     // All of it is taken from the source and parked.
-    eventually("all is parked", Duration::from_secs(300), async || {
+    eventually("all is parked", Duration::from_secs(600), async || {
         let (_, listed) = world.bridge.get("/v1/parked").await;
         let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
         let all = listed["parked"].as_array().into_iter().flatten();
