@@ -83,6 +83,8 @@ pub struct Plan {
     pub subscriptions: String,
     /// The source's window.
     pub window: Option<usize>,
+    /// The tiers that there are where nobody says otherwise, for long waits.
+    pub usual_tiers: bool,
     /// Variables of the bridge.
     pub env: Vec<(&'static str, String)>,
     /// Where its folder is.
@@ -176,6 +178,9 @@ impl World {
         }
         subscriptions += &plan.subscriptions;
         let mut config = bus.config(&subscriptions);
+        if plan.usual_tiers {
+            config = config.replace(", tiers: [1s, 2s, 5s]", "");
+        }
         if let Some(window) = plan.window {
             let widened = format!("orders: {{ broker: here, window: {window},");
             config = config.replace("orders: { broker: here,", &widened);

@@ -12,6 +12,7 @@ const RATE: usize = 100;
 /// RabbitMQ writes the names of new quorum queues to disk up to three seconds late; one killed
 /// before that has lost them.
 const NAMES_ON_DISK: Duration = Duration::from_secs(4);
+const LONG_PARTITION: Duration = Duration::from_secs(60);
 const UNREADY_WITHIN: Duration = Duration::from_secs(15);
 
 /// A world with events coming in, and a moment to have some in every state.
@@ -59,6 +60,20 @@ pub async fn partitioned(setting: Setting) -> Report {
     world.proxy().set(Mode::Pass);
     world.part(200).await;
     world.judged().await
+}
+
+/// So long that heartbeats and sessions are over on both sides, many times.
+pub async fn partitioned_long(setting: Setting) -> Report {
+    let mut world = busy(setting, through_a_proxy()).await;
+    world.proxy().set(Mode::Stall);
+    let said = world.turns_unready(LONG_PARTITION).await;
+    tokio::time::sleep(LONG_PARTITION).await;
+    world.proxy().set(Mode::Pass);
+    world.part(500).await;
+    world.most_recovery = Duration::from_secs(40);
+    let mut report = world.judged().await;
+    report.must(said, "/readyz said nothing during the partition");
+    report
 }
 
 pub async fn bad_network(setting: Setting) -> Report {
@@ -109,10 +124,20 @@ pub async fn half_open(setting: Setting) -> Report {
 }
 
 pub async fn memory_alarm(setting: Setting) -> Report {
+    let on = ["set_vm_memory_high_watermark", "absolute", "1"];
+    alarmed(setting, &on, &["set_vm_memory_high_watermark", "0.6"]).await
+}
+
+pub async fn disk_alarm(setting: Setting) -> Report {
+    let on = ["set_disk_free_limit", "100000GB"];
+    alarmed(setting, &on, &["set_disk_free_limit", "50MB"]).await
+}
+
+async fn alarmed(setting: Setting, on: &[&str], off: &[&str]) -> Report {
     let world = busy(setting, Plan::default()).await;
-    world.to_broker(|own| own.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]));
+    world.to_broker(|own| own.ctl(on));
     world.part(800).await;
-    world.to_broker(|own| own.ctl(&["set_vm_memory_high_watermark", "0.6"]));
+    world.to_broker(|own| own.ctl(off));
     world.part(200).await;
     world.judged().await
 }

@@ -44,7 +44,9 @@ scenarios! {
     "02-partition", BOTH, &[RabbitMq] => brokers::partitioned;
     "02-bad-network", BOTH, &[] => brokers::bad_network;
     "02-cut-and-reset", BOTH, &[Kafka] => brokers::cut_and_reset;
+    "02-long-partition", BOTH, &[] => brokers::partitioned_long;
     "03-half-open", BOTH, &[] => brokers::half_open;
+    "04-disk-alarm", &[RabbitMq], &[] => brokers::disk_alarm;
     "04-memory-alarm", &[RabbitMq], &[RabbitMq] => brokers::memory_alarm;
     "05-queue-deleted", &[RabbitMq], &[RabbitMq] => brokers::queue_deleted;
     "07-dead-letters-deleted", &[RabbitMq], &[] => brokers::dead_letters_deleted;
