@@ -83,6 +83,8 @@ pub struct Plan {
     pub subscriptions: String,
     /// The source's window.
     pub window: Option<usize>,
+    /// The `limits:` of the config.
+    pub limits: Option<String>,
     /// Variables of the bridge.
     pub env: Vec<(&'static str, String)>,
     /// Where its folder is.
@@ -179,6 +181,9 @@ impl World {
         if let Some(window) = plan.window {
             let widened = format!("orders: {{ broker: here, window: {window},");
             config = config.replace("orders: { broker: here,", &widened);
+        }
+        if let Some(limits) = plan.limits {
+            config += &format!("limits: {limits}\n");
         }
         if let (true, Some(address)) = (plan.broker_proxy, &address) {
             let target = socket(address);
