@@ -85,6 +85,8 @@ pub struct Plan {
     pub window: Option<usize>,
     /// The tiers that there are where nobody says otherwise, for long waits.
     pub usual_tiers: bool,
+    /// The `limits:` of the config.
+    pub limits: Option<String>,
     /// Variables of the bridge.
     pub env: Vec<(&'static str, String)>,
     /// Where its folder is.
@@ -184,6 +186,9 @@ impl World {
         if let Some(window) = plan.window {
             let widened = format!("orders: {{ broker: here, window: {window},");
             config = config.replace("orders: { broker: here,", &widened);
+        }
+        if let Some(limits) = plan.limits {
+            config += &format!("limits: {limits}\n");
         }
         if let (true, Some(address)) = (plan.broker_proxy, &address) {
             let target = socket(address);

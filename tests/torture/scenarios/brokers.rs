@@ -230,3 +230,37 @@ pub async fn paused(setting: Setting) -> Report {
     report.must(said, "/readyz said nothing while the broker stood still");
     report
 }
+
+/// SIGTERM while the broker stands still: the bridge leaves within its deadline, and what it could not
+/// say comes again.
+pub async fn paused_at_the_stop(setting: Setting) -> Report {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    /// Leaving the groups, and what is to be closed.
+    const GRACE: Duration = Duration::from_secs(12);
+    let plan = Plan {
+        answers_after: Duration::from_millis(300),
+        limits: Some(format!("{{ shutdown: {}s }}", DEADLINE.as_secs())),
+        ..Plan::default()
+    };
+    let mut world = busy(setting, plan).await;
+    world.to_broker(|own| own.call("pause"));
+    world.bridge.terminate();
+    let began = Instant::now();
+    world.bridge.exit_code(DEADLINE * 10).await;
+    let took = began.elapsed();
+    world.to_broker(|own| own.call("resume"));
+    world.bus.reconnect().await;
+    world.bridge.start_again().await;
+    world.bridge.wait_ready(Duration::from_secs(60)).await;
+    world.part(300).await;
+    let mut report = world.judged().await;
+    report.note(format!(
+        "it had left {:.1} s after SIGTERM",
+        took.as_secs_f64()
+    ));
+    report.must(
+        took < DEADLINE + GRACE,
+        &format!("{took:?} to leave with a deadline of {DEADLINE:?}"),
+    );
+    report
+}
