@@ -10,6 +10,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import sys
 import time
 
@@ -87,6 +88,8 @@ def arguments(every):
 
 def measure(chosen, options):
     began = time.monotonic()
+    # What was started is stopped then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     programs = built_before(options.profile) if options.as_built else build(options.profile)
     cores = Cores()
     empty(WORK)

@@ -15,6 +15,7 @@ COLUMNS = (
     ("caught_up_s", "caught up after s", 2, 1),
     ("asked_share", "asked while down %", 2, 100),
     ("repeated", "sent twice", 0, 1),
+    ("parked_share", "parked %", 1, 100),
     ("parking_rate", "parked/s", 0, 1),
     ("ready_s", "ready after s", 1, 1),
     ("ns_per_event", "ns/event", 0, 1),
@@ -138,16 +139,16 @@ def target_table(result):
             return value <= limit if less else value >= limit
 
         sign = "<=" if less else ">="
-        state, number = "not measured", ""
-        if value is not None:
-            state = "goal met" if reached(goal) else "gate met, goal not" if reached(gate) else "**not met**"
-            number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        if value is None:
+            continue
+        state = "goal met" if reached(goal) else "gate met, goal not" if reached(gate) else "**not met**"
+        number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
         lines.append(f"| {what} | {unit} | {number} | {sign} {gate:,} | {sign} {goal:,} | {state} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def text(result):
-    parts = [target_table(result)]
+    parts = list(filter(None, [target_table(result)]))
     for workload in result["workloads"]:
         parts.append(f"{workload['title']}\n\n{table(workload)}")
         parts += [f"{row['what']}: {row['failed']}" for row in workload["rows"] if "failed" in row]

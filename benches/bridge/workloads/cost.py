@@ -12,7 +12,7 @@ def variants(bench):
     filled = {"event": "{topic.first}", "delivery": "{uuid}"}
     kinds = {
         RAW: subscription(url),
-        "filter, two conditions on the body": subscription(url, filter={"data.total": {"$gte": 100}, "data.seq": {"$exists": True}}),
+        "filter, two conditions on the body": subscription(url, filter={"data.total": {"$gte": 100}, "data.seq": {"$exist": True}}),
         "no signature": subscription(url, endpoint={"signature": "none"}),
         "standard-ed25519": subscription(
             url, endpoint={"signature": "standard-ed25519", "secret": "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A="}

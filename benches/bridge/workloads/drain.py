@@ -23,7 +23,7 @@ def bare(bench, url=None, events=None, **pairs):
 
 
 def drain(bench, kind, events=None, subscriptions=None, deliveries=None, size=512, partitions=8, queue="quorum",
-          types="good", hard_coded=False, instances=1, **more):
+          types="good", hard_coded=False, instances=1, may_park=False, **more):
     """Fills a queue or topic, has it drained, and measures between the first twentieth of the
     deliveries and the last."""
     events = events or bench.events()
@@ -49,18 +49,18 @@ def drain(bench, kind, events=None, subscriptions=None, deliveries=None, size=51
         first = wait_for(bench.sink, measured, before + deliveries // 20)
         last = wait_for(bench.sink, measured, before + deliveries)
         peak = max(one.peak_mib() for one in measured)
-        if instances == 1:
-            measured[0].check(deliveries)
+        parked = measured[0].check(deliveries, may_park) if instances == 1 else 0
     finally:
         for one in measured:
             one.stop()
         bench.brokers.remove(kind, topic)
     done = last["count"] - first["count"]
-    return {
+    figures = {
         "cpu_us": (last["cpu"] - first["cpu"]) / done * 1e6,
         "rate": done / (last["at"] - first["at"]),
         "peak_mib": peak,
     }
+    return {**figures, "parked_share": parked} if may_park else figures
 
 
 def variants(bench):

@@ -11,7 +11,8 @@ def fan_out(bench, subscribers):
     subscriptions = {
         f"s{n}": subscription(bench.sink.url(host=bench.sink.host(n)), concurrency=16) for n in range(subscribers)
     }
-    return drain(bench, "kafka", max(deliveries // subscribers, 1), subscriptions, deliveries // subscribers * subscribers)
+    return drain(bench, "kafka", max(deliveries // subscribers, 1), subscriptions, deliveries // subscribers * subscribers,
+                 may_park=True)
 
 
 def many_subscriptions(bench, count):
@@ -29,7 +30,7 @@ def many_endpoints(bench, count):
         f"s{n}": subscription(bench.sink.url(host=bench.sink.host(n)), concurrency=max(1, 64 // count), types=[f"e{n}"])
         for n in range(count)
     }
-    return drain(bench, "kafka", bench.events(100_000), subscriptions, types=f"many:{count}")
+    return drain(bench, "kafka", bench.events(100_000), subscriptions, types=f"many:{count}", may_park=True)
 
 
 def of_size(bench, size, floor=False):
@@ -76,7 +77,7 @@ def instance_variants(bench):
 
 WORKLOADS = [
     Workload("fanout", "Fan-out: each event to so many subscriptions, with an endpoint each", fan_out_variants, rounds=2,
-             note="Per delivery.", brokers=("kafka",)),
+             note="Per delivery. Parked are those that found their lane full for too long, and waited on the broker.", brokers=("kafka",)),
     Workload("sizes", "Sizes", size_variants, rounds=2, brokers=("kafka",)),
     Workload("growth", "Growth: subscriptions of which one matches, endpoints in turn, partitions", growth_variants, rounds=1,
              brokers=("kafka",)),
