@@ -8,6 +8,8 @@ import time
 from .machine import ROOT, Failed, run, told
 
 NAME = "bench"
+# In seconds. Few, since a bridge declares them anew wherever leftovers of another run would disturb.
+TIERS = (1, 5, 15, 60)
 
 
 class Brokers:
@@ -35,8 +37,10 @@ class Brokers:
         self._client(self.cores.all, "make", kind, self.addresses[kind] or "-", topic, **pairs)
         return topic
 
-    def remove(self, kind, topic):
-        self._client(self.cores.all, "remove", kind, self.addresses[kind] or "-", topic)
+    def remove(self, kind, topic, group=None):
+        """With `group`, also what a bridge of that group has declared."""
+        pairs = {"group": group, "tiers": ",".join(map(str, TIERS))} if group else {}
+        self._client(self.cores.all, "remove", kind, self.addresses[kind] or "-", topic, **pairs)
 
     def fill(self, kind, topic, address=None, **pairs):
         """Publishes as fast as it goes, on every core; events per second."""

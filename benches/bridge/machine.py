@@ -110,6 +110,6 @@ def about(cores):
         "cores": cores.count,
         "cpu": model[1].strip() if model else platform.machine(),
         "memory_gib": round(kib / 1024 / 1024),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "load_before": round(os.getloadavg()[0], 1),
     }

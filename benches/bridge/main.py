@@ -90,12 +90,12 @@ def measure(chosen, options):
     began = time.monotonic()
     # What was started is stopped then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
-    programs = built_before(options.profile) if options.as_built else build(options.profile)
     cores = Cores()
+    machine = about(cores)
+    programs = built_before(options.profile) if options.as_built else build(options.profile)
     empty(WORK)
     os.environ.setdefault("HOOKBRIDGE_TEST_DIR", os.path.join(ROOT, "target", "bench-brokers"))
     os.environ.setdefault("RUST_LOG", "warn")
-    machine = about(cores)
     brokers = sink = None
     measured = []
     try:

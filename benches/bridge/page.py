@@ -31,10 +31,12 @@ def section(result):
     parts = [
         f"{result['date']}, {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, "
         f"Linux {machine['kernel']}, load {machine['load_before']} before it began. "
-        f"`{result['command']}`, {result['events']:,} events in a drain, {rounds}, {result['minutes']} minutes"
-        + ("." if result["profile"] == "release" else f"; a **{result['profile']} build, whose figures mean nothing**."),
+        f"`{result['command']}`, {result['events']:,} events in a drain, {rounds}, {result['minutes']} minutes."
+        + " [The same as JSON](performance/results.json)."
+        + ("" if result["profile"] == "release" else f" This was a **{result['profile']} build: its figures mean nothing**."),
         "## The targets\n\n" + unmet(result) + "\n\n" + report.target_table(result),
     ]
+    parts.append(capacity(result))
     for workload in result["workloads"]:
         part = f"## {workload['title'].partition(':')[0]}\n\n{workload['title']}."
         if workload["note"]:
@@ -48,6 +50,20 @@ def section(result):
                 part += f"\n\n`{row['what']}` has failed: {row['failed']}."
         parts.append(part)
     return "\n\n".join(parts)
+
+
+def capacity(result):
+    """What one core, one partition and one instance can do, and what a second instance adds."""
+    f = report.Figures(result)
+    said = (
+        ("one core, RabbitMQ (quorum queue)", f.median("drain", "RabbitMQ quorum", "rate")),
+        ("one core, Kafka, 8 partitions", f.median("drain", "Kafka", "rate")),
+        ("one core, Kafka, 1 partition", f.median("growth", "1 partition", "rate")),
+        ("one instance, Kafka", f.median("instances", "1 instance", "rate")),
+        ("two instances, Kafka", f.median("instances", "2 instances", "rate")),
+    )
+    lines = [f"- {what}: {rate:,.0f} deliveries a second" for what, rate in said if rate]
+    return "\n".join(["## What one can do", "", "The other cores are the brokers' and the receiver's.", "", *lines])
 
 
 def unmet(result):

@@ -4,8 +4,8 @@ import dataclasses
 import math
 import os
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 52
+WIDTH, HEIGHT = 640, 320
+LEFT, RIGHT, TOP, BOTTOM = 64, 28, 60, 52
 # Told apart on light and dark pages.
 COLOURS = ("#2f81f7", "#d9822b", "#3fa45b")
 
@@ -53,41 +53,54 @@ def write(result, folder):
 
 
 def svg(plot):
-    """Across in powers, up from zero."""
+    """Across in powers; up from zero, or in powers too where values differ by much."""
     every = [point for _, line in plot.lines for point in line]
     least, most = math.log(min(x for x, _ in every)), math.log(max(x for x, _ in every))
-    top = rounded_up(max(y for _, y in every))
+    marks = scale([y for _, y in every])
+    bend = math.log if marks[0] else float
+    bottom, top = bend(marks[0]), bend(marks[-1])
 
     def place(x, y):
-        across = (math.log(x) - least) / ((most - least) or 1)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y / top * (HEIGHT - TOP - BOTTOM)
+        across, up = (math.log(x) - least) / ((most - least) or 1), (bend(y) - bottom) / (top - bottom)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">',
         f"<title>{plot.title}</title>",
         "<style>text{font:12px sans-serif;fill:#808890}.grid{stroke:#80889055}.line{fill:none;stroke-width:2}</style>",
-        text(LEFT, 18, plot.title, "start"),
+        text(12, 18, plot.title, "start"),
         text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 12, plot.across, "middle"),
-        text(LEFT - 8, TOP - 10, plot.up, "start" if len(plot.up) > 8 else "end"),
+        text(12, TOP - 10, plot.up, "start"),
     ]
-    for step in range(5):
-        value = top * step / 4
+    for value in marks:
         _, y = place(math.exp(least), value)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
         parts.append(text(LEFT - 8, y + 4, f"{value:g}", "end"))
     for x in sorted({x for x, _ in every}):
-        parts.append(text(place(x, 0)[0], HEIGHT - BOTTOM + 18, short(x), "middle"))
-    for (name, line), colour in zip(plot.lines, COLOURS):
-        if not line:
-            continue
+        parts.append(text(place(x, 0 if not marks[0] else marks[0])[0], HEIGHT - BOTTOM + 18, short(x), "middle"))
+    for number, ((name, line), colour) in enumerate(zip(plot.lines, COLOURS)):
         at = [place(*point) for point in line]
         parts.append(f'<polyline class="line" stroke="{colour}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in at)}"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in at]
-        parts += [text(x, y - 9, f"{value:.3g}", "middle") for (x, y), (_, value) in zip(at, line)]
-        if len(plot.lines) > 1:
-            x, y = at[0]
-            parts.append(f'<text x="{x + 12:.1f}" y="{y + 16:.1f}" style="fill:{colour}">{name}</text>')
+        # The first line's values above it, the others' below.
+        away = 18 if number else -9
+        parts += [coloured(x, y + away, f"{value:.3g}", colour, "middle") for (x, y), (_, value) in zip(at, line)]
+        parts.append(coloured(WIDTH - RIGHT, 18 + 16 * number, name, colour, "end"))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def scale(values):
+    """Where the lines of the grid are."""
+    if max(values) < 8 * min(values):
+        top = rounded_up(max(values))
+        return [top * step / 4 for step in range(5)]
+    steps = [step * 10.0**power for power in range(-3, 9) for step in (1, 2, 5)]
+    inside = [step for step in steps if min(values) / 2.5 < step < max(values) * 2.5]
+    return inside
+
+
+def coloured(x, y, words, colour, anchor):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{colour}">{words}</text>'
 
 
 def text(x, y, words, anchor):

@@ -6,6 +6,7 @@ import subprocess
 import time
 import urllib.request
 
+from .brokers import TIERS
 from .machine import Failed, cpu_seconds, peak_mib, stop
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -50,27 +51,28 @@ class HardCoded(Measured):
 class Bridge(Measured):
     """One instance. `topic` is its only source, a queue or topic that exists."""
 
-    def __init__(self, bench, kind, topic, subscriptions, number=0, data_dir=None, source=None, broker=None, perf=None):
+    def __init__(self, bench, kind, topic, subscriptions, number=0, group="bench", data_dir=None, perf=None):
         self.admin = f"127.0.0.1:{FIRST_ADMIN_PORT + number}"
         self.kind, self.perf = kind, perf
         folder = os.path.join(bench.folder, f"{kind}-{number}")
         os.makedirs(folder, exist_ok=True)
-        self.data_dir = data_dir or os.path.join(folder, "data")
+        self.data_dir = data_dir or os.path.join(folder, group)
         address = bench.brokers.addresses[kind]
         of_broker, of_source = {
             "rabbitmq": ({"url": address}, {"queue": topic, "declare": False}),
             "kafka": ({"bootstrap": [address]}, {"topics": [topic], "start": "earliest"}),
             "embedded": ({"max_bytes": "8GiB"}, {"topics": ["#"]}),
         }[kind]
+        tiers = {"tiers": [f"{seconds}s" for seconds in TIERS]}
         settings = {
-            "group": "bench",
+            "group": group,
             # Leaves the consumer group when it ends: the next one has another topic.
             "instance": "auto",
             "data_dir": self.data_dir,
             "admin": {"listen": self.admin},
             "delivery": {"allow_http": True, "allow_networks": ["127.0.0.0/8"]},
-            "brokers": {"bench": {kind: {**of_broker, **(broker or {})}}},
-            "sources": {"bench": {"broker": "bench", **of_source, **(source or {})}},
+            "brokers": {"bench": {kind: of_broker, **({} if kind == "embedded" else tiers)}},
+            "sources": {"bench": {"broker": "bench", **of_source}},
             "subscriptions": subscriptions,
         }
         if bench.options.workers:

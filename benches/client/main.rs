@@ -38,7 +38,9 @@ fn main() {
         ["make", kind, address, topic, ref pairs @ ..] => {
             publish::make(kind, address, topic, pairs);
         }
-        ["remove", kind, address, topic] => publish::remove(kind, address, topic),
+        ["remove", kind, address, topic, ref pairs @ ..] => {
+            publish::remove(kind, address, topic, pairs);
+        }
         // `cargo test --all-targets` runs this without `--bench` and wants no measurement.
         [.., "--bench"] => measure(),
         _ => println!("usage: cargo bench --bench client"),

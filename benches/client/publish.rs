@@ -403,18 +403,34 @@ pub fn make(kind: &str, address: &str, topic: &str, pairs: &[&str]) {
     });
 }
 
-/// Removes what [`make`] made, and what is in it.
-pub fn remove(kind: &str, address: &str, topic: &str) {
+/// Removes what [`make`] made, and what is in it. With `group=` and `tiers=` also what a bridge of
+/// that group has declared.
+pub fn remove(kind: &str, address: &str, topic: &str, pairs: &[&str]) {
+    let mut names = vec![topic.to_owned()];
+    let value = |name: &str| pairs.iter().find_map(|pair| pair.strip_prefix(name));
+    if let Some(group) = value("group=") {
+        let tiers = value("tiers=").unwrap_or_default().split(',');
+        names.extend(
+            tiers.flat_map(|tier| ["retry", "hold"].map(|w| format!("{group}.{w}.{tier}"))),
+        );
+        let rest = ["due.retry", "due.hold", "due.orders", "dead", "replay"];
+        names.extend(rest.map(|rest| format!("{group}.{rest}")));
+    }
     crate::current_thread().block_on(async {
         match kind {
             "rabbitmq" => {
                 let (_connection, channel) = rabbitmq(address).await;
-                let gone = channel.queue_delete(topic.into(), QueueDeleteOptions::default());
-                gone.await.expect("no queue");
+                for name in names {
+                    let name = name.as_str().into();
+                    let gone = channel.queue_delete(name, QueueDeleteOptions::default());
+                    gone.await.expect("no queue");
+                }
             }
             "kafka" => {
                 let admin = kafka(address);
-                let gone = admin.delete_topics(&[topic], &AdminOptions::new()).await;
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                // Those that were never made are answered with a "no" of their own.
+                let gone = admin.delete_topics(&names, &AdminOptions::new()).await;
                 gone.expect("an answer");
             }
             _ => {}

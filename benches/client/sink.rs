@@ -4,7 +4,7 @@
 //! segment of a path says how it answers, and is counted apart:
 //!
 //! - `hang` never, `slow` after a second, `fail` with 500 at once, `drip` a byte each 200 ms;
-//! - `switch` with 503 between `GET /down` and `GET /up`;
+//! - `switch` with 503 between `GET /down` and `GET /up`, and `refuse` with 404;
 //! - anything else with 200 and two bytes.
 //!
 //! `GET /in` is the number of POSTs answered with 200, `GET /stats` all figures as JSON, and
@@ -74,6 +74,7 @@ enum Manner {
     Fail,
     Drip,
     Switch,
+    Refuse,
 }
 
 impl Manner {
@@ -86,6 +87,7 @@ impl Manner {
             b"fail" => (Self::Fail, "fail"),
             b"drip" => (Self::Drip, "drip"),
             b"switch" => (Self::Switch, "switch"),
+            b"refuse" => (Self::Refuse, "refuse"),
             b"good" => (Self::Good, "good"),
             _ => (Self::Good, "in"),
         }
@@ -185,7 +187,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 true
             }
-            Manner::Switch => !FIGURES.lock().expect("no panic").down,
+            Manner::Switch | Manner::Refuse => !FIGURES.lock().expect("no panic").down,
             Manner::Hang | Manner::Fail | Manner::Drip => false,
         };
         note(class, &buffer[head..whole], good);
@@ -238,6 +240,10 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         },
+        (Manner::Refuse, false) => {
+            let head = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(head).await
+        }
         (Manner::Switch, false) => {
             let head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
             stream.write_all(head).await

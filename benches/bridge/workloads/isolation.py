@@ -20,7 +20,7 @@ def isolated(bench, kind, bad):
     count = RATE * bench.seconds(10)
     bridge = publisher = None
     try:
-        bridge = Bridge(bench, kind, topic, subscriptions)
+        bridge = Bridge(bench, kind, topic, subscriptions, group=topic)
         bridge.ready()
         # Connections and caches are warm, and the endpoint is known to be bad or not.
         publisher = bench.brokers.publish(kind, topic, count=RATE * 2, rate=RATE, types="good,bad")
@@ -38,7 +38,7 @@ def isolated(bench, kind, bad):
             publisher.stop()
         if bridge:
             bridge.stop()
-        bench.brokers.remove(kind, topic)
+        bench.brokers.remove(kind, topic, group=topic)
     return {
         "arrived_share": stats["distinct"] / (count / 2),
         "rate": stats["distinct"] / max(stats["seconds"], 1e-9),

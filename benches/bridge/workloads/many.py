@@ -25,7 +25,7 @@ def many(bench, count, dead):
     try:
         bench.brokers.fill("kafka", topic, count=events, types=f"many:{count}")
         before = bench.sink.count()
-        bridge = Bridge(bench, "kafka", topic, subscriptions)
+        bridge = Bridge(bench, "kafka", topic, subscriptions, group=topic)
         ready_s = bridge.ready()
         began = time.monotonic()
         cpu = bridge.cpu()
@@ -34,7 +34,7 @@ def many(bench, count, dead):
     finally:
         if bridge:
             bridge.stop()
-        bench.brokers.remove("kafka", topic)
+        bench.brokers.remove("kafka", topic, group=topic)
     return {
         "cpu_us": (last["cpu"] - cpu) / alive * 1e6,
         "rate": alive / (last["at"] - began),

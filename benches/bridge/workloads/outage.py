@@ -16,7 +16,7 @@ def outage(bench, kind):
     down = bench.seconds(20)
     bridge = publisher = None
     try:
-        bridge = Bridge(bench, kind, topic, {"switch": subscription(bench.sink.url("switch"), concurrency=16)})
+        bridge = Bridge(bench, kind, topic, {"switch": subscription(bench.sink.url("switch"), concurrency=16)}, group=topic)
         bridge.ready()
         bench.sink.up()
         bench.sink.reset()
@@ -38,7 +38,7 @@ def outage(bench, kind):
             publisher.stop()
         if bridge:
             bridge.stop()
-        bench.brokers.remove(kind, topic)
+        bench.brokers.remove(kind, topic, group=topic)
     asked = while_down["requests"] - before["requests"]
     if while_down["answered"] > before["answered"] + RATE:
         raise Failed("the endpoint was not down")
