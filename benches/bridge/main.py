@@ -1,6 +1,7 @@
 """Measures the bridge beside its floors, prints a table with the targets, and writes JSON.
 
-Everything takes about twenty minutes; `--quick` takes about three and tells orders of magnitude.
+Everything takes about twenty minutes; `--quick` takes about three and tells orders of magnitude, `--full`
+takes about an hour.
 Each round runs every variant of a workload once. Medians of the rounds are shown; a ratio is the median
 of the ratios of each round. The measured process has a core of its own; brokers, receiver and
 publishers have the others. CPU is user and system time of the measured process.
@@ -36,7 +37,9 @@ class Bench:
     def scaled(self, number):
         return number // 20 if self.options.quick else number
 
-    def seconds(self, number):
+    def seconds(self, number, full=None):
+        if self.options.full:
+            return full or number
         return max(number // 5, 2) if self.options.quick else number
 
 
@@ -62,9 +65,10 @@ def arguments(every):
     names = [workload.name for workload in every]
     parser = argparse.ArgumentParser(prog="benches/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=names, type=lambda text: text.split(","), metavar="NAME,...", help=f"of {', '.join(names)}")
-    parser.add_argument("--events", type=int, help="in a drain (default: 200000)")
+    parser.add_argument("--events", type=int, help="in a drain (default: 100000)")
     parser.add_argument("--rounds", type=int, help="at the most; some workloads have fewer (default: 3)")
     parser.add_argument("--quick", action="store_true", help="small numbers, one round")
+    parser.add_argument("--full", action="store_true", help="200000 events in a drain, five rounds, 60 s where it is steady")
     parser.add_argument("--write", action="store_true", help="write the figures and plots into docs/")
     parser.add_argument("--render", action="store_true", help="measure nothing; make page and plots of the JSON")
     parser.add_argument("--variant", metavar="TEXT", help="only variants with this in their name, and their floors")
@@ -79,8 +83,8 @@ def arguments(every):
     unknown = set(options.only) - set(names)
     if unknown:
         parser.error(f"no workload `{unknown.pop()}`; there are {', '.join(names)}")
-    options.events = options.events or (20_000 if options.quick else 200_000)
-    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.events = options.events or (200_000 if options.full else 10_000 if options.quick else 100_000)
+    options.rounds = options.rounds or (5 if options.full else 1 if options.quick else 3)
     if options.render:
         options.json = page.JSON if options.write else options.json
     return options
@@ -126,6 +130,10 @@ def measure(chosen, options):
 def rounds_of(workload, bench):
     """Runs a workload's variants in turn, several times; its rows with their medians."""
     variants = beside_each_other(workload.variants(bench), bench)
+    if bench.options.quick and workload.quick:
+        variants = [v for v in variants if v.what.partition(" [")[0] in workload.quick]
+    if not bench.options.full:
+        variants = [v for v in variants if v.what.partition(" [")[0] not in workload.full]
     if bench.options.variant:
         named = [v for v in variants if bench.options.variant in v.what]
         floors = {floor for v in named for floor in v.floors.values()}

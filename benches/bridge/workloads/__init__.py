@@ -25,6 +25,10 @@ class Workload:
     title: str
     variants: typing.Callable  # of the bench; gives a list
     rounds: int = 100  # at the most
+    # Variants that do without `--quick`; none is all.
+    quick: tuple = ()
+    # Variants for `--full` alone.
+    full: tuple = ()
     note: str = ""
     brokers: tuple = ("rabbitmq", "kafka")  # that it needs
 

@@ -80,6 +80,7 @@ WORKLOADS = [
         "drain",
         "Drain: events of 512 bytes wait; one subscription, 64 at once",
         variants,
+        quick=("bare", "hard-coded, RabbitMQ quorum", "RabbitMQ quorum", "hard-coded, Kafka", "Kafka", "embedded"),
         note="Kafka has 8 partitions, uncompressed. `bare` has no broker; `hard-coded` consumes, posts and acknowledges in one loop.",
     )
 ]

@@ -39,4 +39,4 @@ def variants(bench):
     ]
 
 
-WORKLOADS = [Workload("embedded", "Embedded broker: publish to synced", variants, rounds=3, brokers=())]
+WORKLOADS = [Workload("embedded", "Embedded broker: publish to synced", variants, rounds=2, brokers=())]

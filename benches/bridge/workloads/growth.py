@@ -7,7 +7,7 @@ from .drain import bare, drain
 
 
 def fan_out(bench, subscribers):
-    deliveries = bench.events(100_000)
+    deliveries = bench.events(50_000)
     subscriptions = {
         f"s{n}": subscription(bench.sink.url(host=bench.sink.host(n)), concurrency=16) for n in range(subscribers)
     }
@@ -21,7 +21,7 @@ def many_subscriptions(bench, count):
         f"s{n}": subscription(bench.sink.url(host=bench.sink.host(n)), types=["good" if n == 0 else f"e{n}"])
         for n in range(count)
     }
-    return drain(bench, "kafka", bench.events(100_000), subscriptions)
+    return drain(bench, "kafka", bench.events(50_000), subscriptions)
 
 
 def many_endpoints(bench, count):
@@ -30,12 +30,12 @@ def many_endpoints(bench, count):
         f"s{n}": subscription(bench.sink.url(host=bench.sink.host(n)), concurrency=max(1, 64 // count), types=[f"e{n}"])
         for n in range(count)
     }
-    return drain(bench, "kafka", bench.events(100_000), subscriptions, types=f"many:{count}", may_park=True)
+    return drain(bench, "kafka", bench.events(50_000), subscriptions, types=f"many:{count}", may_park=True)
 
 
 def of_size(bench, size, floor=False):
     # About as many bytes each time, once events are large.
-    events = min(bench.events(100_000), bench.events(100_000) * 6_000 // size)
+    events = min(bench.events(50_000), bench.events(50_000) * 6_000 // size)
     if floor:
         return bare(bench, events=events, size=size)
     return drain(bench, "kafka", events, size=size)
@@ -64,7 +64,7 @@ def growth_variants(bench):
 
     found = [one("subscription", n, many_subscriptions) for n in (1, 100, 1_000, 10_000)]
     found += [one("endpoint", n, many_endpoints) for n in (1, 10, 100, 1_000)]
-    found += [one("partition", n, lambda bench, n: drain(bench, "kafka", bench.events(100_000), partitions=n)) for n in (1, 8, 32)]
+    found += [one("partition", n, lambda bench, n: drain(bench, "kafka", bench.events(50_000), partitions=n)) for n in (1, 8, 32)]
     return found
 
 
@@ -76,10 +76,12 @@ def instance_variants(bench):
 
 
 WORKLOADS = [
-    Workload("fanout", "Fan-out: each event to so many subscriptions, with an endpoint each", fan_out_variants, rounds=2,
+    Workload("fanout", "Fan-out: each event to so many subscriptions, with an endpoint each", fan_out_variants, rounds=1,
+             quick=("1 subscription", "100 subscriptions"),
              note="Per delivery. Parked are those that found their lane full for too long, and waited on the broker.", brokers=("kafka",)),
-    Workload("sizes", "Sizes", size_variants, rounds=2, brokers=("kafka",)),
+    Workload("sizes", "Sizes", size_variants, rounds=1, quick=("bare, 2 KiB", "2 KiB", "bare, 256 KiB", "256 KiB"), brokers=("kafka",)),
     Workload("growth", "Growth: subscriptions of which one matches, endpoints in turn, partitions", growth_variants, rounds=1,
+             quick=("1 subscription", "10,000 subscriptions", "1 endpoint", "1,000 endpoints", "1 partition", "32 partitions"),
              brokers=("kafka",)),
     Workload("instances", "Instances: one topic of 8 partitions, one core", instance_variants, rounds=2, brokers=("kafka",),
              note="Each has a core of its own on machines with four or more; else they share one."),

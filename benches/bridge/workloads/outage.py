@@ -8,7 +8,7 @@ from . import Variant, Workload
 from .drain import NAMES
 
 RATE = 500  # events per second
-BEFORE, AFTER = 3, 20  # seconds
+BEFORE, AFTER = 3, 10  # seconds
 
 
 def outage(bench, kind):

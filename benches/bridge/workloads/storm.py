@@ -76,7 +76,7 @@ def variants(bench):
 
 
 WORKLOADS = [
-    Workload("storm", "Retry storm: 100,000 parked deliveries come due, beside 500 new events a second", variants, rounds=1,
+    Workload("storm", "Retry storm: 100,000 parked deliveries come due, beside 500 new events a second", variants, rounds=1, full=("Kafka",),
              note="The p99 is that of new events while the storm goes on, beside that in the calm before it. "
              "The rate is that at which parked deliveries arrive.")
 ]
