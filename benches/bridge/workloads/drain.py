@@ -1,6 +1,7 @@
 """Draining what waits: RabbitMQ, Kafka and embedded, beside the bare and the hard-coded loop."""
 
 import subprocess
+import time
 
 from ..brokers import embedded_file
 from ..machine import Failed, empty
@@ -8,6 +9,7 @@ from ..process import Bridge, HardCoded, subscription, wait_for
 from . import Variant, Workload
 
 NAMES = {"rabbitmq": "RabbitMQ", "kafka": "Kafka", "embedded": "embedded"}
+SHARED_OUT = 5  # seconds until partitions have been shared out among the instances
 
 
 def bare(bench, url=None, events=None, **pairs):
@@ -23,15 +25,27 @@ def bare(bench, url=None, events=None, **pairs):
 
 
 def drain(bench, kind, events=None, subscriptions=None, deliveries=None, size=512, partitions=8, queue="quorum",
-          types="good", hard_coded=False, instances=1, may_park=False, **more):
+          types="good", hard_coded=False, instances=1, ready_first=False, may_park=False, **more):
     """Fills a queue or topic, has it drained, and measures between the first twentieth of the
-    deliveries and the last."""
+    deliveries and the last. With `ready_first` the bridge is there before the events are."""
     events = events or bench.events()
     deliveries = deliveries or events
     subscriptions = subscriptions or {"drain": subscription(bench.sink.url())}
     topic = bench.brokers.make(kind, partitions=partitions, queue=queue)
     measured = []
+    more["perf"] = bench.options.perf
+
+    def start():
+        for number in range(instances):
+            measured.append(Bridge(bench, kind, topic, subscriptions, number, **more))
+
     try:
+        if ready_first:
+            start()
+            for one in measured:
+                one.ready()
+            time.sleep(SHARED_OUT)
+        before = bench.sink.count()
         pairs = {"count": events, "size": size, "partitions": partitions, "types": types}
         if kind == "embedded":
             data_dir = empty(f"{bench.folder}/embedded-drain")
@@ -39,13 +53,10 @@ def drain(bench, kind, events=None, subscriptions=None, deliveries=None, size=51
             more["data_dir"] = data_dir
         else:
             bench.brokers.fill(kind, topic, **pairs)
-        before = bench.sink.count()
         if hard_coded:
-            measured = [HardCoded(bench, kind, topic)]
-        else:
-            more["perf"] = bench.options.perf
-            for number in range(instances):
-                measured.append(Bridge(bench, kind, topic, subscriptions, number, **more))
+            measured.append(HardCoded(bench, kind, topic))
+        elif not measured:
+            start()
         first = wait_for(bench.sink, measured, before + deliveries // 20)
         last = wait_for(bench.sink, measured, before + deliveries)
         peak = max(one.peak_mib() for one in measured)

@@ -70,8 +70,8 @@ def growth_variants(bench):
 
 def instance_variants(bench):
     return [
-        Variant("1 instance", lambda: drain(bench, "kafka")),
-        Variant("2 instances", lambda: drain(bench, "kafka", instances=2), {"one": "1 instance"}),
+        Variant("1 instance", lambda: drain(bench, "kafka", ready_first=True)),
+        Variant("2 instances", lambda: drain(bench, "kafka", instances=2, ready_first=True), {"one": "1 instance"}),
     ]
 
 
@@ -84,5 +84,5 @@ WORKLOADS = [
              quick=("1 subscription", "10,000 subscriptions", "1 endpoint", "1,000 endpoints", "1 partition", "32 partitions"),
              brokers=("kafka",)),
     Workload("instances", "Instances: one topic of 8 partitions, one core", instance_variants, rounds=2, brokers=("kafka",),
-             note="Each has a core of its own on machines with four or more; else they share one."),
+             note="They are there before the events are published. Each has a core of its own on machines with four or more; else they share one."),
 ]
