@@ -47,7 +47,8 @@ mod waiting;
 mod walk;
 mod wanted;
 mod watch;
-mod watermark;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
