@@ -22,6 +22,7 @@ def isolated(bench, kind, bad):
     try:
         bridge = Bridge(bench, kind, topic, subscriptions, group=topic)
         bridge.ready()
+        bench.sink.reset()
         # Connections and caches are warm, and the endpoint is known to be bad or not.
         publisher = bench.brokers.publish(kind, topic, count=RATE * 2, rate=RATE, types="good,bad")
         publisher.wait()
