@@ -20,8 +20,8 @@ fmt: ## format the code
 docs-check: ## links and anchors in the documentation
 	scripts/check-links
 
-bench: ## measure; see docs/performance.md
-	benches/run
+bench: ## measure; see docs/performance.md (ARGS: --quick, --only drain, --write ...)
+	benches/run $(ARGS)
 
 torture: ## every fault there is, on all three brokers; see docs/reliability.md (ARGS: --scenario ...)
 	scripts/setup

@@ -81,6 +81,7 @@ pub struct Meters {
     registry: Mutex<Registry>,
     received: Family<BySource, Counter>,
     settled: Family<BySourceOutcome, Counter>,
+    gone: Family<BySource, Counter>,
     lag: Family<BySourcePartition, Gauge>,
     matched: Family<BySourceResult, Counter>,
     paused: Family<BySourceReason, Gauge>,
@@ -122,6 +123,8 @@ pub struct SourceMeters {
     pub received: Counter,
     pub settled: Counter,
     pub redelivered: Counter,
+    /// Deleted on the broker before they were taken.
+    pub gone: Counter,
     pub matched: Counter,
     pub unmatched: Counter,
     /// 1 while intake is paused because the broker refuses to park or dead-letter.
@@ -290,6 +293,11 @@ impl Meters {
                 "Messages answered, by outcome",
                 Family::default()
             ),
+            gone: register!(
+                "source_messages_gone",
+                "Messages deleted on the broker before they were taken",
+                Family::default()
+            ),
             lag: register!(
                 "source_lag_messages",
                 "Messages behind the end of the partition",
@@ -386,6 +394,7 @@ impl Meters {
             received: handle(&self.received, &by),
             settled: handle(&self.settled, &outcome("settled")),
             redelivered: handle(&self.settled, &outcome("redeliver")),
+            gone: handle(&self.gone, &by),
             matched: handle(&self.matched, &result("matched")),
             unmatched: handle(&self.matched, &result("unmatched")),
             paused_by_broker: handle(&self.paused, &reason("broker_refuses")),

@@ -41,6 +41,8 @@ pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
+/// What closing the rest may take after that, before the process leaves without.
+const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
 /// Where the config came from, to be read again on SIGHUP.
 pub enum From {
@@ -247,6 +249,7 @@ impl App {
         shutdown.stop.cancel();
         pipeline.leave_in_hand();
         tokio::spawn(signals.exit_on_second());
+        leave_after(config.limits.shutdown + EXIT_GRACE + LEAVE_GRACE);
         let enforcing = tokio::spawn({
             let (shutdown, deadline) = (shutdown.clone(), config.limits.shutdown);
             async move { shutdown.enforce(deadline).await }
@@ -313,6 +316,20 @@ fn compiled(store: &Store, config: &Config) -> Result<Vec<Subscription>, Failure
         all.push(compiled);
     }
     Ok(all)
+}
+
+/// Ends the process if it is still there then: whatever hangs, a stop has an end. On a thread of its
+/// own, so that it does not need a runtime that still works.
+fn leave_after(deadline: Duration) {
+    let thread = std::thread::Builder::new().name("leave".into());
+    let spawned = thread.spawn(move || {
+        std::thread::sleep(deadline);
+        error!(?deadline, "stopping hangs, leaving at once");
+        std::process::exit(70);
+    });
+    if let Err(error) = spawned {
+        warn!(%error, "nothing watches over the stop");
+    }
 }
 
 /// Returns when the store has failed.

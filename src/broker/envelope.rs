@@ -81,7 +81,8 @@ pub struct Envelope {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Stay {
     /// `whole`: the delay that was asked for; `remaining`: what is left when the present tier is over;
-    /// `since`: when it was put on this tier, at the latest, by the broker's own clock.
+    /// `since`: when it was put on this tier, at the latest, by the broker's own clock; on Kafka, when
+    /// the wait began that it was parked for on a tier before.
     Parked {
         kind: WaitKind,
         whole: Duration,

@@ -132,6 +132,11 @@ impl Intake {
         Self { pace, ..self }
     }
 
+    /// All that may be in flight, of this intake and of others.
+    pub fn budget_bytes(&self) -> usize {
+        self.budget.total_units as usize * Budget::UNIT_BYTES
+    }
+
     /// How many messages a broker should hand out at a time for now. A broker that counts how often
     /// it has handed a message out, and gives up on it at some number, must not exceed it: after a
     /// crash all that were handed out count one more.

@@ -3,8 +3,9 @@
 //! A receiver may take as long as its deadline allows, but not with the places of others. When
 //! messages whose requests have had no answer for `slow_after` fill half of a window, the oldest are
 //! parked **beside** their running requests, as they will be when the deadline ends them, and their
-//! receipts are answered. So no receipt gets old, and a source that has hundreds of hanging receivers
-//! goes on for the others. What became of the request is remembered: when it went well, or ended the
+//! receipts are answered; so is each that has had none for 45 s, however empty the window is. So no
+//! receipt gets older than a minute (but for those whose deadline will be the end of them), and a
+//! source that has hundreds of hanging receivers goes on for the others. What became of the request is remembered: when it went well, or ended the
 //! delivery, the parked copy is met with that when it comes back; when it failed because of us, it is
 //! not counted. What is forgotten in between (a restart, another instance, somebody who wants the copy
 //! at once) is one duplicate.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,10 @@ use super::ticket::Ticket;
 use super::{Job, Pipeline};
 use crate::broker::{Filling, Wait};
 use crate::delivery::Delivery;
+
+/// A receipt becomes no older than a minute: what has had no answer for so long is released however
+/// empty its window is. Waiting for a lane comes before it, and parking after.
+const OLD: Duration = Duration::from_secs(45);
 
 /// The places of each message, and since when.
 type Messages = HashMap<usize, Vec<(Instant, usize)>>;
@@ -106,8 +111,8 @@ impl UnderWay {
         left.map_or_else(Ticket::gone, |place| place.ticket)
     }
 
-    /// What hangs in windows of which half does: how many messages would make it a quarter, and the
-    /// places of each, the oldest message first.
+    /// What hangs in windows of which half does, and what is [`OLD`]: how many messages would make it a
+    /// quarter and leave none that is old, and the places of each, the oldest message first.
     pub fn to_release(&self, now: Instant) -> Vec<(usize, Vec<Vec<usize>>)> {
         let places = self.lock();
         let mut windows: HashMap<usize, (usize, Messages)> = HashMap::new();
@@ -123,12 +128,12 @@ impl UnderWay {
         drop(places);
         let mut old = Vec::new();
         for (size, messages) in windows.into_values() {
-            if messages.len() * 2 < size {
-                continue;
-            }
             let mut messages: Vec<_> = messages.into_values().collect();
             messages.sort_unstable_by_key(|places| places.iter().min().copied());
-            let count = messages.len() - size / 4;
+            let count = count_to_release(&messages, size, now);
+            if count == 0 {
+                continue;
+            }
             let places = |message: Vec<(Instant, usize)>| message.into_iter().map(|(_, at)| at);
             let messages = messages.into_iter().map(|one| places(one).collect());
             old.push((count, messages.collect()));
@@ -187,6 +192,19 @@ impl UnderWay {
     }
 }
 
+/// How many of the messages of a window of `size`, sorted by age, are too many or too old.
+fn count_to_release(messages: &[Vec<(Instant, usize)>], size: usize, now: Instant) -> usize {
+    let is_old = |places: &&Vec<(Instant, usize)>| {
+        let began = places.iter().map(|(began, _)| *began).min();
+        began.is_some_and(|began| now.saturating_duration_since(began) >= OLD)
+    };
+    let old = messages.iter().take_while(is_old).count();
+    match messages.len() * 2 >= size {
+        true => old.max(messages.len() - size / 4),
+        false => old,
+    }
+}
+
 impl Pipeline {
     /// The attempts at deliveries of `event` that are under way on this instance.
     pub fn under_way(&self, event: &str) -> Vec<Running> {
@@ -203,13 +221,13 @@ impl Pipeline {
 }
 
 impl Place {
-    /// Has its ticket still, and no answer for longer than is usual, in a window that fills.
+    /// Has its ticket still, and no answer for longer than is usual in a window that fills, or for
+    /// longer than is good in any.
     fn hangs(&self, now: Instant) -> bool {
         let slow_after = self.target.subscription.spec.slow_after;
-        !self.ticket.is_gone()
-            && !self.stays
-            && now.saturating_duration_since(self.began) >= slow_after
-            && self.window.is_half_full()
+        let since = now.saturating_duration_since(self.began);
+        let is_slow = since >= slow_after && self.window.is_half_full();
+        !self.ticket.is_gone() && !self.stays && (is_slow || since >= OLD)
     }
 
     fn shown(&self) -> Running {
@@ -228,5 +246,25 @@ impl Place {
             attempt: delivery.progress.attempts + 1,
             since: self.since,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn half_a_window_or_what_is_old_is_released() {
+        let began = Instant::now();
+        let now = began + OLD;
+        let young = now - Duration::from_secs(3);
+        let messages = |old: usize, all: usize| -> Vec<Vec<(Instant, usize)>> {
+            let began = |at| if at < old { began } else { young };
+            (0..all).map(|at| vec![(began(at), at)]).collect()
+        };
+        let count = |old, all| count_to_release(&messages(old, all), 8, now);
+        assert_eq!([count(0, 3), count(1, 3), count(3, 3)], [0, 1, 3]);
+        // Down to a quarter of the window.
+        assert_eq!([count(0, 4), count(1, 8), count(7, 8)], [2, 6, 7]);
     }
 }

@@ -276,3 +276,75 @@ async fn a_server_that_does_not_speak_tls_or_says_nothing_is_a_tls_failure() {
         assert_eq!(class(&attempt), Some(ErrorClass::Tls), "{attempt:?}");
     }
 }
+
+/// `openssl s_server` that speaks no newer version than this one; its port.
+struct Outdated {
+    server: std::process::Child,
+    port: u16,
+}
+
+impl Outdated {
+    fn start(version: &str, authority: &Authority) -> Self {
+        let (cert, key) = authority.issue(named(&["localhost"]));
+        std::fs::write(authority.path("old.pem"), cert.pem()).unwrap();
+        std::fs::write(authority.path("old.key"), key.serialize_pem()).unwrap();
+        let mut server = std::process::Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", version, "-www"])
+            // Where it is allowed to be that weak, which is not by default.
+            .args(["-cipher", "ALL:@SECLEVEL=0"])
+            .args(["-cert", "old.pem", "-key", "old.key"])
+            .current_dir(authority.folder.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("openssl is there");
+        let said = std::io::BufReader::new(server.stdout.take().unwrap());
+        let port = std::io::BufRead::lines(said)
+            .map_while(Result::ok)
+            .find_map(|line| {
+                line.strip_prefix("ACCEPT ")?
+                    .rsplit(':')
+                    .next()?
+                    .parse()
+                    .ok()
+            });
+        let port = port.expect("it says where it listens");
+        Self { server, port }
+    }
+}
+
+impl Drop for Outdated {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_tls_1_0_or_1_1_only_is_refused_and_one_with_1_2_is_not() {
+    let authority = Authority::new();
+    let signer = Signer::new(&Scheme::None, &[]).unwrap();
+    let id = EventId::kept("msg_1").unwrap();
+    let tls = authority.believed();
+    for (version, class_expected) in [
+        ("-tls1", Some(ErrorClass::Tls)),
+        ("-tls1_1", Some(ErrorClass::Tls)),
+        // It answers a POST with nothing that is HTTP, but the handshake is done.
+        ("-tls1_2", None),
+    ] {
+        let old = Outdated::start(version, &authority);
+        let request = post(&format!("https://localhost:{}/", old.port));
+        let attempt = courier()
+            .attempt(request, &signer, &id, tls.as_ref(), Duration::from_secs(2))
+            .await;
+        match class_expected {
+            Some(expected) => assert_eq!(class(&attempt), Some(expected), "{version}: {attempt:?}"),
+            None => assert_ne!(
+                class(&attempt),
+                Some(ErrorClass::Tls),
+                "{version}: {attempt:?}"
+            ),
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookbridge::broker::envelope::{Dialect, Envelope};
 use hookbridge::broker::kafka::{Kafka, Settings, SourceSettings, Start};
 use hookbridge::broker::tiers::Tiers;
 use hookbridge::broker::{
@@ -17,6 +18,7 @@ use hookbridge::meters::Meters;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -239,4 +241,21 @@ pub fn publication(topic: &str, body: &str) -> Publication {
         body: Bytes::from(body.to_owned()),
         ..Publication::default()
     }
+}
+
+/// An envelope's headers for a plain client, with another version if so.
+pub fn headers_of(envelope: &Envelope, version: Option<&str>) -> OwnedHeaders {
+    let written = envelope.write(Dialect::Opaque, 1 << 20);
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in &written.headers.0 {
+        let value = match (name.as_str(), version) {
+            ("hookbridge-v", Some(version)) => version,
+            _ => value.as_str().unwrap_or_default(),
+        };
+        headers = headers.insert(Header {
+            key: name,
+            value: Some(value),
+        });
+    }
+    headers
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
+use hookbridge::broker::envelope::Envelope;
 use hookbridge::broker::kafka::{Kafka, Settings};
 use hookbridge::broker::parked::{Deed, Order, Unwatched, Whose};
 use hookbridge::broker::tiers::Tiers;
@@ -13,7 +14,8 @@ use hookbridge::broker::{Broker as _, Received, Settlement, Wait};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, EventId, Headers, Origin, Place};
 use hookbridge::subscription::Uid;
-use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::producer::FutureRecord;
 use tokio::time::timeout;
 
 use crate::kafka_support::*;
@@ -248,6 +250,41 @@ async fn what_an_order_picked_from_between_others_does_not_come_again_after_a_re
     assert_eq!(twice.len(), 0, "delivered twice");
     assert_eq!(waiting(&again.kafka).await, EACH);
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_reaches_what_is_on_its_way_to_another_tier() {
+    let (topic, group) = (unique("orders"), unique("g"));
+    create_topic(&topic, 1).await;
+    let mut rig = start(long(&group, &topic), 200);
+    rig.ready().await;
+    // So small that nothing gets there: what is to go there is tried again and again.
+    let tier = format!("{group}.retry.600");
+    let small = AlterConfig::new(ResourceSpecifier::Topic(&tier)).set("max.message.bytes", "100");
+    let altered = admin().alter_configs([&small], &AdminOptions::new()).await;
+    altered.expect("kafka is there").remove(0).expect("altered");
+    let seconds = Duration::from_secs(601);
+    for name in ["crm", "erp"] {
+        let envelope = Envelope::parked(&delivery(name), WaitKind::Retry, seconds, LONG);
+        let shorter = format!("{group}.retry.1");
+        let record = FutureRecord::<(), _>::to(&shorter)
+            .payload("x")
+            .headers(headers_of(&envelope, None));
+        producer().send(record, PATIENCE).await.expect("produced");
+    }
+    // Over by then is the wait on the shorter one.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(order(&rig.kafka, Deed::Now, "crm").await, 1);
+    let (due, _, receipt) = rig.due().await;
+    assert_eq!(&*due.subscription, "crm");
+    receipt.settle(Settlement::Ack);
+    assert_eq!(order(&rig.kafka, Deed::Drop, "erp").await, 1);
+    eventually("nothing is left", PATIENCE, async || {
+        (waiting(&rig.kafka).await == 0).then_some(())
+    })
+    .await;
+    assert!(all_due(&mut rig).await.is_empty());
+    rig.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

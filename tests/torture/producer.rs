@@ -14,6 +14,8 @@ use crate::support::bus::{Bus, Kind, TOPIC};
 use crate::support::shop::Shop;
 
 const WITHIN: Duration = Duration::from_secs(5);
+/// So many at once are published one behind the other.
+const BULK: usize = 1_000;
 /// So that all numbers have as many digits.
 const FIRST: usize = 100_000_000;
 
@@ -41,7 +43,7 @@ struct Shared {
     /// Where an event is published to, when not to the one topic of the bus.
     route: Option<fn(usize) -> &'static str>,
     events: Mutex<Events>,
-    /// When each was published, of one that goes to several topics.
+    /// When each was published.
     times: Mutex<BTreeMap<usize, Instant>>,
     stop: AtomicBool,
 }
@@ -201,11 +203,9 @@ impl Shared {
             };
             (next..next + count).map(numbered).collect()
         };
-        if self.route.is_some() {
-            let now = Instant::now();
-            let times = batch.iter().map(|event| (event.number, now));
-            self.times.lock().unwrap().extend(times);
-        }
+        let now = Instant::now();
+        let times = batch.iter().map(|event| (event.number, now));
+        self.times.lock().unwrap().extend(times);
         let mut door = self.door.lock().await;
         // What is cut off at the deadline may be there all the same, but is owed to nobody.
         let confirmed = tokio::time::timeout(WITHIN, door.publish(&batch))
@@ -287,7 +287,8 @@ async fn publish_to_embedded(admin: &str, topic: &str, batch: &[&Numbered]) -> V
 }
 
 /// Mandatory, so that an event that no queue took is owed to nobody; one at a time, so that what
-/// comes back belongs to the one that was sent.
+/// comes back belongs to the one that was sent. A thousand at once go one behind the other, to a
+/// queue that is there for as long as they do.
 async fn publish_to_rabbitmq(
     amqp: &str,
     exchange: &str,
@@ -299,34 +300,40 @@ async fn publish_to_rabbitmq(
     }
     let mut confirmed = Vec::new();
     let Some(shop) = shop else { return confirmed };
-    for Numbered {
-        number,
-        body,
-        topic,
-    } in batch
-    {
+    let is_bulk = batch.len() >= BULK;
+    let mut sent = Vec::new();
+    for event in batch {
         let properties = BasicProperties::default()
-            .with_message_id(format!("evt_{number}").into())
+            .with_message_id(format!("evt_{}", event.number).into())
             .with_content_type("application/json".into())
             .with_delivery_mode(2);
         let options = BasicPublishOptions {
-            mandatory: true,
+            mandatory: !is_bulk,
             ..BasicPublishOptions::default()
         };
         let published = shop.channel.basic_publish(
             exchange.into(),
-            topic.unwrap_or(TOPIC).into(),
+            event.topic.unwrap_or(TOPIC).into(),
             options,
-            body.as_bytes(),
+            event.body.as_bytes(),
             properties,
         );
         let Ok(published) = published.await else {
             break;
         };
+        if is_bulk {
+            sent.push((event.number, published));
+            continue;
+        }
         match published.await {
-            Ok(Confirmation::Ack(None)) => confirmed.push(*number),
+            Ok(Confirmation::Ack(None)) => confirmed.push(event.number),
             Ok(_) => {}
             Err(_) => break,
+        }
+    }
+    for (number, published) in sent {
+        if matches!(published.await, Ok(Confirmation::Ack(None))) {
+            confirmed.push(number);
         }
     }
     confirmed

@@ -83,6 +83,10 @@ pub struct Plan {
     pub subscriptions: String,
     /// The source's window.
     pub window: Option<usize>,
+    /// The tiers that there are where nobody says otherwise, for long waits.
+    pub usual_tiers: bool,
+    /// The `limits:` of the config.
+    pub limits: Option<String>,
     /// Variables of the bridge.
     pub env: Vec<(&'static str, String)>,
     /// Where its folder is.
@@ -176,9 +180,15 @@ impl World {
         }
         subscriptions += &plan.subscriptions;
         let mut config = bus.config(&subscriptions);
+        if plan.usual_tiers {
+            config = config.replace(", tiers: [1s, 2s, 5s]", "");
+        }
         if let Some(window) = plan.window {
             let widened = format!("orders: {{ broker: here, window: {window},");
             config = config.replace("orders: { broker: here,", &widened);
+        }
+        if let Some(limits) = plan.limits {
+            config += &format!("limits: {limits}\n");
         }
         if let (true, Some(address)) = (plan.broker_proxy, &address) {
             let target = socket(address);

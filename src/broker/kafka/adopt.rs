@@ -214,8 +214,9 @@ impl Tier<'_> {
                 // early.
                 let stamp_ms = waiting.stamp_ms;
                 let now_ms = kafka.clock.reached_ms().unwrap_or(stamp_ms).max(stamp_ms);
-                if let Some(envelope) = waiting.anew(now_ms) {
-                    moves::hop(kafka, &envelope).await?;
+                // The orders of this group are not about what was parked in the other.
+                if let Some(envelope) = waiting.moved(Some(now_ms)) {
+                    moves::hop(kafka, &envelope.parked_at(None)).await?;
                     adopted.parked += 1;
                 }
             }

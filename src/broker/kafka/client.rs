@@ -195,6 +195,32 @@ pub fn fatal<C: ClientContext>(client: &Client<C>) -> Option<String> {
         .map(|(code, reason)| format!("{code}: {reason}"))
 }
 
+/// A client that is not waited for when it is dropped. Its drop waits for its threads, and a timed wait
+/// of the library ends at a time of the wall clock: when that was set back, an hour later.
+pub struct Apart<T: Send + 'static>(Option<T>);
+
+impl<T: Send> Apart<T> {
+    pub fn new(client: T) -> Self {
+        Self(Some(client))
+    }
+}
+
+impl<T: Send> std::ops::Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl<T: Send> Drop for Apart<T> {
+    fn drop(&mut self) {
+        let client = self.0.take();
+        let thread = std::thread::Builder::new().name("kafka-drop".into());
+        let _ = thread.spawn(move || drop(client));
+    }
+}
+
 /// Runs a blocking call of the library on a thread where it may block.
 pub async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> anyhow::Result<T> + Send + 'static,

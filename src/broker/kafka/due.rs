@@ -7,8 +7,9 @@
 //! it is durable: settled by the pipeline, on its next tier, or among the dead letters.
 //!
 //! An order picks records out of a backlog, and what is settled ahead of the offset has to fit into
-//! a commit's metadata. Where that gets crowded, what only waits in between is parked anew, at the
-//! end, so that the offset moves on; meanwhile nothing more is picked out.
+//! a commit's metadata. So nothing leaves memory that would not fit when it is settled, and where it
+//! gets crowded, what only waits in between is parked anew, at the end, so that the offset moves on;
+//! meanwhile nothing more is picked out.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -30,7 +31,7 @@ use super::ahead::{Behind, Found, LookAhead, Met, next_met};
 use super::client::Reset;
 use super::lane::Lane;
 use super::member::{Begin, Member};
-use super::moves::{hop_on, put_away};
+use super::moves::{Ordered, hop_on, put_away};
 use super::source::{finish, ticks};
 use super::waiting::{Parked, Waiting};
 use super::{Kafka, names};
@@ -74,7 +75,7 @@ pub struct Due {
     kafka: Arc<Kafka>,
     intakes: Intakes,
     lanes: BTreeMap<(Arc<str>, i32), Lane>,
-    moves: JoinSet<()>,
+    moves: JoinSet<Option<Ordered>>,
     retries: Door,
     holds: Door,
     begun: Instant,
@@ -167,11 +168,13 @@ impl Due {
             tokio::select! { biased;
                 () = stop.cancelled() => return Ok(()),
                 () = pulse.wake.notified() => self.turn(member),
-                Some(ended) = self.moves.join_next(), if !self.moves.is_empty() => {
-                    if let Err(error) = ended && error.is_panic() {
+                Some(ended) = self.moves.join_next(), if !self.moves.is_empty() => match ended {
+                    Ok(Some(ordered)) => self.ordered_meanwhile(ordered),
+                    Err(error) if error.is_panic() => {
                         warn!(%error, "moving a parked delivery failed");
                     }
-                }
+                    Ok(None) | Err(_) => {}
+                },
                 admission = opened(&mut self.retries) => self.retries.open = Some(admission),
                 admission = opened(&mut self.holds) => self.holds.open = Some(admission),
                 _ = turn.tick() => self.turn(member),
@@ -212,6 +215,7 @@ impl Due {
             self.lanes.retain(|_, lane| !lane.partition.is_closed());
         }
         self.obey();
+        self.lanes.values_mut().for_each(Lane::measure_room);
         self.make_way();
         self.begin_to_look_ahead();
         if self.dropped > 0 && self.look_ahead.is_none() {
@@ -272,8 +276,8 @@ impl Due {
         }
     }
 
-    /// Whether more may be brought forward: of what was, not much is still to be passed on, and all
-    /// that is settled will fit into the commits.
+    /// Whether more may be looked for further ahead: of what was found, not much is still in memory,
+    /// and no partition is short of room in its commits.
     fn may_pick(&self) -> bool {
         let of_lane = |lane: &Lane| (lane.ordered.len(), lane.ordered_bytes);
         let all = self.lanes.values().map(of_lane);
@@ -294,11 +298,9 @@ impl Due {
                 && self.moves.len() < MOVES
                 && let Some(waiting) = lane.pop_before(last)
             {
-                let (offset, partition) = (waiting.offset, lane.partition.clone());
-                if let Some(envelope) = waiting.anew(now_ms) {
-                    let moved = hop_on(self.kafka.clone(), envelope, partition, offset);
-                    self.moves.spawn(moved);
-                }
+                let place = (lane.partition.clone(), lane.kind);
+                self.moves
+                    .spawn(hop_on(self.kafka.clone(), waiting, Some(now_ms), place));
             }
         }
     }
@@ -330,6 +332,18 @@ impl Due {
         if let Some(lane) = self.lanes.get_mut(&place)
             && lane.partition.take_ahead(waiting.offset)
         {
+            self.dropped += u64::from(!lane.obey(deed, waiting, &self.intakes.obeyed));
+        }
+    }
+
+    /// An order about a record was given while that was on its way to another tier.
+    fn ordered_meanwhile(&mut self, ordered: Ordered) {
+        let partition = ordered.partition();
+        let place = (partition.topic.clone(), partition.number);
+        if let Some(lane) = self.lanes.get_mut(&place)
+            && Arc::ptr_eq(&lane.partition, partition)
+        {
+            let (waiting, deed) = ordered.taken();
             self.dropped += u64::from(!lane.obey(deed, waiting, &self.intakes.obeyed));
         }
     }
@@ -381,7 +395,7 @@ impl Due {
         };
         for kind in [WaitKind::Retry, WaitKind::Hold] {
             while let Some(place) = self.first_due(kind, now_ms) {
-                if !self.pass_on(&place, kind) {
+                if !self.pass_on(&place, kind, now_ms) {
                     break;
                 }
             }
@@ -393,21 +407,17 @@ impl Due {
         self.lanes
             .iter()
             .filter(|(_, lane)| lane.kind == kind)
-            .filter_map(|(place, lane)| {
-                if let Some(head) = lane.ordered.front() {
-                    return Some((head.due_ms.min(now_ms), place));
-                }
-                let head = lane.waiting.front()?;
-                (head.due_ms <= now_ms).then_some((head.due_ms, place))
-            })
+            .filter_map(|(place, lane)| Some((lane.next_due(now_ms)?.0, place)))
             .min_by_key(|(due_ms, _)| *due_ms)
             .map(|(_, place)| place.clone())
     }
 
     /// Passes on the next record of a partition; `false` when there is no room for it now.
-    fn pass_on(&mut self, place: &(Arc<str>, i32), kind: WaitKind) -> bool {
+    fn pass_on(&mut self, place: &(Arc<str>, i32), kind: WaitKind, now_ms: i64) -> bool {
         let lane = self.lanes.get_mut(place).expect("found a moment ago");
-        let is_ordered = !lane.ordered.is_empty();
+        let Some((_, is_ordered)) = lane.next_due(now_ms) else {
+            return false;
+        };
         let queue = match is_ordered {
             true => &lane.ordered,
             false => &lane.waiting,
@@ -445,23 +455,29 @@ impl Due {
             return false;
         };
         let partition = lane.partition.clone();
+        if hop && matches!(head.parked, Parked::Delivery(_)) {
+            self.moves
+                .spawn(hop_on(self.kafka.clone(), head, None, (partition, kind)));
+            return true;
+        }
         match (head.parked, admission) {
             (Parked::Delivery(envelope), Some(admission)) => {
                 self.kafka.loop_seen();
                 let token = partition.token(head.offset);
                 intake.due(envelope.delivery, kind, partition, token, admission);
             }
-            (Parked::Delivery(envelope), None) => {
-                let moved = hop_on(self.kafka.clone(), *envelope, partition, head.offset);
-                self.moves.spawn(moved);
-            }
+            // Nothing is popped for the pipeline without its room.
+            (Parked::Delivery(_), None) => partition.give_back(head.offset),
             (Parked::Marker, _) => {
                 self.kafka.loop_seen();
                 partition.settle(head.offset);
             }
             (Parked::Unreadable(raw), _) => {
-                let moved = put_away(self.kafka.clone(), *raw, partition);
-                self.moves.spawn(moved);
+                let kafka = self.kafka.clone();
+                self.moves.spawn(async move {
+                    put_away(kafka, *raw, partition).await;
+                    None
+                });
             }
         }
         true
@@ -526,6 +542,7 @@ impl Due {
                 }
                 Err(error) => debug!(%error, "tiers were not trimmed"),
             }
+            None
         });
     }
 }

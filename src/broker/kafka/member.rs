@@ -31,6 +31,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(200);
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long closing may take: leaving the group and the last answers.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Between two times that the library's thread is woken for sure.
+const NUDGE_EVERY: Duration = Duration::from_secs(1);
 /// Before offsets are looked up again.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 
@@ -153,6 +155,7 @@ pub struct Member {
     change: Option<Change>,
     look_up_at: Instant,
     commit_at: Instant,
+    nudge_at: Instant,
     paused: bool,
     _closing: Closing,
 }
@@ -211,6 +214,7 @@ impl Member {
             change: None,
             look_up_at: now,
             commit_at: now,
+            nudge_at: now,
             paused: false,
         })
     }
@@ -240,6 +244,7 @@ impl Member {
         self.note_commits();
         let changed = self.grant(now);
         self.seek(now);
+        self.nudge(now);
         if now >= self.commit_at || self.pulse.many_answers() {
             self.commit();
         }
@@ -418,6 +423,34 @@ impl Member {
         // A commit that was sent before this is waited for by the library.
         if let Err(error) = self.consumer.incremental_unassign(list) {
             warn!(source = %self.label, %error, "partitions could not be given back");
+        }
+    }
+
+    /// Reads a partition of ours from `offset` on, where its records are others than those known so
+    /// far. Errors: the library takes no new assignment.
+    pub fn begin_anew(&mut self, old: &Arc<Partition>, offset: i64) -> anyhow::Result<()> {
+        self.epoch += 1;
+        let fresh = Arc::new(old.anew(self.epoch, offset));
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&old.topic, old.number, Offset::Offset(offset))?;
+        // Not by a seek, which is lost where the partition is not fetched just now.
+        self.consumer.incremental_unassign(&list)?;
+        self.consumer.incremental_assign(&list)?;
+        if self.paused {
+            self.consumer.pause(&list)?;
+        }
+        old.close();
+        let of_topic = self.partitions.entry(old.topic.clone()).or_default();
+        of_topic.insert(old.number, fresh);
+        Ok(())
+    }
+
+    /// Makes the library's own thread look at its timers. A timed wait of it ends at a time of the wall
+    /// clock: when that was set back, there would be no heartbeat until somebody asks for something.
+    fn nudge(&mut self, now: Instant) {
+        if now >= self.nudge_at {
+            self.nudge_at = now + NUDGE_EVERY;
+            let _ = self.consumer.assignment();
         }
     }
 

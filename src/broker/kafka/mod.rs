@@ -1,7 +1,8 @@
 //! Kafka: consumer groups for events, a topic per retry and hold delay, a compacted topic of dead
 //! letters.
 //!
-//! The way of an event: `source` takes it (where a source begins is `start`'s), hands it to the
+//! The way of an event: `source` takes it (where a source begins is `start`'s, and whether a topic was
+//! made anew is `anew`'s), hands it to the
 //! pipeline, and `partition` hears the answer; `watermark` says which offset that allows to
 //! commit, and `member` commits it. The way of a parked delivery: `park` produces it to the tier
 //! that [`Tiers`] names, `due` reads it back, by the broker's clock (`clock`), and either hands it
@@ -16,6 +17,7 @@
 
 mod adopt;
 mod ahead;
+mod anew;
 mod client;
 mod clock;
 mod commits;
@@ -45,7 +47,8 @@ mod waiting;
 mod walk;
 mod wanted;
 mod watch;
-mod watermark;
+#[doc(hidden)] // public for the benchmarks alone
+pub mod watermark;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -74,7 +77,7 @@ use super::{
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
 use crate::subscription::TlsFiles;
-use client::Quiet;
+use client::{Apart, Quiet};
 use clock::Clock;
 use member::Lost;
 use orders::Orders;
@@ -150,7 +153,7 @@ impl Kafka {
             status: Status::new(settings.name.clone()),
             connection,
             wanted,
-            admin: Arc::new(admin),
+            admin: Arc::new(Apart::new(admin)),
             producer,
             clock,
             orders: Arc::default(),
@@ -207,20 +210,22 @@ impl Kafka {
         self.came_back.send_modify(|count| *count += 1);
     }
 
-    /// Parks what is left of a wait on the tier that comes next.
+    /// Parks what is left of a wait on the tier that comes next; `since`: when the wait began, by the
+    /// broker's clock, if it was parked before.
     async fn park_rest(
         &self,
         delivery: &Delivery,
         kind: WaitKind,
         rest: Duration,
         whole: Duration,
+        since: Option<Timestamp>,
     ) -> Result<(), Refused> {
         let hop = match kind {
             WaitKind::Retry => self.settings.tiers.hop(rest, whole),
             WaitKind::Hold => self.settings.tiers.for_holds().hop(rest, whole),
         };
         let topic = names::tier(&self.settings.group, kind, hop.tier);
-        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining);
+        let envelope = Envelope::parked(delivery, kind, whole, hop.remaining).parked_at(since);
         self.put(&topic, None, &envelope).await
     }
 
@@ -259,14 +264,19 @@ impl Kafka {
         parts.spawn(watch::run(self.clone(), stop.clone()));
         let (this, stop_orders) = (self.clone(), stop.child_token());
         parts.spawn(async move {
-            // The thread ends also when nobody waits for it any more.
+            // The thread ends also when nobody waits for it any more, and nobody waits for its end: it
+            // may be in a wait of the library's own.
             let _ends = stop_orders.clone().drop_guard();
-            client::blocking(move || {
+            let stopped = stop_orders.clone();
+            let following = client::blocking(move || {
                 let group = &this.settings.group;
                 orders::follow(&this.orders, &this.connection, group, &stop_orders);
                 Ok(())
-            })
-            .await
+            });
+            tokio::select! {
+                ended = following => ended,
+                () = stopped.cancelled() => Ok(()),
+            }
         });
         let due = due::Due::new(self.clone(), intakes.clone());
         parts.spawn(due.run(stop.clone(), drain.clone()));
@@ -277,11 +287,17 @@ impl Kafka {
                 this.status.ready("retries");
                 return Ok(());
             }
-            if probe::until_seen(&this, &stop_sources).await {
-                this.take_from_sources(&intakes, &stop_sources, &drain_sources)
-                    .await?;
-            }
-            Ok(())
+            // The sources join their group meanwhile, and take nothing before.
+            let (seen, loop_seen) = channel::channel(false);
+            let probing = async {
+                if probe::until_seen(&this, &stop_sources).await {
+                    seen.send_replace(true);
+                }
+                Ok(())
+            };
+            let taking =
+                this.take_from_sources(&intakes, &loop_seen, &stop_sources, &drain_sources);
+            tokio::try_join!(probing, taking).map(|_| ())
         });
         let mut ended = Ok(());
         while let Some(part) = parts.join_next().await {
@@ -300,6 +316,7 @@ impl Kafka {
     async fn take_from_sources(
         self: &Arc<Self>,
         intakes: &Intakes,
+        loop_seen: &channel::Receiver<bool>,
         stop: &CancellationToken,
         drain: &CancellationToken,
     ) -> anyhow::Result<()> {
@@ -311,7 +328,7 @@ impl Kafka {
                 continue;
             };
             let source = source::Source::new(self.clone(), index, intake.clone(), cluster.clone());
-            sources.spawn(source.run(stop.clone(), drain.clone()));
+            sources.spawn(source.run(loop_seen.clone(), stop.clone(), drain.clone()));
         }
         let mut ended = Ok(());
         while let Some(source) = sources.join_next().await {
@@ -424,7 +441,7 @@ impl Broker for Kafka {
 
     async fn park(&self, delivery: &Delivery, wait: Wait) -> Result<(), Refused> {
         let Wait { kind, delay } = wait;
-        self.park_rest(delivery, kind, delay, delay).await
+        self.park_rest(delivery, kind, delay, delay, None).await
     }
 
     async fn dead_letter(&self, delivery: &Delivery, reason: Reason) -> Result<(), Refused> {

@@ -8,10 +8,12 @@ use tracing::warn;
 
 use super::partition::Partition;
 use super::produce::Record;
-use super::waiting::Raw;
+use super::waiting::{Raw, Waiting};
 use super::{Kafka, headers, letters, names};
 use crate::broker::Refused;
 use crate::broker::envelope::{Envelope, Stay};
+use crate::broker::parked::Deed;
+use crate::delivery::WaitKind;
 
 /// Between tries.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -47,28 +49,68 @@ impl Drop for Moving {
     }
 }
 
+/// A record that was to be moved, and that an order was given about meanwhile. Dropped, it is given
+/// back.
+pub struct Ordered {
+    moving: Moving,
+    waiting: Waiting,
+    deed: Deed,
+}
+
+impl Ordered {
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.moving.partition
+    }
+
+    /// The record, which is its taker's to answer for, and what is to become of it.
+    pub fn taken(mut self) -> (Waiting, Deed) {
+        self.moving.is_done = true;
+        (self.waiting, self.deed)
+    }
+}
+
 /// Parks a delivery on its next tier, once; what is not parked goes nowhere.
 pub async fn hop(kafka: &Kafka, envelope: &Envelope) -> Result<(), Refused> {
     let Stay::Parked {
         kind,
         whole,
         remaining,
-        ..
+        since,
     } = envelope.stay
     else {
         return Ok(());
     };
     kafka
-        .park_rest(&envelope.delivery, kind, remaining, whole)
+        .park_rest(&envelope.delivery, kind, remaining, whole, since)
         .await
 }
 
 /// Parks a delivery on its next tier, however long the broker refuses, then settles the old copy.
-pub async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partition>, offset: i64) {
-    let moving = Moving::new(partition, offset);
+/// With a time of the broker's clock it is parked anew, for all that is left of its wait then.
+///
+/// An order that is given meanwhile is obeyed instead. One that comes when the copy is already on its
+/// way finds that on its tier, which says since when it has been parked.
+pub async fn hop_on(
+    kafka: Arc<Kafka>,
+    waiting: Waiting,
+    anew_ms: Option<i64>,
+    (partition, kind): (Arc<Partition>, WaitKind),
+) -> Option<Ordered> {
+    let moving = Moving::new(partition, waiting.offset);
+    let envelope = waiting.moved(anew_ms)?;
     while !moving.partition.is_closed() {
+        if let Some(deed) = waiting.ordered(&kafka.orders, kind) {
+            return Some(Ordered {
+                moving,
+                waiting,
+                deed,
+            });
+        }
         match hop(&kafka, &envelope).await {
-            Ok(()) => return moving.done(),
+            Ok(()) => {
+                moving.done();
+                return None;
+            }
             Err(error) => {
                 let delivery = &envelope.delivery.id;
                 warn!(%delivery, %error, "a parked delivery could not be moved on, trying again");
@@ -76,6 +118,7 @@ pub async fn hop_on(kafka: Arc<Kafka>, envelope: Envelope, partition: Arc<Partit
         }
         sleep(AGAIN).await;
     }
+    None
 }
 
 /// Puts a message that is no delivery of ours among the dead letters, as it came, once.

@@ -303,7 +303,11 @@ fn is_forbidden(code: Code) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::waiting::{Parked, Waiting};
     use super::*;
+    use crate::broker::envelope::Envelope;
+    use crate::delivery::Delivery;
+    use crate::event::{EventId, Headers, Origin, Place};
 
     fn order(deed: Deed, whose: &str) -> Written {
         let whose = match whose {
@@ -354,6 +358,53 @@ mod tests {
             orders.note(order(Deed::Now, &format!("s{n}")), later + n);
         }
         assert!(stamps(&orders.rules()).count() <= MOST_RULES);
+    }
+
+    #[test]
+    fn an_order_is_about_what_was_moved_to_another_tier_meanwhile() {
+        let event = crate::event::Event {
+            id: EventId::random(),
+            topic: "t".into(),
+            kind: "t".into(),
+            source: "s".into(),
+            published_at: None,
+            content_type: None,
+            content_encoding: None,
+            key: None,
+            headers: Headers::default(),
+            properties: Vec::new(),
+            body: "x".into(),
+            origin: Origin {
+                broker: "b".into(),
+                place: Place::Kafka {
+                    topic: "t".into(),
+                    partition: 0,
+                    offset: 0,
+                },
+            },
+        };
+        let uid = Uid::of_config("crm");
+        let delivery = Delivery::first(event.into(), "crm".into(), uid, jiff::Timestamp::now());
+        let seconds = Duration::from_secs(10);
+        let lying = |envelope, stamp_ms| Waiting {
+            offset: 0,
+            stamp_ms,
+            due_ms: stamp_ms + 10_000,
+            bytes: 1,
+            parked: Parked::Delivery(Box::new(envelope)),
+        };
+        let parked = Envelope::parked(&delivery, WaitKind::Retry, seconds, seconds);
+        let first = lying(parked.clone(), 1_000);
+        let second = lying(first.moved(None).unwrap(), 11_000);
+        let third = lying(second.moved(Some(15_000)).unwrap(), 16_000);
+        let orders = Orders::default();
+        orders.note(order(Deed::Now, "crm"), 5_000);
+        for moved in [first, second, third] {
+            assert_eq!(moved.ordered(&orders, WaitKind::Retry), Some(Deed::Now));
+        }
+        // Parked by an attempt since.
+        let fresh = lying(parked, 16_000);
+        assert_eq!(fresh.ordered(&orders, WaitKind::Retry), None);
     }
 
     #[test]

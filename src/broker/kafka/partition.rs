@@ -89,6 +89,20 @@ impl Partition {
         }
     }
 
+    /// The same partition with other records, read from `offset` on: answers about those known so far
+    /// are not about these.
+    pub fn anew(&self, epoch: u64, offset: i64) -> Self {
+        let fresh = Self::new(
+            (self.topic.clone(), self.number),
+            (epoch, self.lane),
+            Watermark::starting_at(offset, ""),
+            self.pulse.clone(),
+            self.meters.clone(),
+        );
+        fresh.state().dirty = true;
+        fresh
+    }
+
     pub fn token(&self, offset: i64) -> Token {
         Token {
             epoch: self.epoch,
@@ -123,6 +137,19 @@ impl Partition {
     /// left for more.
     pub fn crowded_to(&self) -> Option<i64> {
         self.state().mark.crowded_to()
+    }
+
+    /// How many more than those in hand may be handed out with all that is settled then still fitting
+    /// into a commit; `waiting` of those in hand are in nobody's yet.
+    pub fn room_beside(&self, waiting: usize) -> usize {
+        let state = self.state();
+        let out = state.mark.in_hand().saturating_sub(waiting);
+        state.mark.room().saturating_sub(out)
+    }
+
+    /// The lowest offset that is not settled: settling it takes no room in a commit.
+    pub fn lowest(&self) -> i64 {
+        self.state().mark.offset()
     }
 
     /// The record at `offset` is done with.
@@ -235,13 +262,6 @@ impl Partition {
     pub fn next(&self) -> i64 {
         self.state().mark.next()
     }
-
-    /// Starts from elsewhere: the log no longer has what was committed.
-    pub fn restart_at(&self, offset: i64) {
-        let mut state = self.state();
-        state.mark = Watermark::starting_at(offset, "");
-        state.dirty = true;
-    }
 }
 
 impl Answer for Partition {
@@ -293,6 +313,21 @@ mod tests {
         assert_eq!(partition.in_hand(), 1);
         partition.answer(partition.token(0), Settlement::Ack);
         assert_eq!(partition.take_commit().unwrap().offset, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_about_a_topic_that_is_gone_settles_nothing_of_the_new_one() {
+        let old = Arc::new(partition());
+        old.receive(0);
+        let fresh = old.anew(8, 0);
+        old.close();
+        assert_eq!(fresh.take_commit().unwrap().offset, 0, "where it begins");
+        fresh.receive(0);
+        fresh.answer(old.token(0), Settlement::Ack);
+        old.answer(old.token(0), Settlement::Ack);
+        assert_eq!((fresh.in_hand(), old.take_commit()), (1, None));
+        fresh.answer(fresh.token(0), Settlement::Ack);
+        assert_eq!(fresh.take_commit().unwrap().offset, 1);
     }
 
     #[tokio::test(start_paused = true)]

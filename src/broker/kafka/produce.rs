@@ -12,7 +12,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
-use super::client::{Connection, Quiet, fatal};
+use super::client::{Apart, Connection, Quiet, fatal};
 use super::clock::Clock;
 use crate::broker::Refused;
 
@@ -31,7 +31,7 @@ pub struct Producer {
     broker: Arc<str>,
     connection: Connection,
     linger: Duration,
-    live: Mutex<Client>,
+    live: Mutex<Apart<Client>>,
     clock: Arc<Clock>,
 }
 
@@ -76,14 +76,14 @@ impl Producer {
             broker,
             connection,
             linger,
-            live: Mutex::new(live),
+            live: Mutex::new(Apart::new(live)),
             clock,
         })
     }
 
     /// The live client, for questions about metadata.
     pub fn client(&self) -> Client {
-        self.live.lock().unwrap_or_else(|p| p.into_inner()).clone()
+        Client::clone(&self.live.lock().unwrap_or_else(|p| p.into_inner()))
     }
 
     /// Sends and waits until the record is confirmed: its partition and offset.
@@ -178,11 +178,7 @@ impl Producer {
         }
         warn!(broker = %self.broker, reason, "the producer cannot go on and is replaced");
         match connect(&self.connection, self.linger) {
-            Ok(client) => {
-                let old = std::mem::replace(&mut *live, client);
-                // Its drop waits for the polling thread.
-                std::thread::spawn(move || drop(old));
-            }
+            Ok(client) => *live = Apart::new(client),
             Err(error) => warn!(broker = %self.broker, %error, "no new producer could be made"),
         }
     }

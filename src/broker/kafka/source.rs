@@ -7,7 +7,7 @@
 //! away what was fetched ahead.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -22,11 +22,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::anew::{self, Ids};
 use super::client::Reset;
 use super::member::{Begin, Consumer, Member};
 use super::partition::{Partition, Pulse};
 use super::reading::Reading;
-use super::start::{self, Question, Start};
+use super::start::{self, Question, Start, Starts};
 use super::wanted::{self, Wanted};
 use super::{Kafka, topics};
 use crate::broker::{Admission, Intake, Naming};
@@ -70,6 +71,30 @@ pub struct Source {
     said_old: HashSet<Arc<str>>,
 }
 
+/// What is known before the first take.
+struct Prepared {
+    /// What to subscribe to.
+    topics: BTreeSet<String>,
+    ids: Ids,
+    /// Where partitions begin that have no offset.
+    starts: Arc<Mutex<Starts>>,
+}
+
+impl Prepared {
+    fn begin(&self) -> Begin {
+        let starts = self.starts.clone();
+        Arc::new(move |topic, partition| {
+            lock(&starts)
+                .get(&(topic.to_owned(), partition))
+                .map_or(Offset::Beginning, |offset| Offset::Offset(*offset))
+        })
+    }
+}
+
+fn lock(starts: &Mutex<Starts>) -> MutexGuard<'_, Starts> {
+    starts.lock().unwrap_or_else(|p| p.into_inner())
+}
+
 /// How taking one message ended.
 enum Step {
     Next,
@@ -88,15 +113,17 @@ impl Source {
         }
     }
 
-    /// Takes until `stop`, then commits until all receipts are answered or `drain`.
+    /// Takes from when the loop of retries is seen to work until `stop`, then commits until all receipts
+    /// are answered or `drain`.
     pub async fn run(
         mut self,
+        loop_seen: watch::Receiver<bool>,
         stop: CancellationToken,
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
         let part = format!("source {}", self.settings.name);
         self.kafka.status.starting(&part, "looking where to begin");
-        let (begin, first) = loop {
+        let prepared = loop {
             let ready = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 ready = self.prepare() => ready,
@@ -122,13 +149,16 @@ impl Source {
         let mut member = Member::new(
             self.settings.name.clone(),
             &config,
-            begin,
+            prepared.begin(),
             self.kafka.lost.clone(),
             Some(self.settings.meters.clone()),
         )?;
-        subscribe(&member.consumer, &first)?;
+        subscribe(&member.consumer, &prepared.topics)?;
         self.kafka.status.ready(&part);
-        let ended = self.take_all(&mut member, first, &part, &stop).await;
+        let ended = match self.wait_for_loop(&mut member, loop_seen, &stop).await {
+            Ok(()) => self.take_all(&mut member, prepared, &part, &stop).await,
+            fatal => fatal,
+        };
         if ended.is_ok() {
             finish(&mut member, &drain).await;
         }
@@ -136,11 +166,53 @@ impl Source {
         ended
     }
 
+    /// Joins the group and takes nothing, until the loop is seen or `stop`.
+    async fn wait_for_loop(
+        &self,
+        member: &mut Member,
+        mut loop_seen: watch::Receiver<bool>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        member.pause();
+        let consumer = member.consumer.clone();
+        let pulse = member.pulse.clone();
+        let mut stream = consumer.stream();
+        let mut turn = ticks(TURN);
+        loop {
+            tokio::select! { biased;
+                () = stop.cancelled() => return Ok(()),
+                // Nobody looks any more: it is being stopped.
+                true = async { loop_seen.wait_for(|seen| *seen).await.is_ok() } => {
+                    member.resume();
+                    return Ok(());
+                }
+                () = pulse.wake.notified() => { member.turn(); }
+                _ = turn.tick() => { member.turn(); }
+                message = stream.next() => match message {
+                    Some(Ok(message)) => leave_for_later(member, &message),
+                    Some(Err(error)) => {
+                        if let Some(reason) = member.fatal() {
+                            bail!("source `{}` cannot go on: {reason}", self.settings.name);
+                        }
+                        self.note(member, &error).await?;
+                    }
+                    None => sleep(AFTER_ERROR).await,
+                },
+            }
+        }
+    }
+
     /// Where partitions begin that have no offset, and what to subscribe to at first.
-    async fn prepare(&self) -> anyhow::Result<(Begin, BTreeSet<String>)> {
+    async fn prepare(&self) -> anyhow::Result<Prepared> {
         let settings = &self.kafka.settings;
         let catalogue = topics::catalogue(&self.kafka.admin).await?;
         let topics = self.topics(&catalogue)?;
+        let there = topics.iter().filter(|topic| catalogue.contains_key(*topic));
+        let ids = anew::ids(&self.kafka.admin, &there.cloned().collect()).await;
+        let ids = ids.unwrap_or_else(|error| {
+            warn!(source = %self.settings.name, error = format!("{error:#}"), "the ids of topics are not known: one that is made anew may not be noticed");
+            Ids::new()
+        });
         let starts = start::resolve(Question {
             connection: &self.kafka.connection,
             producer: &self.kafka.producer,
@@ -149,14 +221,14 @@ impl Source {
             start: self.settings.start,
             wanted: &self.wanted,
             catalogue: &catalogue,
+            ids: &ids,
         })
         .await?;
-        let begin: Begin = Arc::new(move |topic, partition| {
-            starts
-                .get(&(topic.to_owned(), partition))
-                .map_or(Offset::Beginning, |offset| Offset::Offset(*offset))
-        });
-        Ok((begin, topics))
+        Ok(Prepared {
+            topics,
+            ids,
+            starts: Arc::new(Mutex::new(starts)),
+        })
     }
 
     /// The topics of this source; an error when another one of this broker has one of them too.
@@ -177,16 +249,13 @@ impl Source {
         Ok(topics)
     }
 
-    /// Looks for new topics of the patterns, from time to time, as long as somebody listens.
-    fn discover(
-        &self,
-        first: BTreeSet<String>,
-        part: &str,
-    ) -> Option<watch::Receiver<BTreeSet<String>>> {
-        if !self.wanted.iter().any(Wanted::is_pattern) {
-            return None;
-        }
+    /// What to subscribe to; where there are patterns, new topics are looked for from time to time, as
+    /// long as somebody listens.
+    fn discover(&self, first: BTreeSet<String>, part: &str) -> watch::Receiver<BTreeSet<String>> {
         let (found, topics) = watch::channel(first);
+        if !self.wanted.iter().any(Wanted::is_pattern) {
+            return topics;
+        }
         let kafka = self.kafka.clone();
         let this = Source::new(
             kafka.clone(),
@@ -217,7 +286,7 @@ impl Source {
                 }
             }
         });
-        Some(topics)
+        topics
     }
 
     fn index(&self) -> usize {
@@ -231,14 +300,21 @@ impl Source {
     async fn take_all(
         &mut self,
         member: &mut Member,
-        first: BTreeSet<String>,
+        prepared: Prepared,
         part: &str,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let consumer = member.consumer.clone();
         let pulse = member.pulse.clone();
         let mut stream = consumer.stream();
-        let mut topics = self.discover(first, part);
+        let Prepared {
+            topics,
+            ids,
+            starts,
+        } = prepared;
+        let mut topics = self.discover(topics, part);
+        let admin = self.kafka.admin.clone();
+        let mut made_anew = anew::follow(admin, &self.settings.name, topics.clone(), ids);
         let mut turn = ticks(TURN);
         let mut lag = ticks(LAG_EVERY);
         loop {
@@ -255,6 +331,11 @@ impl Source {
                 }
                 _ = lag.tick() => {
                     self.measure(member);
+                    continue;
+                }
+                Some(topic) = made_anew.recv() => {
+                    lock(&starts).retain(|(of, _), _| *of != topic);
+                    self.begin_anew(member, &topic)?;
                     continue;
                 }
                 new = changed(&mut topics) => {
@@ -276,7 +357,7 @@ impl Source {
                         if let Some(reason) = member.fatal() {
                             bail!("source `{}` cannot go on: {reason}", self.settings.name);
                         }
-                        self.note(member, &error).await;
+                        self.note(member, &error).await?;
                     }
                     None => break,
                 }
@@ -401,23 +482,45 @@ impl Source {
         read.event(message, &partition.topic)
     }
 
-    async fn note(&self, member: &Member, error: &rdkafka::error::KafkaError) {
+    async fn note(
+        &self,
+        member: &mut Member,
+        error: &rdkafka::error::KafkaError,
+    ) -> anyhow::Result<()> {
         use rdkafka::error::RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset) => self.find_lost_offsets(member).await,
+            Some(Code::AutoOffsetReset) => self.find_lost_offsets(member).await?,
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
                 warn!(source = %self.settings.name, "a topic of this source does not exist (yet)");
             }
             _ => tracing::debug!(source = %self.settings.name, %error, "the client reports"),
         }
         sleep(AFTER_ERROR).await;
+        Ok(())
+    }
+
+    /// A topic was deleted and made anew: what is in it now is taken from its beginning.
+    fn begin_anew(&self, member: &mut Member, topic: &str) -> anyhow::Result<()> {
+        let of_topic = |partition: &&Arc<Partition>| &*partition.topic == topic;
+        let partitions: Vec<_> = member.partitions().filter(of_topic).cloned().collect();
+        warn!(
+            source = %self.settings.name,
+            topic,
+            partitions = partitions.len(),
+            "the topic was made anew: taking it from its beginning"
+        );
+        for partition in partitions {
+            member.begin_anew(&partition, 0)?;
+        }
+        Ok(())
     }
 
     /// The log no longer has (or never had) the offset that we stand at: retention was shorter
     /// than our absence, or the topic was made anew. What is gone is gone, and is said; what is
     /// left is taken from its beginning.
-    async fn find_lost_offsets(&self, member: &Member) {
-        for partition in member.partitions() {
+    async fn find_lost_offsets(&self, member: &mut Member) -> anyhow::Result<()> {
+        let partitions: Vec<_> = member.partitions().cloned().collect();
+        for partition in partitions {
             let consumer = member.consumer.clone();
             let (topic, number) = (partition.topic.clone(), partition.number);
             let asked = super::client::blocking(move || {
@@ -430,6 +533,8 @@ impl Source {
             if (low..=high).contains(&next) {
                 continue;
             }
+            let gone = (low - next).max(0);
+            self.settings.meters.gone.inc_by(gone.unsigned_abs());
             warn!(
                 source = %self.settings.name,
                 topic = %partition.topic,
@@ -437,20 +542,13 @@ impl Source {
                 stood_at = next,
                 first = low,
                 end = high,
+                gone,
                 "events are gone from the topic before they were taken (retention, or the topic \
                  was made anew); going on with what is left"
             );
-            partition.restart_at(low);
-            let sought = member.consumer.seek(
-                &partition.topic,
-                partition.number,
-                Offset::Offset(low),
-                Duration::ZERO,
-            );
-            if let Err(error) = sought {
-                warn!(source = %self.settings.name, %error, "could not seek");
-            }
+            member.begin_anew(&partition, low)?;
         }
+        Ok(())
     }
 
     /// Messages behind the end, from what the client knows without asking.
@@ -500,13 +598,11 @@ fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Result<(
 }
 
 /// The new set of topics; never comes where there are no patterns.
-async fn changed(topics: &mut Option<watch::Receiver<BTreeSet<String>>>) -> BTreeSet<String> {
-    if let Some(receiver) = topics
-        && receiver.changed().await.is_ok()
-    {
-        return receiver.borrow_and_update().clone();
+async fn changed(topics: &mut watch::Receiver<BTreeSet<String>>) -> BTreeSet<String> {
+    match topics.changed().await {
+        Ok(()) => topics.borrow_and_update().clone(),
+        Err(_) => std::future::pending().await,
     }
-    std::future::pending().await
 }
 
 /// Marks a message that comes while nothing may be taken as one to fetch again.

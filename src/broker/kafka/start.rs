@@ -18,6 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
+use super::anew::Ids;
 use super::client::{ASK, Connection, Quiet, blocking};
 use super::commits::{Committed, committed};
 use super::produce::{Producer, Record};
@@ -50,6 +51,22 @@ struct Marker {
     at: Timestamp,
     /// Offsets by partition, by topic.
     topics: BTreeMap<String, Vec<i64>>,
+    /// What the cluster knew these topics by.
+    #[serde(default, skip_serializing_if = "Ids::is_empty")]
+    ids: Ids,
+}
+
+impl Marker {
+    /// Forgets topics that were made anew since: these are read from their beginning.
+    fn forget_others(&mut self, ids: &Ids) {
+        let Self {
+            topics, ids: then, ..
+        } = self;
+        topics.retain(|topic, _| match (then.get(topic), ids.get(topic)) {
+            (Some(then), Some(now)) => then == now,
+            _ => true,
+        });
+    }
 }
 
 pub struct Question<'a> {
@@ -60,6 +77,7 @@ pub struct Question<'a> {
     pub start: Start,
     pub wanted: &'a [Wanted],
     pub catalogue: &'a Catalogue,
+    pub ids: &'a Ids,
 }
 
 /// Decides where the source's partitions begin that were never read, and commits it.
@@ -72,6 +90,7 @@ pub async fn resolve(question: Question<'_>) -> anyhow::Result<Starts> {
         start,
         wanted,
         catalogue,
+        ids,
     } = question;
     let entries: Vec<(&Wanted, Vec<(String, i32)>)> = wanted
         .iter()
@@ -88,7 +107,8 @@ pub async fn resolve(question: Question<'_>) -> anyhow::Result<Starts> {
     for (entry, places) in &entries {
         let begun = places.iter().any(is_committed);
         let marker = match markers.remove(entry.as_str()) {
-            Some(marker) => {
+            Some(mut marker) => {
+                marker.forget_others(ids);
                 known_or_lost(group, source, &marker, begun)?;
                 marker
             }
@@ -98,8 +118,12 @@ pub async fn resolve(question: Question<'_>) -> anyhow::Result<Starts> {
                 } else {
                     decide(connection, group, source, start, places.clone()).await?
                 };
+                let of_these = |(topic, _): &(&String, &String)| topics.contains_key(*topic);
                 let marker = Marker {
                     at: Timestamp::now(),
+                    ids: (ids.iter().filter(of_these))
+                        .map(|(topic, id)| (topic.clone(), id.clone()))
+                        .collect(),
                     topics,
                 };
                 write_marker(producer, group, source, entry.as_str(), &marker).await?;
@@ -360,4 +384,27 @@ async fn commit(
         Ok(())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_holds_for_the_topics_that_it_was_made_for() {
+        let text = r#"{"at":"2026-01-02T03:04:05Z","topics":{"a":[5],"b":[7]}}"#;
+        let mut marker: Marker = serde_json::from_str(text).unwrap();
+        let ids = |of: &[(&str, &str)]| -> Ids {
+            let pairs = of
+                .iter()
+                .map(|(topic, id)| (topic.to_string(), id.to_string()));
+            pairs.collect()
+        };
+        // As an older release has written it: it does not say.
+        marker.forget_others(&ids(&[("a", "1"), ("b", "2")]));
+        assert_eq!(marker.topics.len(), 2);
+        marker.ids = ids(&[("a", "1"), ("b", "2")]);
+        marker.forget_others(&ids(&[("a", "1"), ("b", "3")]));
+        assert_eq!(marker.topics.into_keys().collect::<Vec<_>>(), ["a"]);
+    }
 }

@@ -15,7 +15,7 @@ use rdkafka::admin::{
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tracing::{info, warn};
 
-use super::client::{ASK, Quiet, blocking};
+use super::client::{ASK, Apart, Quiet, blocking};
 use super::names;
 use crate::broker::tiers::Tiers;
 use crate::delivery::WaitKind;
@@ -29,7 +29,7 @@ const DEFAULT_MESSAGE_BYTES: u64 = 1_048_588;
 /// How much longer than its delay a tier must keep records where it does not keep them for ever.
 const SLACK: Duration = Duration::from_secs(14 * 24 * 3_600);
 
-pub type Admin = Arc<AdminClient<Quiet>>;
+pub type Admin = Arc<Apart<AdminClient<Quiet>>>;
 
 /// Partition counts by topic.
 pub type Catalogue = BTreeMap<String, usize>;

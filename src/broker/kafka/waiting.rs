@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::headers;
@@ -65,16 +66,39 @@ impl Waiting {
         }
     }
 
-    /// The delivery, to be parked anew for all that is left of its wait.
-    pub fn anew(self, now_ms: i64) -> Option<Envelope> {
-        let Parked::Delivery(mut envelope) = self.parked else {
+    /// The delivery as it is written to its next tier; with a time of the broker's clock, for all that
+    /// is left of its wait then.
+    pub fn moved(&self, anew_ms: Option<i64>) -> Option<Envelope> {
+        let Parked::Delivery(envelope) = &self.parked else {
             return None;
         };
-        let rest_ms = (self.due_ms - now_ms).max(1);
-        if let Stay::Parked { remaining, .. } = &mut envelope.stay {
-            *remaining += Duration::from_millis(rest_ms.unsigned_abs());
+        let mut envelope = Envelope::clone(envelope);
+        let since_ms = self.parked_ms();
+        if let Stay::Parked {
+            remaining, since, ..
+        } = &mut envelope.stay
+        {
+            if let Some(now_ms) = anew_ms {
+                let rest_ms = (self.due_ms - now_ms).max(1);
+                *remaining += Duration::from_millis(rest_ms.unsigned_abs());
+            }
+            *since = Timestamp::from_millisecond(since_ms).ok();
         }
-        Some(*envelope)
+        Some(envelope)
+    }
+
+    /// When its wait began, by the broker's clock: on this tier, or on one before.
+    fn parked_ms(&self) -> i64 {
+        let since = match &self.parked {
+            Parked::Delivery(envelope) => match envelope.stay {
+                Stay::Parked { since, .. } => since,
+                Stay::Dead { .. } => None,
+            },
+            Parked::Marker | Parked::Unreadable(_) => None,
+        };
+        since.map_or(self.stamp_ms, |since| {
+            since.as_millisecond().min(self.stamp_ms)
+        })
     }
 
     /// What an order says about it.
@@ -85,7 +109,7 @@ impl Waiting {
         let Delivery {
             subscription, uid, ..
         } = &envelope.delivery;
-        orders.about(kind, self.stamp_ms, subscription, uid)
+        orders.about(kind, self.parked_ms(), subscription, uid)
     }
 }
 

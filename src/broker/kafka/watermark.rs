@@ -136,16 +136,35 @@ impl Watermark {
         let offset = self.offset();
         Commit {
             offset,
-            metadata: encode(offset, self.done_beyond()),
+            metadata: encode(offset, self.done_beyond(), METADATA_BYTES),
         }
+    }
+
+    /// How many events may be settled, whichever of those that are known and in whatever order, with
+    /// a commit still saying all of it. What is in hand already is not taken off.
+    pub fn room(&self) -> usize {
+        self.room_within(METADATA_BYTES)
+    }
+
+    fn room_within(&self, limit: usize) -> usize {
+        let last_ahead = self.ahead.last().map_or(0, |last| last + 1);
+        let last_before = self.done_before.last_key_value().map_or(0, |(_, end)| *end);
+        let end = self.next.max(last_ahead).max(last_before);
+        let span = (end - self.offset()).max(1);
+        // What costs most is an event by itself: a gap, `,1;`, and what is left of the gap that it
+        // was in, which is no longer than before. Another digit for what comes until this is asked
+        // again.
+        let most = span.ilog10() as usize + 1 + 3 + 1;
+        let used = encoded_bytes(self.offset(), self.done_beyond());
+        limit.saturating_sub(used) / most
     }
 
     /// Where the last of the settled ranges begins, once they take more than half of the room that
     /// a commit has for them.
     pub fn crowded_to(&self) -> Option<i64> {
         let (last, _) = self.done_beyond().last()?;
-        let text = encode(self.offset(), self.done_beyond());
-        (text.len() > METADATA_BYTES / 2).then_some(last)
+        let used = encoded_bytes(self.offset(), self.done_beyond());
+        (used > METADATA_BYTES / 2).then_some(last)
     }
 
     /// Settled ranges beyond the watermark, lowest first, start to end (exclusive).
@@ -166,13 +185,26 @@ impl Watermark {
     }
 }
 
-/// `1:` and pairs of numbers, the gap from the end of the last range and the length of this one.
-fn encode(offset: i64, ranges: impl Iterator<Item = (i64, i64)>) -> String {
+/// What [`encode`] would need for all of the ranges.
+fn encoded_bytes(offset: i64, ranges: impl Iterator<Item = (i64, i64)>) -> usize {
+    let digits = |number: i64| number.max(1).ilog10() as usize + 1;
+    let mut position = offset;
+    let mut bytes = FORMAT.len();
+    for (start, end) in ranges {
+        bytes += digits(start - position) + digits(end - start) + 2;
+        position = end;
+    }
+    bytes
+}
+
+/// `1:` and pairs of numbers, the gap from the end of the last range and the length of this one; as
+/// many as `limit` bytes hold.
+fn encode(offset: i64, ranges: impl Iterator<Item = (i64, i64)>, limit: usize) -> String {
     let mut text = String::new();
     let mut position = offset;
     for (start, end) in ranges {
         let pair = format!("{},{};", start - position, end - start);
-        if FORMAT.len() + text.len() + pair.len() > METADATA_BYTES {
+        if FORMAT.len() + text.len() + pair.len() > limit {
             break;
         }
         text.push_str(&pair);
@@ -297,6 +329,43 @@ mod tests {
             }
             prop_assert!(again.is_disjoint(&settled));
             prop_assert_eq!(mark.fetch_again_from(), None);
+        }
+
+        #[test]
+        fn what_there_is_room_for_fits_in_whatever_order_it_is_settled(
+            steps in steps(),
+            ahead in proptest::collection::btree_set(300i64..3_000, 0..20),
+            order in proptest::collection::vec(any::<usize>(), 300),
+            limit in 40usize..400,
+        ) {
+            let (mut mark, ..) = played(&steps);
+            for offset in ahead {
+                mark.take_ahead(offset);
+            }
+            let room = mark.room_within(limit);
+            let used = encoded_bytes(mark.offset(), mark.done_beyond());
+            prop_assert!(room == 0 || used <= limit);
+            for which in order.into_iter().take(room) {
+                let open: Vec<_> = mark.open.iter().chain(&mark.ahead).copied().collect();
+                if open.is_empty() {
+                    break;
+                }
+                mark.settle(open[which % open.len()]);
+                let text = encode(mark.offset(), mark.done_beyond(), limit);
+                let all = Watermark::starting_at(mark.offset(), &text);
+                prop_assert_eq!(
+                    all.done_beyond().collect::<Vec<_>>(),
+                    mark.done_beyond().collect::<Vec<_>>()
+                );
+            }
+        }
+
+        #[test]
+        fn what_an_encoding_needs_is_counted_right(steps in steps()) {
+            let (mark, ..) = played(&steps);
+            let text = encode(mark.offset(), mark.done_beyond(), METADATA_BYTES);
+            let counted = encoded_bytes(mark.offset(), mark.done_beyond());
+            prop_assert_eq!(counted, text.len().max(FORMAT.len()));
         }
 
         #[test]

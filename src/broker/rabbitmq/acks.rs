@@ -103,8 +103,8 @@ impl Acks {
         })
     }
 
-    /// More messages are under way at most from now on.
-    pub fn widen(&self, prefetch: u16) {
+    /// So many messages are under way at most from now on.
+    pub fn batch_for(&self, prefetch: u16) {
         self.batch.store(batch_of(prefetch), Ordering::Relaxed);
     }
 

@@ -5,7 +5,7 @@
 //! is tried again on the same connection, and the others go on.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::acks::Acks;
 use super::connect::{Backoff, answer, hang_up};
+use super::room::Room;
 use super::taker::Taker;
 use super::{RabbitMq, SourceSettings, failures, topology};
 use crate::broker::{Health, Intake, Intakes};
@@ -100,6 +101,7 @@ async fn feed_all(
             feed,
             name,
             troubles: troubles.clone(),
+            consumers: AtomicU64::new(0),
             stop: stop.clone(),
             drain: drain.clone(),
         };
@@ -249,6 +251,8 @@ struct Feeder {
     feed: Feed,
     name: String,
     troubles: Arc<Troubles>,
+    /// How many it has had.
+    consumers: AtomicU64,
     stop: CancellationToken,
     drain: CancellationToken,
 }
@@ -313,10 +317,13 @@ impl Feeder {
     }
 
     /// Feeds with at most `most` messages under way; with fewer after a crash, until things are seen
-    /// to go well.
+    /// to go well, and with fewer while messages are large.
     async fn feed_once(&self, connection: &Connection, most: u16) -> anyhow::Result<()> {
-        let mut pace = self.feed.intake().pace();
-        let mut prefetch = paced(most, *pace.borrow());
+        let intake = self.feed.intake();
+        let mut pace = intake.pace();
+        let mut allowed = paced(most, *pace.borrow());
+        let mut prefetch = allowed;
+        let mut room = Room::new(intake.budget_bytes() / 2, Instant::now());
         let (queue, channel, mut consumer) = tokio::select! {
             opened = self.open(connection, prefetch) => opened?,
             () = self.stop.cancelled() => return Ok(()),
@@ -341,28 +348,12 @@ impl Feeder {
         loop {
             tokio::select! {
                 ended = &mut sender => return Err(lost(ended, &acks)),
-                wider = wider(&mut pace, prefetch), if prefetch < most => {
-                    prefetch = paced(most, wider);
-                    acks.widen(prefetch);
-                    // What the old consumer has left comes first; then it ends.
-                    let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-                    answer("the consumer cannot be replaced", cancel).await?;
-                    while let Some(Ok(delivery)) = timeout(CLOSE_DEADLINE, consumer.next())
-                        .await
-                        .context("the old consumer does not end")?
-                    {
-                        tokio::select! {
-                            taken = taker.take(delivery, &mut hops) => taken?,
-                            ended = &mut sender => return Err(lost(ended, &acks)),
-                            () = self.stop.cancelled() => break,
-                        }
-                    }
-                    consumer = self.consume(&channel, prefetch).await?;
-                }
+                wider = wider(&mut pace, allowed), if allowed < most => allowed = paced(most, wider),
                 () = self.stop.cancelled() => break,
-                Some(_) = hops.join_next() => {}
+                Some(_) = hops.join_next() => continue,
                 delivery = consumer.next() => match delivery {
                     Some(Ok(delivery)) => {
+                        room.taken(delivery.data.len(), Instant::now());
                         tokio::select! {
                             taken = taker.take(delivery, &mut hops) => taken?,
                             ended = &mut sender => return Err(lost(ended, &acks)),
@@ -373,6 +364,32 @@ impl Feeder {
                     None => bail!("the broker cancelled the consumer (was queue `{queue}` deleted?)"),
                 },
             }
+            let Some(instead) = room.instead_of(prefetch, allowed) else {
+                continue;
+            };
+            debug!(
+                feed = self.name,
+                from = prefetch,
+                to = instead,
+                "another prefetch"
+            );
+            prefetch = instead;
+            acks.batch_for(prefetch);
+            // What the old consumer has left comes first; then it ends.
+            let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            answer("the consumer cannot be replaced", cancel).await?;
+            while let Some(Ok(delivery)) = timeout(CLOSE_DEADLINE, consumer.next())
+                .await
+                .context("the old consumer does not end")?
+            {
+                room.taken(delivery.data.len(), Instant::now());
+                tokio::select! {
+                    taken = taker.take(delivery, &mut hops) => taken?,
+                    ended = &mut sender => return Err(lost(ended, &acks)),
+                    () = self.stop.cancelled() => break,
+                }
+            }
+            consumer = self.consume(&channel, prefetch).await?;
         }
         // A cancel that fails means that the channel is gone, and with it the consumer.
         let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
@@ -419,12 +436,10 @@ impl Feeder {
             channel.basic_qos(prefetch, BasicQosOptions::default()),
         )
         .await?;
-        // A tag of its own for each prefetch: a quorum queue of 3.10 numbers the messages of a tag that
+        // A tag of its own for each consumer: a quorum queue of 3.10 numbers the messages of a tag that
         // is used again on the same channel anew, and the channel dies of it.
-        let tag = format!(
-            "hookbridge-{}-{}-{prefetch}",
-            self.name, self.broker.instance
-        );
+        let number = self.consumers.fetch_add(1, Ordering::Relaxed);
+        let tag = format!("hookbridge-{}-{}-{number}", self.name, self.broker.instance);
         let consume = channel.basic_consume(
             queue.into(),
             tag.as_str().into(),
@@ -439,9 +454,9 @@ fn paced(most: u16, pace: usize) -> u16 {
     most.min(u16::try_from(pace).unwrap_or(u16::MAX))
 }
 
-/// Waits until more than `prefetch` may be taken at a time, and says how many.
-async fn wider(pace: &mut watch::Receiver<usize>, prefetch: u16) -> usize {
-    let wider = pace.wait_for(|pace| *pace > usize::from(prefetch)).await;
+/// Waits until more than `allowed` may be taken at a time, and says how many.
+async fn wider(pace: &mut watch::Receiver<usize>, allowed: u16) -> usize {
+    let wider = pace.wait_for(|pace| *pace > usize::from(allowed)).await;
     match wider.map(|pace| *pace) {
         Ok(pace) => pace,
         // The pipeline is gone; its intakes are then closed too.

@@ -22,6 +22,7 @@ mod message;
 mod parked;
 mod probe;
 mod publish;
+mod room;
 mod taker;
 mod topology;
 mod upkeep;

@@ -14,6 +14,8 @@ pub struct Bridge {
     child: Child,
     folder: TempDir,
     env: Vec<(&'static str, String)>,
+    /// What runs the binary, when it is not run by itself.
+    through: Vec<String>,
     pub admin: String,
 }
 
@@ -39,7 +41,7 @@ impl Bridge {
 
     /// Starts it on the same data, after it has ended, and does not wait for it.
     pub fn launch(&mut self) {
-        self.child = spawn(self.folder.path(), &self.env);
+        self.child = spawn(self.folder.path(), &self.env, &self.through);
     }
 
     /// Starts it on the same data if it has ended, and does not wait for it.
@@ -53,17 +55,31 @@ impl Bridge {
 
     /// Like [`Bridge::start`], in this folder and with these variables besides.
     pub async fn start_in(folder: TempDir, config: &str, env: Vec<(&'static str, String)>) -> Self {
-        let mut bridge = Self::spawn_in(folder, config, env);
+        let mut bridge = Self::spawn_in(folder, config, env, Vec::new());
+        bridge.wait_until_alive().await;
+        bridge
+    }
+
+    /// Like [`Bridge::start`], by a command that ends up as the binary with the arguments after it.
+    pub async fn start_through(config: &str, through: Vec<String>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut bridge = Self::spawn_in(folder, config, Vec::new(), through);
         bridge.wait_until_alive().await;
         bridge
     }
 
     /// Starts one that is expected to end by itself.
     pub fn spawn(config: &str) -> Self {
-        Self::spawn_in(tempfile::tempdir().expect("a folder"), config, Vec::new())
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::spawn_in(folder, config, Vec::new(), Vec::new())
     }
 
-    fn spawn_in(folder: TempDir, config: &str, env: Vec<(&'static str, String)>) -> Self {
+    fn spawn_in(
+        folder: TempDir,
+        config: &str,
+        env: Vec<(&'static str, String)>,
+        through: Vec<String>,
+    ) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|l| l.local_addr())
             .expect("a free port")
@@ -74,11 +90,12 @@ impl Bridge {
             .replace("{admin}", &admin)
             .replace("{data}", &data.display().to_string());
         std::fs::write(folder.path().join("hookbridge.yaml"), text).expect("the config is written");
-        let child = spawn(folder.path(), &env);
+        let child = spawn(folder.path(), &env, &through);
         Self {
             child,
             folder,
             env,
+            through,
             admin,
         }
     }
@@ -129,7 +146,7 @@ impl Bridge {
 
     /// Starts it on the same data, after it has ended.
     pub async fn start_again(&mut self) {
-        self.child = spawn(self.folder.path(), &self.env);
+        self.child = spawn(self.folder.path(), &self.env, &self.through);
         self.wait_until_alive().await;
     }
 
@@ -235,13 +252,17 @@ impl Bridge {
     }
 }
 
-fn spawn(folder: &Path, env: &[(&'static str, String)]) -> Child {
+fn spawn(folder: &Path, env: &[(&'static str, String)], through: &[String]) -> Child {
+    let binary = env!("CARGO_BIN_EXE_hookbridge").to_owned();
+    let mut words = through.iter().chain([&binary]);
+    let mut command = Command::new(words.next().expect("the binary, if nothing else"));
+    command.args(words);
     let log = std::fs::File::options()
         .append(true)
         .create(true)
         .open(folder.join("log"))
         .expect("a log file");
-    Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+    command
         .args(["run", "--config", "hookbridge.yaml"])
         .current_dir(folder)
         .envs(env.iter().map(|(name, value)| (name, value)))

@@ -85,9 +85,18 @@ impl Receiver {
     pub async fn answering(
         answers: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::answering_at(anywhere, answers).await
+    }
+
+    /// Like [`Receiver::answering`], at this address.
+    pub async fn answering_at(
+        address: SocketAddr,
+        answers: impl Fn(&Request, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind(address)
             .await
-            .expect("a free port");
+            .expect("the port is free");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
             requests: Mutex::default(),
@@ -154,6 +163,46 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// A receiver that ends like a process: with all its connections.
+pub struct Mortal {
+    pub receiver: Receiver,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Mortal {
+    /// One that takes `after` for each 204.
+    pub fn at(address: SocketAddr, after: Duration) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let answers = move |_: &Request, _| Answer::status(204).after(after);
+        let receiver = tokio::task::block_in_place(|| {
+            runtime.block_on(Receiver::answering_at(address, answers))
+        });
+        Self {
+            receiver,
+            runtime: Some(runtime),
+        }
+    }
+
+    /// Ends it, and waits until its connections have.
+    pub fn end(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            tokio::task::block_in_place(|| runtime.shutdown_timeout(Duration::from_secs(5)));
+        }
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -79,6 +79,35 @@ pub async fn joined_and_left(setting: Setting) -> Report {
     world.judged().await
 }
 
+/// Two instances are replaced one after the other by some with other tiers, and back, under load.
+pub async fn upgraded(setting: Setting) -> Report {
+    let mut world = World::start(setting, Plan::default()).await;
+    let older = world.config.clone();
+    let newer = older.replace("tiers: [1s, 2s, 5s]", "tiers: [1s, 3s]");
+    assert_ne!(newer, older);
+    world.producer.go(RATE / 2);
+    let mut second = Bridge::start(&older).await;
+    world.part(200).await;
+    for config in [newer, older] {
+        second.write_config(&config);
+        second.terminate();
+        second.exit_code(WITHIN).await;
+        second.start_again().await;
+        // One of each.
+        world.part(200).await;
+        world.bridge.write_config(&config);
+        world.bridge.terminate();
+        world.bridge.exit_code(WITHIN).await;
+        world.bridge.start_again().await;
+        world.part(200).await;
+    }
+    second.terminate();
+    second.exit_code(WITHIN).await;
+    // Kafka waits for the session of the one that is gone for good.
+    world.most_recovery = Duration::from_secs(30);
+    world.judged().await
+}
+
 /// The endpoint's secret is replaced, the old one kept beside it: all is signed under either.
 pub async fn secret_rotated(setting: Setting) -> Report {
     let mut world = World::start(setting, Plan::default()).await;

@@ -12,6 +12,7 @@ const RATE: usize = 100;
 /// RabbitMQ writes the names of new quorum queues to disk up to three seconds late; one killed
 /// before that has lost them.
 const NAMES_ON_DISK: Duration = Duration::from_secs(4);
+const LONG_PARTITION: Duration = Duration::from_secs(60);
 const UNREADY_WITHIN: Duration = Duration::from_secs(15);
 
 /// A world with events coming in, and a moment to have some in every state.
@@ -59,6 +60,20 @@ pub async fn partitioned(setting: Setting) -> Report {
     world.proxy().set(Mode::Pass);
     world.part(200).await;
     world.judged().await
+}
+
+/// So long that heartbeats and sessions are over on both sides, many times.
+pub async fn partitioned_long(setting: Setting) -> Report {
+    let mut world = busy(setting, through_a_proxy()).await;
+    world.proxy().set(Mode::Stall);
+    let said = world.turns_unready(LONG_PARTITION).await;
+    tokio::time::sleep(LONG_PARTITION).await;
+    world.proxy().set(Mode::Pass);
+    world.part(500).await;
+    world.most_recovery = Duration::from_secs(40);
+    let mut report = world.judged().await;
+    report.must(said, "/readyz said nothing during the partition");
+    report
 }
 
 pub async fn bad_network(setting: Setting) -> Report {
@@ -109,10 +124,20 @@ pub async fn half_open(setting: Setting) -> Report {
 }
 
 pub async fn memory_alarm(setting: Setting) -> Report {
+    let on = ["set_vm_memory_high_watermark", "absolute", "1"];
+    alarmed(setting, &on, &["set_vm_memory_high_watermark", "0.6"]).await
+}
+
+pub async fn disk_alarm(setting: Setting) -> Report {
+    let on = ["set_disk_free_limit", "100000GB"];
+    alarmed(setting, &on, &["set_disk_free_limit", "50MB"]).await
+}
+
+async fn alarmed(setting: Setting, on: &[&str], off: &[&str]) -> Report {
     let world = busy(setting, Plan::default()).await;
-    world.to_broker(|own| own.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]));
+    world.to_broker(|own| own.ctl(on));
     world.part(800).await;
-    world.to_broker(|own| own.ctl(&["set_vm_memory_high_watermark", "0.6"]));
+    world.to_broker(|own| own.ctl(off));
     world.part(200).await;
     world.judged().await
 }
@@ -203,5 +228,39 @@ pub async fn paused(setting: Setting) -> Report {
     world.part(300).await;
     let mut report = world.judged().await;
     report.must(said, "/readyz said nothing while the broker stood still");
+    report
+}
+
+/// SIGTERM while the broker stands still: the bridge leaves within its deadline, and what it could not
+/// say comes again.
+pub async fn paused_at_the_stop(setting: Setting) -> Report {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    /// Leaving the groups, and what is to be closed.
+    const GRACE: Duration = Duration::from_secs(12);
+    let plan = Plan {
+        answers_after: Duration::from_millis(300),
+        limits: Some(format!("{{ shutdown: {}s }}", DEADLINE.as_secs())),
+        ..Plan::default()
+    };
+    let mut world = busy(setting, plan).await;
+    world.to_broker(|own| own.call("pause"));
+    world.bridge.terminate();
+    let began = Instant::now();
+    world.bridge.exit_code(DEADLINE * 10).await;
+    let took = began.elapsed();
+    world.to_broker(|own| own.call("resume"));
+    world.bus.reconnect().await;
+    world.bridge.start_again().await;
+    world.bridge.wait_ready(Duration::from_secs(60)).await;
+    world.part(300).await;
+    let mut report = world.judged().await;
+    report.note(format!(
+        "it had left {:.1} s after SIGTERM",
+        took.as_secs_f64()
+    ));
+    report.must(
+        took < DEADLINE + GRACE,
+        &format!("{took:?} to leave with a deadline of {DEADLINE:?}"),
+    );
     report
 }

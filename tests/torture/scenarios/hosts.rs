@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::judge::Report;
 use crate::support::SECRET;
+use crate::support::bridge::Bridge;
 use crate::support::receiver::Request;
 use crate::world::{Plan, Setting, World};
 
@@ -23,24 +24,15 @@ fn faketime() -> PathBuf {
 
 /// The wall clock of the bridge goes an hour on, an hour back and to 1970, while it runs and across
 /// a restart. Timers are by another clock, and a signature carries the sender's time.
+///
+/// Timed waits of the Kafka library end at a time of the wall clock: a wait that was begun before the
+/// clock went back lasts until that time comes again, unless something happens. (With faketime, so does
+/// each that is begun while the clock is ahead.) The bridge has to leave all the same.
 pub async fn clock_jumps(setting: Setting) -> Report {
-    let folder = tempfile::tempdir().expect("a folder");
-    let clock = folder.path().join("clock");
-    let set = |offset: i64| {
-        // In one step, so that a half-written one is never read.
-        let next = folder.path().join("next");
-        std::fs::write(&next, format!("{offset:+}\n")).expect("written");
-        std::fs::rename(&next, &clock).expect("renamed");
-    };
-    set(0);
+    let clock = Wall::new();
+    let set = |offset: i64| clock.set(offset);
     let plan = Plan {
-        env: vec![
-            ("LD_PRELOAD", faketime().display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-            ("DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ],
+        env: clock.env(),
         ..Plan::default()
     };
     let mut world = World::start(setting, plan).await;
@@ -48,12 +40,15 @@ pub async fn clock_jumps(setting: Setting) -> Report {
     world.part(200).await;
     let to_1970 = 86_400 - unix_now();
     let offsets = [3_600, -3_600, to_1970, 0];
+    let mut left_after = Duration::ZERO;
     for offset in offsets {
         set(offset);
         world.part(250).await;
         if offset == to_1970 {
+            let began = Instant::now();
             world.bridge.terminate();
-            world.bridge.exit_code(WITHIN).await;
+            world.bridge.exit_code(WITHIN * 2).await;
+            left_after = began.elapsed();
             world.bridge.start_again().await;
             world.part(250).await;
         }
@@ -61,18 +56,17 @@ pub async fn clock_jumps(setting: Setting) -> Report {
     let mut evidence = world.evidence().await;
     let good = &mut evidence.subscribed[0];
     good.not_before = Some(Duration::from_secs(1));
-    let mut strange = 0;
-    for request in &mut good.requests {
-        let Some((signed_at, is_signed)) = signed(request) else {
-            continue;
-        };
-        request.verified = is_signed;
-        let came = unix_now() - request.at.elapsed().as_secs() as i64;
-        let is_now = |offset: &i64| (came + offset - signed_at).abs() <= 5;
-        strange += usize::from(!offsets.iter().any(is_now));
-    }
+    let strange = signed_at_other_times(&mut good.requests, &offsets);
     let (requests, owed) = (good.requests.len(), evidence.events.confirmed.len());
     let mut report = Report::of(&evidence);
+    report.note(format!(
+        "in 1970 it had left {:.1} s after SIGTERM",
+        left_after.as_secs_f64()
+    ));
+    report.must(
+        left_after < WITHIN / 2,
+        "it does not leave while the clock is behind",
+    );
     report.must(
         strange == 0,
         &format!("{strange} signatures of another time than the sender's"),
@@ -82,6 +76,94 @@ pub async fn clock_jumps(setting: Setting) -> Report {
         &format!("{requests} requests for {owed} events"),
     );
     report
+}
+
+/// The clocks of two instances are half a minute apart: what one has parked the other sends, never early
+/// and signed with its own time.
+pub async fn clocks_apart(setting: Setting) -> Report {
+    // Behind, since faketime knows nothing of C11's `cnd_timedwait`: with a clock that is ahead each
+    // wait of the Kafka library would last as much longer.
+    const APART: i64 = -30;
+    let behind = Wall::new();
+    behind.set(APART);
+    let mut world = World::start(setting, Plan::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut second = Bridge::start_in(folder, &world.config, behind.env()).await;
+    second.wait_ready(WITHIN * 2).await;
+    world.producer.go(RATE * 2);
+    world.part(1_000).await;
+    second.terminate();
+    second.exit_code(WITHIN).await;
+    world.part(300).await;
+    // Kafka waits for the session of the one that is gone for good.
+    world.most_recovery = Duration::from_secs(30);
+    let mut evidence = world.evidence().await;
+    let good = &mut evidence.subscribed[0];
+    good.not_before = Some(Duration::from_secs(1));
+    let strange = signed_at_other_times(&mut good.requests, &[0, APART]);
+    let is_behind = |request: &&Request| {
+        let came = unix_now() - request.at.elapsed().as_secs() as i64;
+        signed(request).is_some_and(|(signed_at, _)| signed_at - came < APART / 2)
+    };
+    let by_second = good.requests.iter().filter(is_behind).count();
+    let by_first = good.requests.len() - by_second;
+    let mut report = Report::of(&evidence);
+    report.note(format!(
+        "{by_first} requests of the one, {by_second} of the other, whose clock was {} s behind",
+        -APART
+    ));
+    report.must(
+        strange == 0,
+        &format!("{strange} signatures of another time than the sender's"),
+    );
+    report.must(by_first > 0 && by_second > 0, "one of them sent nothing");
+    report
+}
+
+/// A wall clock that is set as the test likes, while the other clocks are left alone.
+struct Wall(tempfile::TempDir);
+
+impl Wall {
+    fn new() -> Self {
+        let wall = Self(tempfile::tempdir().expect("a folder"));
+        wall.set(0);
+        wall
+    }
+
+    /// So many seconds ahead of the true time.
+    fn set(&self, offset: i64) {
+        // In one step, so that a half-written one is never read.
+        let next = self.0.path().join("next");
+        std::fs::write(&next, format!("{offset:+}\n")).expect("written");
+        std::fs::rename(&next, self.0.path().join("clock")).expect("renamed");
+    }
+
+    fn env(&self) -> Vec<(&'static str, String)> {
+        let clock = self.0.path().join("clock");
+        vec![
+            ("LD_PRELOAD", faketime().display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
+    }
+}
+
+/// Looks at signatures again, by the time that they name themselves; how many of these times are those
+/// of no clock that was so far ahead.
+fn signed_at_other_times(requests: &mut [Request], offsets: &[i64]) -> usize {
+    let mut strange = 0;
+    for request in requests {
+        let Some((signed_at, is_signed)) = signed(request) else {
+            continue;
+        };
+        request.verified = is_signed;
+        let came = unix_now() - request.at.elapsed().as_secs() as i64;
+        let is_now = |offset: &i64| (came + offset - signed_at).abs() <= 5;
+        strange += usize::from(!offsets.iter().any(is_now));
+    }
+    strange
 }
 
 fn unix_now() -> i64 {

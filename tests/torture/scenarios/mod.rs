@@ -44,7 +44,9 @@ scenarios! {
     "02-partition", BOTH, &[RabbitMq] => brokers::partitioned;
     "02-bad-network", BOTH, &[] => brokers::bad_network;
     "02-cut-and-reset", BOTH, &[Kafka] => brokers::cut_and_reset;
+    "02-long-partition", BOTH, &[] => brokers::partitioned_long;
     "03-half-open", BOTH, &[] => brokers::half_open;
+    "04-disk-alarm", &[RabbitMq], &[] => brokers::disk_alarm;
     "04-memory-alarm", &[RabbitMq], &[RabbitMq] => brokers::memory_alarm;
     "05-queue-deleted", &[RabbitMq], &[RabbitMq] => brokers::queue_deleted;
     "07-dead-letters-deleted", &[RabbitMq], &[] => brokers::dead_letters_deleted;
@@ -53,6 +55,7 @@ scenarios! {
     "12-second-instance", BOTH, &[] => bridges::joined_and_left;
     "14-hundreds-hang", &[Embedded, RabbitMq], &[] => many::hundreds_hang;
     "17-broker-paused", BOTH, &[] => brokers::paused;
+    "18-stop-while-paused", BOTH, &[] => brokers::paused_at_the_stop;
     "20-hangs", EACH, &[Embedded] => receivers::hangs;
     "20-ten-thousand-drips", &[Embedded], &[] => many::drips;
     "21-endless-body", EACH, &[Kafka] => receivers::endless_body;
@@ -68,11 +71,13 @@ scenarios! {
     "31-hundred-thousand", &[Embedded, RabbitMq], &[] => many::hundred_thousand;
     "32-bridge-kill", EACH, EACH => bridges::killed;
     "33-disk-full", &[Embedded], &[] => hosts::disk_full;
-    "36-clock-jumps", &[Embedded, RabbitMq], &[] => hosts::clock_jumps;
+    "36-clock-jumps", EACH, &[] => hosts::clock_jumps;
     "37-large-messages", &[Embedded, RabbitMq], &[] => large::messages;
     "38-sigterm", EACH, &[Kafka] => bridges::terminated;
     "41-secret-rotated", EACH, &[] => bridges::secret_rotated;
+    "43-rolling-upgrade", BOTH, &[] => bridges::upgraded;
     "44-two-instances", &[Embedded], &[] => bridges::same_data;
+    "46-clocks-apart", BOTH, &[] => hosts::clocks_apart;
 }
 
 impl Scenario {

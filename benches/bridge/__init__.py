@@ -1,0 +1,1 @@
+"""The benchmark of the whole bridge: `benches/run`. Only the standard library."""
