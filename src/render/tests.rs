@@ -568,8 +568,13 @@ fn what_is_parsed_is_shared() {
 
 #[test]
 fn an_endpoint_without_any_of_it_reads_nothing() {
-    let renderer = Renderer::new(&endpoint(Payload::default())).unwrap();
-    assert!(!renderer.reads_json());
+    let plain = endpoint(Payload::default());
+    assert!(!Renderer::new(&plain).unwrap().reads_json());
+    let event = event("{\"a\": 1");
+    let sent = render(event.clone(), &plain).unwrap();
+    // The very same bytes, and the URL of the endpoint, not copies of them.
+    assert_eq!(sent.body.as_ptr(), event.body.as_ptr());
+    assert!(Arc::ptr_eq(&sent.url, &plain.url));
 }
 
 proptest! {
