@@ -97,7 +97,20 @@ async fn other_libraries_read_what_was_written() {
         .iter()
         .map(|(name, rest)| subscription(name, "orders.*", receiver.port, rest))
         .collect();
-    let bridge = Bridge::start(&config(&subscriptions)).await.ready().await;
+    let came = subscription("came", "came", receiver.port, "format: cloudevents");
+    let bridge = Bridge::start(&config(&(subscriptions + &came))).await;
+    let bridge = bridge.ready().await;
+    // As Kafka has it, by way of the API.
+    let cloud_event = [
+        ("hookbridge-header-ce_specversion", "1.0"),
+        ("hookbridge-header-ce_id", "A 7"),
+        ("hookbridge-header-ce_source", "https://crm.example.com/"),
+        ("hookbridge-header-ce_type", "made"),
+        ("hookbridge-header-ce_time", "2026-03-01T12:00:00Z"),
+        ("hookbridge-header-ce_subject", "order/7"),
+        ("content-type", "application/json"),
+    ];
+    publish(&bridge, "came", &cloud_event, "[1]").await;
     let id = [
         ("hookbridge-id", "evt_1"),
         ("content-type", "application/json"),
@@ -105,7 +118,7 @@ async fn other_libraries_read_what_was_written() {
     publish(&bridge, "orders.created", &id, ORDER).await;
     let read = eventually("everything is read", WITHIN, async || {
         let read = receiver.results::<Value>().await;
-        (read.len() == rows.len()).then_some(read)
+        (read.len() == rows.len() + 1).then_some(read)
     })
     .await;
 
@@ -159,6 +172,18 @@ async fn other_libraries_read_what_was_written() {
         assert_eq!(read[name]["data"], order);
     }
     assert_eq!(read["batch"][0]["data"], order);
+    let [id, event] = [&read["came"][0], &read["came"][1]];
+    assert!(id.as_str().is_some_and(|id| id.starts_with("ce_")), "{id}");
+    assert_eq!(event["data"], json!([1]));
+    for (name, value) in [
+        ("id", "A 7"),
+        ("source", "https://crm.example.com/"),
+        ("type", "made"),
+        ("time", "2026-03-01 12:00:00+00:00"),
+        ("subject", "order/7"),
+    ] {
+        assert_eq!(event["attributes"][name], value, "{event}");
+    }
     assert_eq!(
         read["version"],
         json!(["v1", "@1769817600", "Sun, 31 Jan 2027 00:00:00 GMT"])

@@ -76,6 +76,7 @@ READERS = {
     "all": lambda body, headers, _: decrypted(gzip.decompress(body), headers, "P-256"),
     "structured": lambda body, headers, _: cloud_event(body, headers),
     "binary": lambda body, headers, _: cloud_event(body, headers),
+    "came": lambda body, headers, _: [headers["webhook-id"], cloud_event(body, headers)],
     "batch": lambda body, headers, _: of_batch(body, headers),
     "version": lambda body, headers, _: [
         headers["webhook-version"], headers["deprecation"], headers["sunset"]
