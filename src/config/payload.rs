@@ -7,14 +7,14 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::field::Field;
 use super::keys;
-use super::reader::{Map, suggestion};
+use super::reader::Map;
 use super::templates;
 use super::versions::Versions;
 use crate::deliver::signature::sets_header;
 use crate::render::{check_key, is_xml_name};
 use crate::subscription::{
-    CloudEvents, CloudEventsMode, Encryption, FieldPath, Fields, FormFields, Format, Payload,
-    Scheme, Template, XmlNames,
+    CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
+    Format, Payload, Scheme, Template, XmlNames,
 };
 
 const MOST_PATHS: usize = 1_000;
@@ -296,11 +296,12 @@ fn path(field: Field<'_>) -> Option<FieldPath> {
     match text.parse() {
         Ok(path) => Some(path),
         Err(error) => {
-            let help = match field.is_substituted() {
-                true => None,
-                false => suggestion(text, ["data"]).or(Some(format!("such as `data.{text}`"))),
+            let help = match error {
+                FieldPathError::Root if !field.is_substituted() => {
+                    Some(format!("such as `data.{text}`"))
+                }
+                _ => None,
             };
-            let error: crate::subscription::FieldPathError = error;
             field.note(error.to_string(), help);
             None
         }
@@ -324,4 +325,151 @@ fn encrypt(field: Field<'_>) -> Option<Encryption> {
         key: key.into(),
         kid: kid.map(Into::into),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::parse;
+    use super::*;
+
+    fn env(name: &str) -> Option<String> {
+        (name == "BODY").then(|| "{\n  {{ hidden here }}".to_owned())
+    }
+
+    /// Place and words of each problem of a config with these endpoints.
+    fn problems(endpoints: &str) -> String {
+        let text = format!("brokers: {{ here: {{ embedded: {{}} }} }}\nendpoints:\n{endpoints}");
+        let Err(problems) = parse(&text, "x", Path::new("."), &env) else {
+            return "none".to_owned();
+        };
+        let list = problems.list().iter();
+        let lines = list.map(|problem| {
+            let help = problem.help.as_deref().unwrap_or("-");
+            format!(
+                "{}:{}: {} ({help})",
+                problem.line, problem.col, problem.message
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn read_one(rest: &str) -> Payload {
+        let text = format!(
+            "brokers: {{ here: {{ embedded: {{}} }} }}\nendpoints:\n  e: {{ url: 'https://h/', signature: none, {rest} }}\n"
+        );
+        let config = parse(&text, "x", Path::new("."), &env);
+        config
+            .unwrap_or_else(|problems| panic!("{problems}"))
+            .endpoints["e"]
+            .payload
+            .clone()
+    }
+
+    #[test]
+    fn mistakes_are_named_where_they_are() {
+        insta::assert_snapshot!(problems(
+            "  a: { url: 'https://h/', signature: none, format: jsonx }
+  b: { url: 'https://h/', signature: none, format: template }
+  c: { url: 'https://h/', signature: none, format: { xml: { root: 1a }, form: {} } }
+  d: { url: 'https://h/', signature: none, format: { form: { field: x, flatten: true } } }
+  e: { url: 'https://h/', signature: none, format: { xml: { root: '1 a' } } }
+  f: { url: 'https://h/', signature: none, fields: { keep: [], drop: [card, data..x] } }
+  g: { url: 'https://h/', signature: none, encrypt: { key: 'abc' } }
+  h: { url: 'https://h/', signature: none, encrypt: { key: { kty: EC, crv: P-256, x: AA, y: AA } } }
+  i: { url: 'https://h/', signature: none, encrypt: { key: { kty: oct, k: AA } } }
+  j: { url: 'https://h/', signature: none, version: v9 }
+  k: { url: 'https://h/', signature: none, method: GET, gzip: true, format: xml }
+"
+        ), @r#"
+        3:52: `jsonx` is not a value of `format` (known here: `raw`, `envelope`, `cloudevents`, `cloudevents-binary`, `cloudevents-batch`, `form`, `xml`)
+        4:52: format `template` needs a template (write `{ template: { body: ... } }`)
+        5:44: `format` has exactly one key, the name of a format (such as `{ xml: { root: order } }`)
+        6:72: the whole body in one `field`, and flattened, are two forms (keep one of them)
+        7:67: `1 a` cannot be the name of an element (letters, digits, `_`, `-` and `.`)
+        8:60: `keep` is empty (-)
+        8:71: a path begins with `data.`, which is the body (such as `data.card`)
+        8:77: a path may not have an empty step; `\.` is a dot inside a key (-)
+        9:60: this is neither a JWK nor a public key in PEM (`-----BEGIN PUBLIC KEY-----`) (such as `${file:receiver.pem}`; `openssl pkey -in key.pem -pubout` prints it)
+        10:60: `x` of the JWK is missing, or no base64url of a number of the right length (such as `${file:receiver.pem}`; `openssl pkey -in key.pem -pubout` prints it)
+        11:60: this is a private key; give its public half (such as `${file:receiver.pem}`; `openssl pkey -in key.pem -pubout` prints it)
+        12:53: there is no version `v9` (write it under `versions:`)
+        13:57: the body is compressed, and a GET has no body (use another `method`, or leave it out)
+        13:69: `xml` is a body, and a GET has no body (use another `method`, or leave it out)
+        "#);
+    }
+
+    #[test]
+    fn mistakes_in_templates_have_their_own_line_and_column() {
+        insta::assert_snapshot!(problems(
+            "  a:
+    url: https://h/
+    signature: none
+    format:
+      template:
+        body: |
+          {
+            \"a\": {{ data.a b }}
+          }
+        headers: { content-type: x, 'webhook-id': x, 'b c': x, x-d: \"{{ dta }}\" }
+        query: { q: '{% if %}' }
+        path: [a, '{{ id']
+  b:
+    url: https://h/
+    signature: none
+    format: { template: { body: '${env:BODY}', content_type: json } }
+"
+        ), @r#"
+        10:28: syntax error: unexpected identifier, expected end of variable block (-)
+        12:20: the header `content-type` is not a template's to set (it belongs to HTTP, to the body, to the signature or to hookbridge)
+        12:37: the header `webhook-id` is not a template's to set (it belongs to HTTP, to the body, to the signature or to hookbridge)
+        12:54: `b c` cannot be the name of a header (-)
+        12:73: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, params, version (-)
+        13:28: syntax error: unexpected end of block (-)
+        14:23: syntax error: unexpected end of input, expected end of variable block (-)
+        18:33: syntax error at line 2, column 13 of the value of `${env:BODY}` (-)
+        18:62: `json` is not a content type (such as `application/json`)
+        "#);
+    }
+
+    #[test]
+    fn a_url_that_is_extended_is_signed_as_it_is_sent() {
+        let secret = "0123456789abcdef";
+        let given = |rest: &str| {
+            problems(&format!(
+                "  a: {{ url: 'https://h', secret: {secret}, {rest} }}\n"
+            ))
+        };
+        assert_eq!(given("signature: twilio, method: GET"), "none");
+        insta::assert_snapshot!(given("signature: { twilio: { url: 'https://p/' } }, method: GET"), @"3:52: `url` of the signature is one URL, and requests go to others (leave it out: each URL is signed as it is sent)");
+    }
+
+    #[test]
+    fn a_form_is_that_of_the_service_whose_signature_it_has() {
+        let form = |rest: &str| read_one(rest).format;
+        let whole = |name: &str| Format::Form(FormFields::Whole(name.into()));
+        assert_eq!(form("format: form"), whole("payload"));
+        let key = "secret: 0123456789abcdef";
+        let of = |signature: &str, format: &str| {
+            let text = format!(
+                "brokers: {{ here: {{ embedded: {{}} }} }}\nendpoints: {{ e: {{ url: 'https://h/', signature: {signature}, {key}, format: {format} }} }}\n"
+            );
+            let config = parse(&text, "x", Path::new("."), &env).unwrap();
+            config.endpoints["e"].payload.format.clone()
+        };
+        assert_eq!(of("mailchimp", "form"), whole("mandrill_events"));
+        assert_eq!(of("twilio", "form"), Format::Form(FormFields::Flat));
+        assert_eq!(
+            of("twilio", "{ form: { flatten: false } }"),
+            whole("payload")
+        );
+        assert_eq!(of("mailchimp", "{ form: { field: x } }"), whole("x"));
+    }
+
+    #[test]
+    fn what_says_nothing_is_nothing() {
+        let said = "fields: {}, gzip: false, format: raw";
+        assert_eq!(read_one(said), Payload::default());
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Method, Uri};
 use jiff::Timestamp;
 
 use super::{Access, AddressPolicy, Courier, Signer, client};
@@ -114,7 +114,10 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
         method: endpoint.method.clone(),
         url: endpoint.url.clone(),
         headers,
-        body: Bytes::from(body),
+        body: match endpoint.method {
+            Method::GET => Bytes::new(),
+            _ => Bytes::from(body),
+        },
         deadline: PING,
     };
     let courier = Courier::new(AddressPolicy::clone(&policy));

@@ -264,7 +264,8 @@ impl Templates {
 
 /// Says what is wrong, and in which line, without showing any value.
 fn failed(called: &str, error: &Error) -> RenderError {
-    let line = error.line().unwrap_or(0);
+    let line = error.line().map(|line| format!(", line {line}"));
+    let line = line.unwrap_or_default();
     let what = match error.kind() {
         ErrorKind::OutOfFuel => format!("more than {FUEL} steps"),
         ErrorKind::WriteFailure => "the text is too long".to_owned(),
@@ -273,7 +274,7 @@ fn failed(called: &str, error: &Error) -> RenderError {
             None => kind.to_string(),
         },
     };
-    RenderError::new(format!("{called}, line {line}: {what}"))
+    RenderError::new(format!("{called}{line}: {what}"))
 }
 
 fn value(json: &Json) -> Value {

@@ -56,7 +56,8 @@ pub(super) fn render(event: Event, endpoint: &Endpoint) -> Result<Outgoing, Rend
     let taken_at = "2026-03-02T00:00:00Z".parse().unwrap();
     let uid = Uid::of_config("crm");
     let delivery = Delivery::first(Arc::new(event), "crm".into(), uid, taken_at);
-    Renderer::new(endpoint).render(&delivery, None, endpoint, Duration::from_secs(15))
+    let renderer = Renderer::new(endpoint).expect("a good payload");
+    renderer.render(&delivery, None, endpoint, Duration::from_secs(15))
 }
 
 /// The request as people read it.
@@ -389,10 +390,10 @@ fn of_template(json: &str, body_text: &str) -> String {
 
 #[test]
 fn what_a_template_cannot_is_said_with_its_line() {
-    insta::assert_snapshot!(of_template("{}", "{\"a\":\n  {{ data.gone }}}"), @"");
-    insta::assert_snapshot!(of_template("{}", "{\"a\": {{ data.gone.further }}}"), @"");
-    insta::assert_snapshot!(of_template("{}", "\n\n{{ data | frobnicate }}"), @"");
-    insta::assert_snapshot!(of_template("{\"a\":\"x\"}", "{\"a\": \"of {{ data.a }}\"}"), @"");
+    insta::assert_snapshot!(of_template("{}", "{\"a\":\n  {{ data.gone }}}"), @"cannot: body, line 2: undefined value");
+    insta::assert_snapshot!(of_template("{}", "{\"a\": {{ data.gone.further }}}"), @"cannot: body, line 1: undefined value");
+    insta::assert_snapshot!(of_template("{}", "\n\n{{ data | frobnicate }}"), @"cannot: body, line 3: unknown filter: filter frobnicate is unknown");
+    insta::assert_snapshot!(of_template("{\"a\":\"x\"}", "{\"a\": \"of {{ data.a }}\"}"), @"cannot: what body makes is not JSON: expected `,` or `}` at line 1 column 12 of it");
     insta::assert_snapshot!(of_template("<a/>", "{\"a\": {{ data }}}"), @"cannot: the body is not JSON, which the format needs");
     insta::assert_snapshot!(of_template("<a/>", "{\"a\": {{ id }}}"), @r#"{"a": "evt_1"}"#);
 }
@@ -400,9 +401,9 @@ fn what_a_template_cannot_is_said_with_its_line() {
 #[test]
 fn work_and_output_of_a_template_are_limited() {
     let many = "{% for a in range(1000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}1";
-    insta::assert_snapshot!(of_template("{}", many), @"");
+    insta::assert_snapshot!(of_template("{}", many), @"cannot: body, line 1: more than 200000 steps");
     let large = "{% for a in range(100) %}{{ \"x\" * 1000000 }}{% endfor %}";
-    insta::assert_snapshot!(of_template("{}", large), @"");
+    insta::assert_snapshot!(of_template("{}", large), @"cannot: body: the text is too long");
 }
 
 #[test]
@@ -438,9 +439,9 @@ fn mistakes_in_a_template_are_found_before_it_is_used() {
             problem.detail.unwrap_or_default()
         )
     };
-    insta::assert_snapshot!(problem("a\n  {{ b c }}"), @"");
-    insta::assert_snapshot!(problem("{% if x %}"), @"");
-    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"");
+    insta::assert_snapshot!(problem("a\n  {{ b c }}"), @"2: c: syntax error: unexpected identifier, expected end of variable block");
+    insta::assert_snapshot!(problem("{% if x %}"), @"1: %}: syntax error: unexpected end of input, expected end of block");
+    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"1: dta: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, params, version");
     assert_eq!(
         check_template("{% set x = data %}{{ x }}{{ range(3) }}{{ namespace() }}"),
         Ok(())
@@ -569,8 +570,13 @@ fn what_is_parsed_is_shared() {
 
 #[test]
 fn an_endpoint_without_any_of_it_reads_nothing() {
-    let renderer = Renderer::new(&endpoint(Payload::default())).unwrap();
-    assert!(!renderer.reads_json());
+    let plain = endpoint(Payload::default());
+    assert!(!Renderer::new(&plain).unwrap().reads_json());
+    let event = event("{\"a\": 1");
+    let sent = render(event.clone(), &plain).unwrap();
+    // The very same bytes, and the URL of the endpoint, not copies of them.
+    assert_eq!(sent.body.as_ptr(), event.body.as_ptr());
+    assert!(Arc::ptr_eq(&sent.url, &plain.url));
 }
 
 proptest! {

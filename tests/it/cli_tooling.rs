@@ -220,6 +220,8 @@ endpoints:
     method: POST
     secret: "${env:ERP_SECRET}"
     signature: standard
+    format: raw
+    gzip: false
     concurrency: 16
     breaker:
       failures: 10
@@ -233,6 +235,8 @@ subscriptions:
       method: POST
       secret: "***"
       signature: standard
+      format: raw
+      gzip: false
       concurrency: 16
       breaker:
         failures: 10

@@ -162,7 +162,7 @@ fn the_shape_of_things() {
 7:35 `maybe` is not `true` or `false`
 7:52 `endpoint` is text, not true or false (put it in quotes if the word is meant)
 "#);
-    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `brokers`, `sources`, `endpoints`, `subscriptions`)");
+    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `brokers`, `sources`, `versions`, `endpoints`, `subscriptions`)");
     insta::assert_snapshot!(said(""), @"1:1 `brokers` is missing");
 }
 
@@ -285,7 +285,7 @@ fn sources() {
 
 #[test]
 fn endpoints() {
-    insta::assert_snapshot!(said(&with("endpoints:\n  a: { url: example.com/x, secret: whsec_c2hvcnQ= }\n  b: { url: \"https://u@h/#f\", signature: standart }\n  c: { url: \"http://127.0.0.1/\", secret: whsec_*, secrets: [] }\n  d: { url: ftp://h, signature: none, method: GET, rate: 5, concurrency: 0 }\n  e: { url: \"https://10.0.0.1/\", signature: standard-ed25519, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, headers: { webhook-id: 1, Hookbridge-X: 2, \"a b\": 3, ok: \"a\\nb\", te: x } }\n  f: { url: https:// }\n")), @r#"
+    insta::assert_snapshot!(said(&with("endpoints:\n  a: { url: example.com/x, secret: whsec_c2hvcnQ= }\n  b: { url: \"https://u@h/#f\", signature: standart }\n  c: { url: \"http://127.0.0.1/\", secret: whsec_*, secrets: [] }\n  d: { url: ftp://h, signature: none, method: TRACE, rate: 5, concurrency: 0 }\n  e: { url: \"https://10.0.0.1/\", signature: standard-ed25519, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, headers: { webhook-id: 1, Hookbridge-X: 2, \"a b\": 3, ok: \"a\\nb\", te: x } }\n  f: { url: https:// }\n")), @r#"
 7:13 this is not an absolute URL: relative URL without a base (write it in full, such as `https://example.com/hooks`)
 7:36 the key is 5 bytes long, not 24 to 64 (make one with `echo whsec_$(openssl rand -base64 32)`)
 8:13 a fragment (`#...`) is never sent (leave it out)
@@ -295,9 +295,9 @@ fn endpoints() {
 9:13 plain `http:` is refused, since anybody on the way can read and change it (use `https:`, or set `delivery: { allow_http: true }`)
 9:51 `secret` and `secrets` are both given (keep one of them)
 10:13 a URL of another scheme than `https:` (such as `https://example.com/hooks`)
-10:47 `GET` is not a value of `method` (known here: `POST`, `PUT`, `PATCH`, `DELETE`)
-10:58 `5` is not a rate such as `50/s` or `100/m`
-10:74 `0` is not a whole number from 1 to 10000
+10:47 `TRACE` is not a value of `method` (known here: `POST`, `PUT`, `PATCH`, `DELETE`, `GET`)
+10:60 `5` is not a rate such as `50/s` or `100/m`
+10:76 `0` is not a whole number from 1 to 10000
 11:13 address 10.0.0.1 is denied: private (`delivery.allow_networks`) (open its network on purpose with `delivery: { allow_networks: [...] }`)
 11:71 the secret does not begin with `whsk_` (`whsk_` and base64 of the private key)
 11:122 the header `webhook-id` is not yours to set (it belongs to HTTP, to the signature or to hookbridge)

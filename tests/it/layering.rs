@@ -32,7 +32,7 @@ const STAGES: &[&str] = &[
 ];
 
 /// Libraries that only some files may name, so that they can be exchanged there.
-const CONFINED: [(&str, &[&str]); 7] = [
+const CONFINED: [(&str, &[&str]); 8] = [
     ("hyper", &["deliver/client"]),
     ("hyper_util", &["deliver/client"]),
     ("reqwest", &["cli"]),
@@ -40,6 +40,7 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("lapin", &["broker/rabbitmq"]),
     ("rdkafka", &["broker/kafka"]),
     ("redb", &["broker/embedded", "journal"]),
+    ("minijinja", &["render/template"]),
 ];
 
 #[test]

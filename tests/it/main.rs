@@ -38,6 +38,7 @@ mod doctor_rabbitmq;
 mod egress_outage;
 mod embedded_broker;
 mod embedded_crash;
+mod formats;
 mod kafka_group;
 mod kafka_life;
 mod kafka_park;

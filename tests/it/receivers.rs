@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::support::bridge::Bridge;
 use crate::support::{SECRET, eventually};
@@ -32,16 +33,19 @@ struct Found {
     refused: BTreeMap<String, bool>,
 }
 
-/// One subscription: its name, which is the path too, its signature, and the topic that it takes.
+/// One subscription: its name, which is the path too, its signature with what else the endpoint
+/// has, and the topic that it takes.
 type Row = (&'static str, &'static str, &'static str);
 
-struct Receiver {
+pub struct Receiver {
     child: Child,
-    port: u16,
+    pub port: u16,
+    /// What it has printed after its port.
+    pub said: String,
 }
 
 impl Receiver {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command
             .env("TEXT", TEXT)
             .env("WHSEC", SECRET)
@@ -54,12 +58,16 @@ impl Receiver {
         BufReader::new(child.stdout.take().expect("piped"))
             .read_line(&mut line)
             .expect("it prints its port");
-        let port = line.trim().parse();
-        let port = port.unwrap_or_else(|_| panic!("the receiver did not start: {line:?}"));
-        Self { child, port }
+        let (port, said) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let port = port.parse();
+        Self {
+            child,
+            port: port.unwrap_or_else(|_| panic!("the receiver did not start: {line:?}")),
+            said: said.to_owned(),
+        }
     }
 
-    async fn results(&self) -> BTreeMap<String, Found> {
+    pub async fn results<T: DeserializeOwned>(&self) -> BTreeMap<String, T> {
         let answer = reqwest::get(format!("http://127.0.0.1:{}/results", self.port)).await;
         answer.expect("it answers").json().await.expect("its JSON")
     }
@@ -72,12 +80,12 @@ impl Drop for Receiver {
     }
 }
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A folder below target/tools/receivers.
-fn installed(what: &str) -> PathBuf {
+pub fn installed(what: &str) -> PathBuf {
     let path = root().join("target/tools/receivers").join(what);
     let lock = root()
         .join("target/tools/receivers")
@@ -147,7 +155,7 @@ async fn all_believe(receiver: Receiver, rows: &[Row]) {
         assert_eq!(answer.status().as_u16(), 202);
     }
     let found = eventually("every receiver has judged", WITHIN, async || {
-        let found = receiver.results().await;
+        let found: BTreeMap<String, Found> = receiver.results().await;
         (found.len() == rows.len()).then_some(found)
     })
     .await;
@@ -175,12 +183,16 @@ async fn the_verifiers_for_python_believe_us_and_nobody_else() {
         ("twilio-form", "twilio", "form"),
         ("twilio-json", "twilio", "json"),
         ("mailchimp", "mailchimp", "mandrill"),
+        ("mailchimp-made", "mailchimp, format: form", "json"),
+        ("twilio-made", "twilio, format: form", "json"),
+        ("slack-made", "slack, format: form", "json"),
         ("docusign", "docusign", "json"),
         ("jira", "jira", "json"),
         ("trello", "trello", "json"),
         ("asana", "asana", "json"),
         ("gitlab", "gitlab", "json"),
         ("papertrail", "papertrail", "form"),
+        ("papertrail-made", "papertrail, format: form", "json"),
         ("zapier", "zapier", "json"),
         ("zoho", "zoho", "json"),
     ];
@@ -197,6 +209,7 @@ async fn the_verifiers_for_node_believe_us_and_nobody_else() {
         ("svix", "svix", "json"),
         ("github", "github", "json"),
         ("github-form", "github", "form"),
+        ("github-made", "github, format: form", "json"),
         ("shopify", "shopify", "json"),
         ("woocommerce", "woocommerce", "json"),
         ("intercom", "intercom", "json"),

@@ -26,14 +26,17 @@ const shopify = (secret) =>
     logger: { level: 0 },
   });
 
+const githubForm = async ({ body, headers }, secret) =>
+  JSON.parse(new URLSearchParams(body).get("payload")) &&
+  github(secret, body, headers["x-hub-signature-256"]);
+
 const verifiers = {
   github: async ({ body, headers }, secret) =>
     headers["x-github-event"] !== undefined &&
     /^[0-9a-f-]{36}$/.test(headers["x-github-delivery"]) &&
     github(secret, body, headers["x-hub-signature-256"]),
-  "github-form": async ({ body, headers }, secret) =>
-    JSON.parse(new URLSearchParams(body).get("payload")) &&
-    github(secret, body, headers["x-hub-signature-256"]),
+  "github-form": githubForm,
+  "github-made": githubForm,
   shopify: async ({ body, headers, url }, secret) => {
     const rawRequest = { method: "POST", url, headers };
     const said = await shopify(secret).webhooks.validate({ rawBody: body, rawRequest, rawResponse: {} });
@@ -72,6 +75,7 @@ const verifiers = {
 const signatures = {
   github: "x-hub-signature-256",
   "github-form": "x-hub-signature-256",
+  "github-made": "x-hub-signature-256",
   shopify: "x-shopify-hmac-sha256",
   woocommerce: "x-wc-webhook-signature",
   intercom: "x-hub-signature",
