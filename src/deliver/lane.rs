@@ -25,9 +25,14 @@ mod adapt;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A reservation is never further away than this: the endpoint may have changed by then.
 const FURTHEST_SLOT: Duration = Duration::from_secs(24 * 3600);
-/// What waits for an endpoint that does not work is spread over the time that it has not worked for,
-/// within these: it comes back soon after a short failure, and does not spin during a long one.
+/// An endpoint that does not work is asked again, and what waits for it is spread, over this share of
+/// the time that it has not worked for: it goes on soon after a short failure.
+const SHARE: u32 = 4;
+/// The first time it is asked again, and the least spread.
 const LEAST_SPREAD: Duration = Duration::from_secs(1);
+/// When it has not worked for long, what waits is spread over all of that time but this, so that it
+/// does not go round for nothing.
+const SOON: Duration = Duration::from_secs(45);
 const LONGEST_SPREAD: Duration = Duration::from_secs(300);
 /// Starts that a rate allows at once: those of this much time, and at least one.
 const RATE_BURST: Duration = Duration::from_millis(100);
@@ -423,7 +428,7 @@ impl<J> State<J> {
             spacing = spacing.max(self.limits.slow_after);
         }
         if !matches!(self.gate, Gate::Open { .. }) {
-            spacing = spacing.max(self.limits.breaker.cool_down);
+            spacing = spacing.max(self.cool_down(now));
         } else if self.is_held(now) {
             // Until one is answered well, each may be told the same.
             spacing = spacing.max(self.held_for);
@@ -451,7 +456,8 @@ impl<J> State<J> {
         let furthest = match self.fails_since(now) {
             Some(since) => {
                 let lasted = now.saturating_duration_since(since);
-                begin + lasted.clamp(LEAST_SPREAD, LONGEST_SPREAD)
+                let spread = (lasted / SHARE).max(lasted.saturating_sub(SOON));
+                begin + spread.clamp(LEAST_SPREAD, LONGEST_SPREAD)
             }
             None => now + FURTHEST_SLOT,
         };
@@ -472,6 +478,14 @@ impl<J> State<J> {
         }
     }
 
+    /// How long the breaker keeps the gate shut: the longer the endpoint has not worked, the longer.
+    fn cool_down(&self, now: Instant) -> Duration {
+        let most = self.limits.breaker.cool_down;
+        let since = self.shut_since.unwrap_or(now);
+        let lasted = now.saturating_duration_since(since);
+        (lasted / SHARE).clamp(LEAST_SPREAD.min(most), most)
+    }
+
     fn is_held(&self, now: Instant) -> bool {
         self.held_until.is_some_and(|held| held > now)
     }
@@ -484,10 +498,7 @@ impl<J> State<J> {
     }
 
     fn learn(&mut self, ended: Ended, now: Instant) {
-        let Breaker {
-            failures: allowed,
-            cool_down,
-        } = self.limits.breaker;
+        let (allowed, cool_down) = (self.limits.breaker.failures, self.cool_down(now));
         self.gate = match (self.gate, ended) {
             (Gate::Open { .. }, Ended::Well) => Gate::Open { failures: 0 },
             (Gate::Open { failures }, Ended::Badly | Ended::Unanswered)

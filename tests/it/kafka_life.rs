@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::kafka_support;
 use crate::support::bridge::Bridge;
-use crate::support::bus::Bus;
+use crate::support::bus::{Bus, Kind};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::{SECRET, brokers, eventually};
 
@@ -88,4 +89,31 @@ async fn a_delivery_of_a_subscription_unknown_here_waits_until_it_is_known() {
     let requests = accepting.wait_for(3, WITHIN).await;
     assert!(requests.iter().all(|request| request.verified));
     assert!(bus.letters(&mut bridge, 0).await.is_empty());
+}
+
+/// The group keeps a static member's partitions while it restarts, and asks nobody what it wants now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_added_with_a_restart_is_taken() {
+    let receiver = Receiver::accepting().await;
+    let bus = Bus::kafka(brokers::env("HOOKBRIDGE_TEST_KAFKA"), 2).await;
+    let Kind::Kafka { topic, .. } = &bus.kind else {
+        unreachable!("it is Kafka")
+    };
+    let config = bus.config(&subscription("crm", &receiver.url("/")));
+    let mut bridge = Bridge::start(&config).await.ready().await;
+    bus.publish(&bridge, &bodies("old", 5)).await;
+    receiver.wait_for(5, WITHIN).await;
+    let added = format!("{topic}-added");
+    kafka_support::create_topic(&added, 2).await;
+    kafka_support::produce(&added, bodies("new", 5)).await;
+    bridge.write_config(&config.replace(
+        &format!("topics: [{topic}]"),
+        &format!("topics: [{topic}, {added}]"),
+    ));
+    bridge.terminate();
+    assert_eq!(bridge.exit_code(WITHIN).await, Some(0));
+    bridge.launch();
+    receiver.wait_for(10, WITHIN).await;
+    bus.publish(&bridge, &bodies("old", 5)).await;
+    receiver.wait_for(15, WITHIN).await;
 }

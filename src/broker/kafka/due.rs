@@ -34,7 +34,7 @@ use super::member::{Begin, Member};
 use super::moves::{Ordered, hop_on, put_away};
 use super::source::{finish, ticks};
 use super::waiting::{Parked, Waiting};
-use super::{Kafka, names};
+use super::{Kafka, names, topics};
 use crate::broker::{Admission, Intakes};
 use crate::delivery::WaitKind;
 
@@ -115,10 +115,16 @@ impl Due {
     ) -> anyhow::Result<()> {
         let settings = &self.kafka.settings;
         let group = names::tier_group(&settings.group);
+        // Of tiers that are not known the name is the same each time, as it has to be.
+        let mut tiers = topics::catalogue(&self.kafka.admin)
+            .await
+            .unwrap_or_default();
+        tiers.retain(|topic, _| names::read_tier(&settings.group, topic).is_some());
         let instance = settings
             .instance
             .as_ref()
-            .map(|i| format!("{i}.{}", settings.name));
+            .map(|i| format!("{i}.{}", settings.name))
+            .map(|name| names::member(&name, &tiers));
         let config = self
             .kafka
             .connection

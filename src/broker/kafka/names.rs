@@ -2,11 +2,26 @@
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
+use super::topics::Catalogue;
 use crate::delivery::WaitKind;
 
 /// `<group>.retry.<seconds>` or `<group>.hold.<seconds>`.
 pub fn tier(group: &str, kind: WaitKind, delay: Duration) -> String {
     format!("{group}.{}.{}", kind.as_str(), delay.as_secs())
+}
+
+/// The static name of a member (`group.instance.id`) that wants `topics` with so many partitions:
+/// `name` and four bytes of a hash. A coordinator gives a static member that comes back what it had
+/// before, and looks at what it wants only when the group is balanced anew; so who wants something else
+/// has another name.
+pub fn member(name: &str, topics: &Catalogue) -> String {
+    let mut wanted = Sha256::new();
+    for (topic, partitions) in topics {
+        wanted.update(format!("{topic}={partitions}\n"));
+    }
+    format!("{name}.{}", hex::encode(&wanted.finalize()[..4]))
 }
 
 /// `<group>.dead`.

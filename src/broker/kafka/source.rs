@@ -28,8 +28,9 @@ use super::member::{Begin, Consumer, Member};
 use super::partition::{Partition, Pulse};
 use super::reading::Reading;
 use super::start::{self, Question, Start, Starts};
+use super::topics::{self, Catalogue};
 use super::wanted::{self, Wanted};
-use super::{Kafka, topics};
+use super::{Kafka, names};
 use crate::broker::{Admission, Intake, Naming};
 use crate::event::Event;
 use crate::meters::SourceMeters;
@@ -75,6 +76,8 @@ pub struct Source {
 struct Prepared {
     /// What to subscribe to.
     topics: BTreeSet<String>,
+    /// Of those that there are.
+    partitions: Catalogue,
     ids: Ids,
     /// Where partitions begin that have no offset.
     starts: Arc<Mutex<Starts>>,
@@ -141,7 +144,8 @@ impl Source {
         let instance = settings
             .instance
             .as_ref()
-            .map(|i| format!("{i}.{}.{}", settings.name, self.settings.name));
+            .map(|i| format!("{i}.{}.{}", settings.name, self.settings.name))
+            .map(|name| names::member(&name, &prepared.partitions));
         let config =
             self.kafka
                 .connection
@@ -224,8 +228,11 @@ impl Source {
             ids: &ids,
         })
         .await?;
+        let mut partitions = catalogue;
+        partitions.retain(|topic, _| topics.contains(topic));
         Ok(Prepared {
             topics,
+            partitions,
             ids,
             starts: Arc::new(Mutex::new(starts)),
         })
@@ -311,6 +318,7 @@ impl Source {
             topics,
             ids,
             starts,
+            partitions: _,
         } = prepared;
         let mut topics = self.discover(topics, part);
         let admin = self.kafka.admin.clone();

@@ -74,7 +74,7 @@ fn the_breaker_shuts_after_failures_in_a_row_and_one_probe_opens_it() {
         lane.finished(Ended::Badly, MS, None, now);
     }
     assert_eq!(lane.offer(1, now, true), Offer::Shut(1));
-    let later = now + Duration::from_secs(10);
+    let later = now + Duration::from_secs(1);
     started(lane.offer(2, later, true));
     assert_eq!(lane.offer(3, later, true), Offer::Shut(3));
     lane.finished(Ended::Well, MS, None, later);
@@ -82,22 +82,20 @@ fn the_breaker_shuts_after_failures_in_a_row_and_one_probe_opens_it() {
 }
 
 #[test]
-fn a_failed_probe_shuts_the_lane_again() {
+fn a_failed_probe_shuts_the_lane_for_longer_up_to_its_cool_down() {
     let now = Instant::now();
     let lane = Lane::new(limits(4), now);
     for _ in 0..3 {
         started(lane.offer(0, now, true));
         lane.finished(Ended::Badly, MS, None, now);
     }
-    let later = now + Duration::from_secs(10);
-    started(lane.offer(2, later, true));
-    lane.finished(Ended::Badly, MS, None, later);
-    assert_eq!(
-        lane.gate(),
-        Gate::Shut {
-            until: later + Duration::from_secs(10)
-        }
-    );
+    for (probed, again) in [(1, 1), (8, 2), (20, 5), (600, 10)] {
+        let probed = now + Duration::from_secs(probed);
+        started(lane.offer(2, probed, true));
+        lane.finished(Ended::Badly, MS, None, probed);
+        let until = probed + Duration::from_secs(again);
+        assert_eq!(lane.gate(), Gate::Shut { until });
+    }
 }
 
 #[test]
@@ -211,7 +209,7 @@ fn slots_of_a_silent_lane_are_a_probe_apart() {
         now,
     );
     started(lane.offer(1, now, true));
-    let silent = now + slow_after * 3;
+    let silent = now + slow_after * 20;
     let (first, second) = (lane.reserve(silent), lane.reserve(silent));
     assert_eq!(second - first, slow_after);
 }
