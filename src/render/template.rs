@@ -113,8 +113,9 @@ fn engine() -> Environment<'static> {
     engine.set_undefined_behavior(UndefinedBehavior::Strict);
     engine.set_fuel(Some(FUEL));
     engine.set_recursion_limit(RECURSION);
-    // It would copy every variable into the error.
-    engine.set_debug(false);
+    // So that an error names what is not there. It holds variables too, which only its `Debug` and
+    // its `{:#}` print.
+    engine.set_debug(true);
     engine.set_auto_escape_callback(|name| match name.rsplit_once('.') {
         Some((_, "json")) => AutoEscape::Json,
         Some((_, "xml")) => AutoEscape::Html,

@@ -388,8 +388,8 @@ fn of_template(json: &str, body_text: &str) -> String {
 
 #[test]
 fn what_a_template_cannot_is_said_with_its_line() {
-    insta::assert_snapshot!(of_template("{}", "{\"a\":\n  {{ data.gone }}}"), @"cannot: body, line 2: undefined value");
-    insta::assert_snapshot!(of_template("{}", "{\"a\": {{ data.gone.further }}}"), @"cannot: body, line 1: undefined value");
+    insta::assert_snapshot!(of_template("{}", "{\"a\":\n  {{ data.gone }}}"), @"cannot: body, line 2: undefined value: `data.gone` is undefined");
+    insta::assert_snapshot!(of_template("{}", "{\"a\": {{ data.gone.further }}}"), @"cannot: body, line 1: undefined value: `data.gone` is undefined");
     insta::assert_snapshot!(of_template("{}", "\n\n{{ data | frobnicate }}"), @"cannot: body, line 3: unknown filter: filter frobnicate is unknown");
     insta::assert_snapshot!(of_template("{\"a\":\"x\"}", "{\"a\": \"of {{ data.a }}\"}"), @"cannot: what body makes is not JSON: expected `,` or `}` at line 1 column 12 of it");
     insta::assert_snapshot!(of_template("<a/>", "{\"a\": {{ data }}}"), @"cannot: the body is not JSON, which the format needs");
