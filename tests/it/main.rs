@@ -35,6 +35,7 @@ mod egress_outage;
 mod embedded_broker;
 mod embedded_crash;
 mod formats;
+mod formats_cloudevents;
 mod kafka_group;
 mod kafka_park;
 mod kafka_support;
