@@ -87,7 +87,11 @@ pub fn check_template(text: &str) -> Result<(), TemplateProblem> {
     });
     unknown.sort();
     let Some(name) = unknown.first() else {
-        return Ok(());
+        engine.set_undefined_behavior(UndefinedBehavior::Chainable);
+        return match misnamed(&engine) {
+            Some(error) => Err(problem(&error)),
+            None => Ok(()),
+        };
     };
     let at = word(text, name);
     Err(TemplateProblem {
@@ -96,6 +100,19 @@ pub fn check_template(text: &str) -> Result<(), TemplateProblem> {
         line: at.map_or(1, |at| text[..at].matches('\n').count() + 1),
         range: at.map(|at| at..at + name.len()),
     })
+}
+
+/// A filter or a test that there is none of, as far as the template gets to it with nothing in hand:
+/// minijinja looks for them only then.
+fn misnamed(engine: &Environment<'static>) -> Option<Error> {
+    let mut out = Limited {
+        text: Vec::new(),
+        limit: LARGEST_PART,
+    };
+    let template = engine.get_template("text").ok()?;
+    let error = template.render_captured_to((), &mut out).err()?;
+    let kinds = [ErrorKind::UnknownFilter, ErrorKind::UnknownTest];
+    kinds.contains(&error.kind()).then_some(error)
 }
 
 /// Where `name` stands in `text` as a word.
@@ -113,8 +130,9 @@ fn engine() -> Environment<'static> {
     engine.set_undefined_behavior(UndefinedBehavior::Strict);
     engine.set_fuel(Some(FUEL));
     engine.set_recursion_limit(RECURSION);
-    // It would copy every variable into the error.
-    engine.set_debug(false);
+    // So that an error names what is not there. It holds variables too, which only its `Debug` and
+    // its `{:#}` print.
+    engine.set_debug(true);
     engine.set_auto_escape_callback(|name| match name.rsplit_once('.') {
         Some((_, "json")) => AutoEscape::Json,
         Some((_, "xml")) => AutoEscape::Html,

@@ -39,6 +39,7 @@ mod egress_outage;
 mod embedded_broker;
 mod embedded_crash;
 mod formats;
+mod formats_cloudevents;
 mod kafka_group;
 mod kafka_life;
 mod kafka_park;
