@@ -38,6 +38,7 @@ mod produce;
 mod reading;
 #[cfg(test)]
 mod rebalances;
+mod rivals;
 mod source;
 mod start;
 mod status;
@@ -82,13 +83,12 @@ use clock::Clock;
 use member::Lost;
 use orders::Orders;
 use produce::{Producer, Record};
+use rivals::Rivals;
 use status::Status;
 use wanted::Wanted;
 
 /// Between tries to get ready.
 const BACKOFF: Duration = Duration::from_secs(2);
-/// A client that is fenced twice within this has a rival of the same instance name.
-const FENCED_AGAIN: Duration = Duration::from_secs(120);
 /// Headers above this go in front of the body; Kafka itself only bounds the whole record.
 const HEADER_BYTES: usize = 256 << 10;
 
@@ -418,19 +418,16 @@ impl Broker for Kafka {
                 () = sleep(BACKOFF) => {}
             }
         }
-        let mut replaced: Option<Instant> = None;
+        let mut rivals = Rivals::default();
         loop {
             let (intakes, stop, drain) = (intakes.clone(), stop.clone(), drain.clone());
             let ended = self.clone().work(intakes, stop.clone(), drain).await;
             let Err(error) = ended else { return Ok(()) };
-            // A broker that was killed may fence a member that nobody has replaced; two processes of
-            // one name fence each other again and again.
-            let again = replaced.is_some_and(|at| at.elapsed() < FENCED_AGAIN);
-            if again || stop.is_cancelled() {
+            let is_rival = rivals.fenced(Instant::now(), self.status.last_away());
+            if is_rival || stop.is_cancelled() {
                 return Err(error);
             }
-            tracing::warn!(broker = %self.settings.name, error = format!("{error:#}"), "the Kafka clients cannot go on and are replaced, once");
-            replaced = Some(Instant::now());
+            tracing::warn!(broker = %self.settings.name, error = format!("{error:#}"), "the Kafka clients cannot go on and are replaced");
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = sleep(BACKOFF) => {}

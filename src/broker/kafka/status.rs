@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::broker::Health;
@@ -10,18 +11,26 @@ use crate::broker::Health;
 pub struct Status {
     broker: Arc<str>,
     parts: Mutex<BTreeMap<Arc<str>, Health>>,
+    away: Mutex<Option<Instant>>,
 }
+
+/// The part that says whether the cluster answers at all.
+pub const CLUSTER: &str = "cluster";
 
 impl Status {
     pub fn new(broker: Arc<str>) -> Self {
         Self {
             broker,
             parts: Mutex::default(),
+            away: Mutex::default(),
         }
     }
 
     /// Notes the state of `part`; a change is logged, a repetition is not.
     pub fn set(&self, part: &str, health: Health) {
+        if part == CLUSTER && matches!(health, Health::Down { .. }) {
+            *self.away.lock().unwrap_or_else(|p| p.into_inner()) = Some(Instant::now());
+        }
         let mut parts = self.parts.lock().unwrap_or_else(|p| p.into_inner());
         let before = parts.insert(part.into(), health.clone());
         drop(parts);
@@ -33,6 +42,11 @@ impl Status {
             Health::Starting { why } => info!(broker = %self.broker, part, "{why}"),
             Health::Down { why } => warn!(broker = %self.broker, part, "{why}"),
         }
+    }
+
+    /// When the cluster was last seen not to answer.
+    pub fn last_away(&self) -> Option<Instant> {
+        *self.away.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     pub fn ready(&self, part: &str) {

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::client::blocking;
+use super::status::CLUSTER;
 use super::{Kafka, names};
 
 const EVERY: Duration = Duration::from_secs(3);
@@ -28,10 +29,10 @@ pub async fn run(kafka: Arc<Kafka>, stop: CancellationToken) -> anyhow::Result<(
             answer = asked => answer,
         };
         match answer {
-            Ok(()) => kafka.status.ready("cluster"),
+            Ok(()) => kafka.status.ready(CLUSTER),
             Err(error) => kafka
                 .status
-                .down("cluster", format!("no broker answers: {error:#}")),
+                .down(CLUSTER, format!("no broker answers: {error:#}")),
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
