@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fixtures::steps::{Content, Decide, Render, Route, Settle, Sign};
-use hookbridge::deliver::{AddressPolicy, Courier, Signer};
+use hookbridge::deliver::{Access, AddressPolicy, Courier, Signer};
 use hookbridge::event::EventId;
 use hookbridge::outgoing::Outgoing;
 use hookbridge::subscription::{Scheme, Secret};
@@ -110,10 +110,15 @@ impl Attempts {
     }
 
     fn run(&self) {
-        let (request, connect) = (self.request.clone(), Duration::from_secs(60));
+        let request = self.request.clone();
+        let access = Access {
+            tls: None,
+            auth: None,
+            connect_timeout: Duration::from_secs(60),
+        };
         let attempt = self
             .courier
-            .attempt(request, &self.signer, &self.id, None, connect);
+            .attempt(request, &self.signer, &self.id, access);
         let attempt = self.runtime.block_on(attempt);
         assert!(attempt.outcome.is_success(), "{attempt:?}");
     }

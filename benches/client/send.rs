@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use hookbridge::deliver::{AddressPolicy, Courier, Signer};
+use hookbridge::deliver::{Access, AddressPolicy, Courier, Signer};
 use hookbridge::event::EventId;
 use hookbridge::outgoing::Outgoing;
 use hookbridge::subscription::{Scheme, Secret};
@@ -141,10 +141,12 @@ impl Sender {
             Self::Courier(ours) => {
                 let id = EventId::kept(&id).expect("a good id");
                 let request = ours.request.clone();
-                let connect = Duration::from_secs(5);
-                let attempt = ours
-                    .courier
-                    .attempt(request, &ours.signer, &id, None, connect);
+                let access = Access {
+                    tls: None,
+                    auth: None,
+                    connect_timeout: Duration::from_secs(5),
+                };
+                let attempt = ours.courier.attempt(request, &ours.signer, &id, access);
                 let attempt = attempt.await;
                 assert!(attempt.outcome.is_success(), "{attempt:?}");
             }

@@ -16,15 +16,16 @@ use super::node::{Node, Span, Value};
 const MASK: &str = "***";
 
 /// Everything below these keys is secret.
-const SECRET_KEYS: [&str; 8] = [
-    "secret", "secrets", "password", "token", "headers", "params", "bearer", "api_key",
+const SECRET_KEYS: [&str; 7] = [
+    "secret", "secrets", "password", "token", "headers", "params", "api_key",
 ];
 /// A plain value whose key contains one of these is secret.
-const SECRET_WORDS: [&str; 9] = [
+const SECRET_WORDS: [&str; 10] = [
     "secret",
     "passw",
     "token",
     "auth",
+    "bearer",
     "credential",
     "api_key",
     "apikey",

@@ -191,7 +191,7 @@ fn a_mistake_is_shown_with_its_place() {
     the filter cannot be read at column 8
       status:6xx
              ^^^ `6xx` is no status
-      a status is `503`, `5xx` or one of dns, denied, connect, tls, timeout, protocol, unsendable, unrenderable, none
+      a status is `503`, `5xx` or one of dns, denied, connect, tls, timeout, protocol, auth, unsendable, unrenderable, none
     ");
     assert_snapshot!(mistake("since:yesterday"), @r"
     the filter cannot be read at column 7

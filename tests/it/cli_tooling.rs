@@ -223,6 +223,7 @@ endpoints:
     format: raw
     gzip: false
     concurrency: 16
+    adaptive: false
     breaker:
       failures: 10
       cool_down: 10s
@@ -238,6 +239,7 @@ subscriptions:
       format: raw
       gzip: false
       concurrency: 16
+      adaptive: false
       breaker:
         failures: 10
         cool_down: 10s

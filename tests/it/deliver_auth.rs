@@ -276,8 +276,9 @@ subscriptions:
                     .get(name)
                     .map_or("-", |value| value.to_str().unwrap())
             };
+            let query = request.query.as_deref().unwrap_or_default();
             format!(
-                "{} {} {}",
+                "{}?{query} {} {}",
                 request.path,
                 header("authorization"),
                 header("x-api-key")
@@ -287,9 +288,9 @@ subscriptions:
     assert_eq!(
         shown,
         [
-            "/in/basic Basic YWxhZGRpbjpvcGVuc2VzYW1l -",
-            "/in/bearer Bearer tok_abcdef -",
-            "/in/header - key_abcdef",
+            "/in/basic? Basic YWxhZGRpbjpvcGVuc2VzYW1l -",
+            "/in/bearer? Bearer tok_abcdef -",
+            "/in/header? - key_abcdef",
             "/in/query?key=key_abcdef - -",
         ]
     );

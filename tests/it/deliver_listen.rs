@@ -1,7 +1,6 @@
 //! `hookbridge listen` as the receiver of our own courier.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use hookbridge::attempt::Attempt;
 use hookbridge::cli::listen::{Args, DEMO_SECRET, Script, Tally, serve};

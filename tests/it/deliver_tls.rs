@@ -269,10 +269,11 @@ async fn a_server_that_does_not_speak_tls_or_says_nothing_is_a_tls_failure() {
         let signer = Signer::new(&Scheme::None, &[]).unwrap();
         let id = EventId::kept("msg_1").unwrap();
         let request = post(&format!("https://127.0.0.1:{port}/"));
-        let connect_timeout = Duration::from_millis(300);
-        let attempt = courier()
-            .attempt(request, &signer, &id, None, connect_timeout)
-            .await;
+        let access = Access {
+            connect_timeout: Duration::from_millis(300),
+            ..plain()
+        };
+        let attempt = courier().attempt(request, &signer, &id, access).await;
         assert_eq!(class(&attempt), Some(ErrorClass::Tls), "{attempt:?}");
     }
 }
@@ -335,9 +336,11 @@ async fn a_server_with_tls_1_0_or_1_1_only_is_refused_and_one_with_1_2_is_not() 
     ] {
         let old = Outdated::start(version, &authority);
         let request = post(&format!("https://localhost:{}/", old.port));
-        let attempt = courier()
-            .attempt(request, &signer, &id, tls.as_ref(), Duration::from_secs(2))
-            .await;
+        let access = Access {
+            tls: tls.as_ref(),
+            ..plain()
+        };
+        let attempt = courier().attempt(request, &signer, &id, access).await;
         match class_expected {
             Some(expected) => assert_eq!(class(&attempt), Some(expected), "{version}: {attempt:?}"),
             None => assert_ne!(

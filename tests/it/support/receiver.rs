@@ -18,6 +18,7 @@ use super::SECRET;
 pub struct Request {
     pub at: Instant,
     pub path: String,
+    pub query: Option<String>,
     pub id: String,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -223,6 +224,7 @@ async fn receive(
     let mut request = Request {
         at: Instant::now(),
         path: uri.path().to_owned(),
+        query: uri.query().map(str::to_owned),
         id: text("webhook-id"),
         verified: verifier.verify(&body, &headers).is_ok(),
         headers,
