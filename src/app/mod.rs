@@ -42,7 +42,7 @@ pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 /// How long subscriptions may take to be written to disk.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
 /// What closing the rest may take after that, before the process leaves without.
-const LEAVE_GRACE: Duration = Duration::from_secs(5);
+const LEAVE_GRACE: Duration = Duration::from_secs(15);
 
 /// Where the config came from, to be read again on SIGHUP.
 pub enum From {
@@ -249,7 +249,8 @@ impl App {
         shutdown.stop.cancel();
         pipeline.leave_in_hand();
         tokio::spawn(signals.exit_on_second());
-        leave_after(config.limits.shutdown + EXIT_GRACE + LEAVE_GRACE);
+        let code = failed.as_ref().map_or(70, Failure::code);
+        leave_after(config.limits.shutdown + EXIT_GRACE + LEAVE_GRACE, code);
         let enforcing = tokio::spawn({
             let (shutdown, deadline) = (shutdown.clone(), config.limits.shutdown);
             async move { shutdown.enforce(deadline).await }
@@ -320,12 +321,12 @@ fn compiled(store: &Store, config: &Config) -> Result<Vec<Subscription>, Failure
 
 /// Ends the process if it is still there then: whatever hangs, a stop has an end. On a thread of its
 /// own, so that it does not need a runtime that still works.
-fn leave_after(deadline: Duration) {
+fn leave_after(deadline: Duration, code: i32) {
     let thread = std::thread::Builder::new().name("leave".into());
     let spawned = thread.spawn(move || {
         std::thread::sleep(deadline);
         error!(?deadline, "stopping hangs, leaving at once");
-        std::process::exit(70);
+        std::process::exit(code);
     });
     if let Err(error) = spawned {
         warn!(%error, "nothing watches over the stop");

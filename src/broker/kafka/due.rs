@@ -34,7 +34,7 @@ use super::member::{Begin, Member};
 use super::moves::{Ordered, hop_on, put_away};
 use super::source::{finish, ticks};
 use super::waiting::{Parked, Waiting};
-use super::{Kafka, names, topics};
+use super::{BACKOFF, Kafka, names, topics};
 use crate::broker::{Admission, Intakes};
 use crate::delivery::WaitKind;
 
@@ -115,10 +115,17 @@ impl Due {
     ) -> anyhow::Result<()> {
         let settings = &self.kafka.settings;
         let group = names::tier_group(&settings.group);
-        // Of tiers that are not known the name is the same each time, as it has to be.
-        let mut tiers = topics::catalogue(&self.kafka.admin)
-            .await
-            .unwrap_or_default();
+        // The name has to be the same each time, so the tiers have to be known.
+        let mut tiers = loop {
+            match topics::catalogue(&self.kafka.admin).await {
+                Ok(topics) => break topics,
+                Err(error) => self.kafka.status.down("retries", format!("{error:#}")),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep(BACKOFF) => {}
+            }
+        };
         tiers.retain(|topic, _| names::read_tier(&settings.group, topic).is_some());
         let instance = settings
             .instance
@@ -498,10 +505,11 @@ impl Due {
         let mut resume = TopicPartitionList::new();
         for lane in self.lanes.values_mut() {
             let (count, bytes) = (lane.waiting.len() + lane.ordered.len(), lane.bytes);
-            if !lane.paused && (count >= most || bytes >= most_bytes) {
+            let is_stuck = lane.is_stuck();
+            if !lane.paused && !is_stuck && (count >= most || bytes >= most_bytes) {
                 lane.paused = true;
                 pause.add_partition(&lane.partition.topic, lane.partition.number);
-            } else if lane.paused && count <= most / 2 && bytes <= most_bytes / 2 {
+            } else if lane.paused && (is_stuck || count <= most / 2 && bytes <= most_bytes / 2) {
                 lane.paused = false;
                 resume.add_partition(&lane.partition.topic, lane.partition.number);
             }

@@ -75,6 +75,16 @@ impl Lane {
         self.room > 0 || record.offset == self.partition.lowest()
     }
 
+    /// Nothing here may leave memory, so reading has to go on to the record that makes room.
+    pub fn is_stuck(&self) -> bool {
+        let fronts = [self.ordered.front(), self.waiting.front()];
+        self.room == 0
+            && !fronts
+                .into_iter()
+                .flatten()
+                .any(|head| self.may_leave(head))
+    }
+
     /// What is passed on next, if it is due: since when, and whether by order.
     pub fn next_due(&self, now_ms: i64) -> Option<(i64, bool)> {
         let ordered = self.ordered.front().filter(|head| self.may_leave(head));

@@ -153,6 +153,8 @@ pub struct Member {
     lost: Arc<Lost>,
     epoch: u64,
     change: Option<Change>,
+    /// To be begun anew, and from where on.
+    anew: Vec<(Arc<Partition>, i64)>,
     look_up_at: Instant,
     commit_at: Instant,
     nudge_at: Instant,
@@ -212,6 +214,7 @@ impl Member {
             lost,
             epoch: 0,
             change: None,
+            anew: Vec::new(),
             look_up_at: now,
             commit_at: now,
             nudge_at: now,
@@ -243,6 +246,7 @@ impl Member {
         let now = Instant::now();
         self.note_commits();
         let changed = self.grant(now);
+        self.renew();
         self.seek(now);
         self.nudge(now);
         if now >= self.commit_at || self.pulse.many_answers() {
@@ -427,8 +431,36 @@ impl Member {
     }
 
     /// Reads a partition of ours from `offset` on, where its records are others than those known so
-    /// far. Errors: the library takes no new assignment.
-    pub fn begin_anew(&mut self, old: &Arc<Partition>, offset: i64) -> anyhow::Result<()> {
+    /// far: in the next turn in which the group wishes nothing, since changing the assignment is what
+    /// the library takes for the answer to that.
+    pub fn begin_anew(&mut self, old: &Arc<Partition>, offset: i64) {
+        if !self.anew.iter().any(|(other, _)| Arc::ptr_eq(other, old)) {
+            self.anew.push((old.clone(), offset));
+        }
+    }
+
+    fn renew(&mut self) {
+        if self.anew.is_empty()
+            || self.change.is_some()
+            || !lock(&self.consumer.context().wishes).is_empty()
+        {
+            return;
+        }
+        for (old, offset) in std::mem::take(&mut self.anew) {
+            let is_ours = self
+                .partition(&old.topic, old.number)
+                .is_some_and(|now| Arc::ptr_eq(now, &old));
+            if !is_ours {
+                continue;
+            }
+            if let Err(error) = self.take_anew(&old, offset) {
+                let (topic, partition) = (&old.topic, old.number);
+                warn!(source = %self.label, %topic, partition, error = format!("{error:#}"), "a partition could not be begun anew");
+            }
+        }
+    }
+
+    fn take_anew(&mut self, old: &Arc<Partition>, offset: i64) -> anyhow::Result<()> {
         self.epoch += 1;
         let fresh = Arc::new(old.anew(self.epoch, offset));
         let mut list = TopicPartitionList::new();

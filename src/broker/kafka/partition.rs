@@ -262,6 +262,12 @@ impl Partition {
     pub fn next(&self) -> i64 {
         self.state().mark.next()
     }
+
+    /// Where the library reads from: behind `next` when something was given back.
+    pub fn stands_at(&self) -> i64 {
+        let state = self.state();
+        state.mark.fetch_again_from().unwrap_or(state.mark.next())
+    }
 }
 
 impl Answer for Partition {

@@ -212,11 +212,8 @@ impl Source {
         let catalogue = topics::catalogue(&self.kafka.admin).await?;
         let topics = self.topics(&catalogue)?;
         let there = topics.iter().filter(|topic| catalogue.contains_key(*topic));
-        let ids = anew::ids(&self.kafka.admin, &there.cloned().collect()).await;
-        let ids = ids.unwrap_or_else(|error| {
-            warn!(source = %self.settings.name, error = format!("{error:#}"), "the ids of topics are not known: one that is made anew may not be noticed");
-            Ids::new()
-        });
+        // Without them a topic that was made anew would begin where the old one had been left.
+        let ids = anew::ids(&self.kafka.admin, &there.cloned().collect()).await?;
         let starts = start::resolve(Question {
             connection: &self.kafka.connection,
             producer: &self.kafka.producer,
@@ -343,7 +340,7 @@ impl Source {
                 }
                 Some(topic) = made_anew.recv() => {
                     lock(&starts).retain(|(of, _), _| *of != topic);
-                    self.begin_anew(member, &topic)?;
+                    self.begin_anew(member, &topic);
                     continue;
                 }
                 new = changed(&mut topics) => {
@@ -508,7 +505,7 @@ impl Source {
     }
 
     /// A topic was deleted and made anew: what is in it now is taken from its beginning.
-    fn begin_anew(&self, member: &mut Member, topic: &str) -> anyhow::Result<()> {
+    fn begin_anew(&self, member: &mut Member, topic: &str) {
         let of_topic = |partition: &&Arc<Partition>| &*partition.topic == topic;
         let partitions: Vec<_> = member.partitions().filter(of_topic).cloned().collect();
         warn!(
@@ -518,9 +515,8 @@ impl Source {
             "the topic was made anew: taking it from its beginning"
         );
         for partition in partitions {
-            member.begin_anew(&partition, 0)?;
+            member.begin_anew(&partition, 0);
         }
-        Ok(())
     }
 
     /// The log no longer has (or never had) the offset that we stand at: retention was shorter
@@ -537,7 +533,7 @@ impl Source {
             let Ok((low, high)) = asked.await else {
                 continue;
             };
-            let next = partition.next();
+            let next = partition.stands_at();
             if (low..=high).contains(&next) {
                 continue;
             }
@@ -554,7 +550,7 @@ impl Source {
                 "events are gone from the topic before they were taken (retention, or the topic \
                  was made anew); going on with what is left"
             );
-            member.begin_anew(&partition, low)?;
+            member.begin_anew(&partition, low);
         }
         Ok(())
     }
