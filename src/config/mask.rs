@@ -287,7 +287,7 @@ static USER_INFO: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"[A-Za-z][A-Za-z0-9+.-]*://((?:\$\{[^}\s]*\}|[^/\s"'$]|\$)*)@"#));
 static KEY_IN_LINE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r#"(?i)(?:^|[\s{,"'-])(?:[a-z0-9_.-]*(?:secret|passw|token|auth|credential|api_?key)[a-z0-9_.-]*|headers|urls?)["']?\s*:"#,
+        r#"(?i)(?:^|[\s{,"'-])(?:[a-z0-9_.-]*(?:secret|passw|token|auth|credential|api_?key)[a-z0-9_.-]*|headers|params|bearer|urls?)["']?\s*:"#,
     )
 });
 

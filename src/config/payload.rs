@@ -319,6 +319,8 @@ fn encrypt(field: Field<'_>) -> Option<Encryption> {
     if let Err(why) = check_key(&key) {
         let help = "such as `${file:receiver.pem}`; `openssl pkey -in key.pem -pubout` prints it";
         field.note(why.to_string(), help.to_owned());
+        // It may be a private key.
+        field.notes.unread(field.node);
         return None;
     }
     Some(Encryption {

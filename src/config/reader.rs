@@ -56,7 +56,7 @@ impl<'a> Notes<'a> {
         self.found.into_inner()
     }
 
-    fn unread(&self, node: &Node) {
+    pub fn unread(&self, node: &Node) {
         super::mask::scalars(node, &mut self.found.borrow_mut().unread);
     }
 }

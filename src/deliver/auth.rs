@@ -32,6 +32,9 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 const USUAL_LIFE: Duration = Duration::from_secs(300);
 /// A token is not used in this last part of its life, or the last tenth if that is shorter.
 const MARGIN: Duration = Duration::from_secs(60);
+/// A token that is refused is replaced no more often than this: a receiver that refuses every token
+/// is not to be felt by the server that grants them.
+const RENEW_EVERY: Duration = Duration::from_secs(30);
 /// After a refusal nobody asks again for so long; they are all told the same.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,8 @@ enum State {
     Have {
         header: HeaderValue,
         until: Instant,
+        /// When one that was refused was replaced.
+        renewed: Option<Instant>,
     },
     Refused {
         why: Failure,
@@ -83,7 +88,7 @@ impl Tokens {
         Self(Mutex::new(Vec::new()))
     }
 
-    /// The token of `client`. One that was `refused` is not given again.
+    /// The token of `client`. One that was `refused` is replaced, if that was not done just before.
     pub(super) async fn get(
         &self,
         client: &Arc<OAuth2>,
@@ -93,12 +98,21 @@ impl Tokens {
         let slot = self.slot(client);
         let mut state = slot.lock().await;
         let now = Instant::now();
+        let mut renewed = None;
         match &*state {
-            State::Have { header, until } if *until > now && Some(header) != refused => {
-                return Ok(Token {
-                    header: header.clone(),
-                    fresh: false,
-                });
+            State::Have {
+                header,
+                until,
+                renewed: before,
+            } if *until > now => {
+                let lately = before.filter(|at| now.duration_since(*at) < RENEW_EVERY);
+                if Some(header) != refused || lately.is_some() {
+                    return Ok(Token {
+                        header: header.clone(),
+                        fresh: false,
+                    });
+                }
+                renewed = Some(now);
             }
             State::Refused { why, until } if *until > now => return Err(why.clone()),
             _ => {}
@@ -112,7 +126,11 @@ impl Tokens {
                     header: header.clone(),
                     fresh: true,
                 };
-                *state = State::Have { header, until };
+                *state = State::Have {
+                    header,
+                    until,
+                    renewed,
+                };
                 Ok(token)
             }
             Err(why) => {
@@ -227,6 +245,14 @@ async fn granted(response: Response<Incoming>) -> Result<(HeaderValue, Duration)
         .expires_in
         .map(|seconds| seconds.clamp(0.0, 86_400.0));
     Ok((header, life.map_or(USUAL_LIFE, Duration::from_secs_f64)))
+}
+
+/// Takes the token out of what a receiver has repeated.
+pub(super) fn mask(token: &HeaderValue, excerpt: &mut String) {
+    let bare = token.to_str().ok().and_then(|text| text.rsplit(' ').next());
+    if let Some(bare) = bare.filter(|bare| !bare.is_empty() && excerpt.contains(bare)) {
+        *excerpt = excerpt.replace(bare, "***");
+    }
 }
 
 fn refusal(why: &str) -> Failure {

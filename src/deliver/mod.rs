@@ -81,8 +81,12 @@ impl Courier {
             Ok(request) => {
                 let sending = self.send(request, access, began);
                 match timeout_at(deadline, sending).await {
-                    Ok(Ok(response)) => {
-                        Outcome::Answered(answer::read(response, deadline, started_at).await)
+                    Ok(Ok((response, token))) => {
+                        let mut answer = answer::read(response, deadline, started_at).await;
+                        if let Some(token) = token {
+                            auth::mask(&token, &mut answer.excerpt);
+                        }
+                        Outcome::Answered(answer)
                     }
                     Ok(Err(failure)) => Outcome::Failed(failure),
                     Err(_) => Outcome::Failed(Failure {
@@ -100,19 +104,21 @@ impl Courier {
         }
     }
 
+    /// The answer, and the token that was shown, if any.
     async fn send(
         &self,
         request: Request<Full<Bytes>>,
         access: Access<'_>,
         now: Instant,
-    ) -> Result<Response<client::Incoming>, Failure> {
+    ) -> Result<(Response<client::Incoming>, Option<HeaderValue>), Failure> {
         let Access {
             tls,
             auth,
             connect_timeout,
         } = access;
         let Some(Auth::OAuth2(client)) = auth else {
-            return self.clients.send(request, tls, connect_timeout, now).await;
+            let sent = self.clients.send(request, tls, connect_timeout, now);
+            return Ok((sent.await?, None));
         };
         let way = auth::Way {
             clients: &self.clients,
@@ -130,12 +136,17 @@ impl Courier {
         let sent = self.clients.send(sending, tls, connect_timeout, now);
         let response = sent.await?;
         if response.status() != StatusCode::UNAUTHORIZED || token.fresh {
-            return Ok(response);
+            return Ok((response, Some(token.header)));
         }
         // It may have been revoked before its time.
-        let token = self.tokens.get(client, Some(&token.header), way).await?;
+        let refused = token.header;
+        let token = self.tokens.get(client, Some(&refused), way).await?;
+        if token.header == refused {
+            return Ok((response, Some(refused)));
+        }
         let sending = authorized(&token.header);
-        self.clients.send(sending, tls, connect_timeout, now).await
+        let sent = self.clients.send(sending, tls, connect_timeout, now);
+        Ok((sent.await?, Some(token.header)))
     }
 
     /// Whether the host of `url` takes a connection; nothing is sent to it.

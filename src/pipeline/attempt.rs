@@ -93,13 +93,26 @@ impl Pipeline {
     }
 }
 
-/// The request as it may be kept: what the config gives for a header is masked, since most of it
-/// are credentials.
+/// Headers that say what a request is, and hold no credentials unless the config gives them.
+const TELLING: [&str; 8] = [
+    "content-type",
+    "content-encoding",
+    "webhook-version",
+    "deprecation",
+    "sunset",
+    "traceparent",
+    "tracestate",
+    "baggage",
+];
+
+/// The request as it may be kept: what config and templates give for a header is masked, since most
+/// of it are credentials.
 fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint) -> Exchange {
     let headers = outgoing.headers.iter().map(|(name, value)| {
-        let value = match endpoint.headers.contains_key(name) {
-            true => "***".to_owned(),
-            false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        let tells = TELLING.contains(&name.as_str()) || name.as_str().starts_with("ce-");
+        let value = match tells && !endpoint.headers.contains_key(name) {
+            true => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            false => "***".to_owned(),
         };
         (name.to_string(), value)
     });

@@ -4,6 +4,8 @@
 //! that the config gives are credentials more often than not, and excerpts go to the log, the
 //! envelope and the journal.
 
+use std::borrow::Cow;
+
 use crate::attempt::Outcome;
 use crate::subscription::{Auth, Endpoint};
 
@@ -20,11 +22,7 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
         return;
     }
     let (url, headers) = (&endpoint.url, &endpoint.headers);
-    let values = headers.values().chain(match &endpoint.auth {
-        Some(Auth::Header(_, value)) => Some(value),
-        _ => None,
-    });
-    let values = values.filter_map(|value| value.to_str().ok());
+    let values = headers.values().filter_map(|value| value.to_str().ok());
     // `Bearer x`, of which a receiver may repeat `x`.
     let values = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
     let of_url = [
@@ -32,11 +30,12 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
         url.path(),
         url.password().unwrap_or_default(),
     ];
-    let key = match &endpoint.auth {
-        Some(Auth::Query { key, .. }) => Some(key.expose()),
-        _ => None,
-    };
-    for secret in values.chain(of_url).chain(key) {
+    let shown = endpoint.auth.iter().flat_map(Auth::shown);
+    let params = endpoint.payload.params();
+    let values = values.chain(of_url).map(Cow::Borrowed);
+    let values = values.chain(shown.map(Cow::Owned));
+    for secret in values.chain(params.map(Cow::Borrowed)) {
+        let secret = &*secret;
         if secret.len() >= SHORTEST && answer.excerpt.contains(secret) {
             answer.excerpt = answer.excerpt.replace(secret, MASK);
         }

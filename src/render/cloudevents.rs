@@ -21,6 +21,17 @@ const BATCH: HeaderValue =
 const DATA: &str = "data";
 const DATA_BASE64: &str = "data_base64";
 const MANDATORY: [&str; 4] = ["specversion", "id", "source", "type"];
+/// Attributes that the specification names; all others are extensions, which may be anything.
+const CONTEXT: [&str; 8] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "time",
+    "subject",
+    "datacontenttype",
+    "dataschema",
+];
 const CONTENT_TYPE: &str = "datacontenttype";
 
 /// An event as CloudEvents sees it.
@@ -39,8 +50,8 @@ enum Content {
 }
 
 pub(super) fn form(settings: &CloudEvents, piece: &Piece<'_>) -> Result<Formed, RenderError> {
-    let encoding = piece.event.content_encoding.as_deref();
-    if settings.mode != CloudEventsMode::Binary && encoding.is_some_and(|said| said != "identity") {
+    let coding = headers::coding(piece.event);
+    if settings.mode != CloudEventsMode::Binary && coding.is_some() {
         return Err(RenderError::new(
             "the body is compressed, which a CloudEvent cannot say of its data",
         ));
@@ -59,7 +70,7 @@ pub(super) fn form(settings: &CloudEvents, piece: &Piece<'_>) -> Result<Formed, 
     })
 }
 
-/// An event that came in structured mode. Its attributes are not among what `fields` changes.
+/// An event that came in structured mode. What `fields` changes are its data and its extensions.
 fn structured(piece: &Piece<'_>) -> Result<Known, RenderError> {
     let whole = piece.came.json()?;
     let is_there = |name: &&str| {
@@ -73,11 +84,23 @@ fn structured(piece: &Piece<'_>) -> Result<Known, RenderError> {
     let Json::Object(members) = whole else {
         return Err(RenderError::not_json());
     };
-    let is_attribute = |(name, value): &&(Box<str>, Json)| {
-        ![DATA, DATA_BASE64].contains(&&**name) && *value != Json::Null
-    };
-    let attributes: Vec<_> = members.iter().filter(is_attribute).cloned().collect();
     let left = piece.data().json()?;
+    let mut attributes = Vec::with_capacity(members.len());
+    for (name, came) in members {
+        let kept = match &**name {
+            DATA | DATA_BASE64 => None,
+            name if CONTEXT.contains(&name) => Some(came),
+            name => left.get(name),
+        };
+        let Some(value) = kept.filter(|value| **value != Json::Null) else {
+            continue;
+        };
+        if value.plain().is_none() {
+            let why = format!("the attribute `{name}` of the CloudEvent is not a single value");
+            return Err(RenderError::new(why));
+        }
+        attributes.push((name.clone(), value.clone()));
+    }
     let data = match (left.get(DATA), left.get(DATA_BASE64)) {
         (_, Some(Json::Text(encoded))) => Content::Binary(
             STANDARD
@@ -220,7 +243,7 @@ impl Known {
             content_type = raw::JSON;
         }
         let content_type = (!body.is_empty()).then_some(content_type);
-        let encoding = piece.event.content_encoding.as_deref();
+        let encoding = headers::coding(piece.event);
         Formed {
             body: body.into(),
             content_type,

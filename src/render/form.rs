@@ -8,7 +8,7 @@ use http::HeaderValue;
 use url::form_urlencoded::Serializer;
 
 use super::json::Json;
-use super::{Formed, Piece, RenderError};
+use super::{Formed, LONGEST_BODY, Piece, RenderError};
 use crate::subscription::FormFields;
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -18,7 +18,7 @@ const MOST_FIELDS: usize = 10_000;
 pub(super) fn form(fields: &FormFields, piece: &Piece<'_>) -> Result<Formed, RenderError> {
     let given = piece.event.content_type.as_deref().unwrap_or_default();
     if super::essence(given).eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        let encoding = piece.event.content_encoding.as_deref();
+        let encoding = super::headers::coding(piece.event);
         return Ok(Formed {
             content_encoding: encoding.and_then(super::headers::value),
             ..Formed::of(piece.data().bytes.clone(), FORM)
@@ -30,24 +30,27 @@ pub(super) fn form(fields: &FormFields, piece: &Piece<'_>) -> Result<Formed, Ren
             out.append_pair(name, piece.data().json_text()?);
         }
         FormFields::Flat => {
-            out.extend_pairs(flat(piece.data().json()?)?);
+            out.extend_pairs(flat(piece.data().json()?, LONGEST_BODY)?);
         }
     }
     Ok(Formed::of(out.finish(), FORM))
 }
 
-/// A pair for each scalar of an object or a list.
-pub(super) fn flat(json: &Json) -> Result<Vec<(String, &str)>, RenderError> {
-    let mut pairs = Vec::new();
+/// A pair for each scalar of an object or a list; `room` is for the bytes of all of them.
+pub(super) fn flat(json: &Json, room: usize) -> Result<Vec<(String, &str)>, RenderError> {
+    let mut flat = Flat {
+        pairs: Vec::new(),
+        room,
+    };
     match json {
         Json::Object(members) => {
             for (name, member) in members {
-                walk(name.to_string(), member, &mut pairs)?;
+                flat.walk(name.to_string(), member)?;
             }
         }
         Json::List(entries) => {
             for (number, entry) in entries.iter().enumerate() {
-                walk(number.to_string(), entry, &mut pairs)?;
+                flat.walk(number.to_string(), entry)?;
             }
         }
         _ => {
@@ -56,32 +59,38 @@ pub(super) fn flat(json: &Json) -> Result<Vec<(String, &str)>, RenderError> {
             ));
         }
     }
-    Ok(pairs)
+    Ok(flat.pairs)
 }
 
-fn walk<'a>(
-    name: String,
-    json: &'a Json,
-    pairs: &mut Vec<(String, &'a str)>,
-) -> Result<(), RenderError> {
-    match json {
-        Json::Object(members) => {
-            for (inner, member) in members {
-                walk(format!("{name}[{inner}]"), member, pairs)?;
+struct Flat<'a> {
+    pairs: Vec<(String, &'a str)>,
+    room: usize,
+}
+
+impl<'a> Flat<'a> {
+    fn walk(&mut self, name: String, json: &'a Json) -> Result<(), RenderError> {
+        match json {
+            Json::Object(members) => {
+                for (inner, member) in members {
+                    self.walk(format!("{name}[{inner}]"), member)?;
+                }
+            }
+            Json::List(entries) => {
+                for (number, entry) in entries.iter().enumerate() {
+                    self.walk(format!("{name}[{number}]"), entry)?;
+                }
+            }
+            scalar => {
+                let value = scalar.plain().unwrap_or_default();
+                if self.pairs.len() == MOST_FIELDS {
+                    let why = format!("more than {MOST_FIELDS} fields");
+                    return Err(RenderError::new(why));
+                }
+                let room = self.room.checked_sub(name.len() + value.len());
+                self.room = room.ok_or_else(|| RenderError::new("the fields are too long"))?;
+                self.pairs.push((name, value));
             }
         }
-        Json::List(entries) => {
-            for (number, entry) in entries.iter().enumerate() {
-                walk(format!("{name}[{number}]"), entry, pairs)?;
-            }
-        }
-        scalar => {
-            if pairs.len() == MOST_FIELDS {
-                let why = format!("more than {MOST_FIELDS} fields");
-                return Err(RenderError::new(why));
-            }
-            pairs.extend(scalar.plain().map(|value| (name, value)));
-        }
+        Ok(())
     }
-    Ok(())
 }

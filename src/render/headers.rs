@@ -52,6 +52,15 @@ pub(super) fn pass_on_trace(event: &Event, headers: &mut HeaderMap) {
     }
 }
 
+/// What has been done to the message's body, for `content-encoding`. AMQP's property of that name has
+/// the character set as often as not, which is none of HTTP's codings.
+pub(super) fn coding(event: &Event) -> Option<&str> {
+    const NONE: [&str; 6] = ["", "identity", "utf-8", "utf8", "us-ascii", "binary"];
+    let said = event.content_encoding.as_deref()?.trim();
+    let is_none = NONE.iter().any(|none| said.eq_ignore_ascii_case(none));
+    Some(said).filter(|_| !is_none)
+}
+
 /// `text` as a header's value, if it is one: visible ASCII, spaces and tabs, and not empty.
 pub(super) fn value(text: &str) -> Option<HeaderValue> {
     let text = text.trim();

@@ -59,6 +59,9 @@ pub struct Renderer {
     gzip: bool,
 }
 
+/// No body is made longer than this, however small what it is made of.
+const LONGEST_BODY: usize = 16 << 20;
+
 /// A format, ready to be used.
 enum Maker {
     Raw,
@@ -82,6 +85,12 @@ impl RenderError {
         let mut why = why.into();
         why.truncate(why.floor_char_boundary(Self::LONGEST));
         Self(why)
+    }
+
+    fn too_long() -> Self {
+        Self::new(format!(
+            "the body would be longer than {LONGEST_BODY} bytes"
+        ))
     }
 
     fn not_json() -> Self {
@@ -172,6 +181,15 @@ impl Maker {
     }
 }
 
+/// Whether the endpoint asks for nothing, where no source has a version.
+fn is_plain(payload: &Payload) -> bool {
+    let of_no_source = Payload {
+        of_sources: Default::default(),
+        ..payload.clone()
+    };
+    of_no_source == Payload::default()
+}
+
 impl Renderer {
     /// Compiles what `endpoint` says; an error names what of it cannot be used, which the config
     /// has checked before.
@@ -181,7 +199,7 @@ impl Renderer {
         let versions = payload.of_sources.iter();
         let versions = versions.filter(|_| payload.version.is_none());
         Ok(Self {
-            is_plain: *payload == Payload::default() && endpoint.method != Method::GET,
+            is_plain: is_plain(payload) && endpoint.method != Method::GET,
             fields: payload.fields.clone(),
             format: Maker::new(&payload.format)?,
             version: payload.version.as_deref().map(Edition::new).transpose()?,
@@ -195,7 +213,7 @@ impl Renderer {
 
     /// Whether rendering may look into the body, so that parsing it is worth sharing.
     pub fn reads_json(&self) -> bool {
-        !self.is_plain
+        !self.is_plain || !self.of_sources.is_empty()
     }
 
     /// The request for `delivery`, unsigned. `json` is what is known of the event's body, if that
@@ -208,11 +226,11 @@ impl Renderer {
         deadline: Duration,
     ) -> Result<Outgoing, RenderError> {
         let event = &*delivery.event;
-        if self.is_plain {
-            return Ok(raw::raw(event, endpoint, deadline));
-        }
         let version = self.version.as_ref();
         let version = version.or_else(|| self.of_sources.get(&event.source));
+        if self.is_plain && version.is_none() {
+            return Ok(raw::raw(event, endpoint, deadline));
+        }
         let came = Data {
             bytes: event.body.clone(),
             json: json.cloned().unwrap_or_default(),

@@ -32,7 +32,7 @@ pub(super) fn instead_of_body(mut formed: Formed) -> Result<Formed, RenderError>
         return Ok(formed);
     }
     let json = of_json(&body)?;
-    let pairs = flat(&json)?;
+    let pairs = flat(&json, LONGEST_URL)?;
     let pairs = pairs
         .into_iter()
         .map(|(name, value)| (name, value.to_owned()));

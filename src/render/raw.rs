@@ -24,7 +24,7 @@ pub(super) fn raw(event: &Event, endpoint: &Endpoint, deadline: Duration) -> Out
     headers
         .entry(CONTENT_TYPE)
         .or_insert_with(|| content_type(event));
-    if let Some(encoding) = event.content_encoding.as_deref().and_then(value) {
+    if let Some(encoding) = headers::coding(event).and_then(value) {
         headers.entry(CONTENT_ENCODING).or_insert(encoding);
     }
     headers::pass_on_trace(event, &mut headers);
@@ -41,7 +41,7 @@ pub(super) fn raw(event: &Event, endpoint: &Endpoint, deadline: Duration) -> Out
 pub(super) fn form(piece: &Piece<'_>) -> Formed {
     let event = piece.event;
     Formed {
-        content_encoding: event.content_encoding.as_deref().and_then(value),
+        content_encoding: headers::coding(event).and_then(value),
         ..Formed::of(piece.data().bytes.clone(), content_type(event))
     }
 }

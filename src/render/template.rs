@@ -133,12 +133,25 @@ fn engine() -> Environment<'static> {
     // So that an error names what is not there. It holds variables too, which only its `Debug` and
     // its `{:#}` print.
     engine.set_debug(true);
+    // Of these a small text makes one of any length, which no other limit sees.
+    engine.remove_filter("indent");
+    engine.add_filter("replace", replace);
     engine.set_auto_escape_callback(|name| match name.rsplit_once('.') {
         Some((_, "json")) => AutoEscape::Json,
         Some((_, "xml")) => AutoEscape::Html,
         _ => AutoEscape::None,
     });
     engine
+}
+
+/// minijinja's own, within [`LARGEST_BODY`].
+fn replace(text: &str, from: &str, to: &str) -> Result<String, Error> {
+    let longest = text.len() + text.matches(from).count().saturating_mul(to.len());
+    if longest > LARGEST_BODY {
+        let why = "`replace` would make a text that is too long";
+        return Err(Error::new(ErrorKind::InvalidOperation, why));
+    }
+    Ok(text.replace(from, to))
 }
 
 impl Templates {

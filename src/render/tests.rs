@@ -248,7 +248,55 @@ fn fields_of_a_structured_event_are_those_of_its_body() {
         ..Payload::default()
     };
     let shown = shown(structured(STRUCTURED), payload);
-    assert!(shown.ends_with(r#""id":"7","source":"/s","type":"t","sequence":12,"datacontenttype":"application/vnd.order+json","data":{"total":1.50}}"#), "{shown}");
+    assert!(shown.ends_with(r#""id":"7","source":"/s","type":"t","datacontenttype":"application/vnd.order+json","data":{"total":1.50}}"#), "{shown}");
+}
+
+#[test]
+fn what_fields_leave_out_is_in_no_extension_either() {
+    let whole = r#"{"specversion":"1.0","id":"7","source":"/s","type":"t","card":"4711","data":1}"#;
+    let payload = Payload {
+        fields: Some(Fields {
+            mask: vec!["data.card".parse().unwrap()],
+            ..Fields::default()
+        }),
+        format: cloudevents(CloudEventsMode::Batch),
+        ..Payload::default()
+    };
+    let shown = shown(structured(whole), payload);
+    assert!(shown.contains(r#""card":"***""#), "{shown}");
+    let nested = whole.replace("\"4711\"", "{\"number\":\"4711\"}");
+    let why = body(
+        structured(&nested),
+        cloudevents(CloudEventsMode::Structured),
+    );
+    insta::assert_snapshot!(why, @"cannot: the attribute `card` of the CloudEvent is not a single value");
+}
+
+#[test]
+fn a_character_set_is_no_coding() {
+    let mut text = event("{}");
+    text.content_encoding = Some("UTF-8".into());
+    let made = body(text.clone(), cloudevents(CloudEventsMode::Structured));
+    assert!(made.ends_with(r#""data":{}}"#), "{made}");
+    let request = render(text, &endpoint(Payload::default())).unwrap();
+    assert!(!request.headers.contains_key(CONTENT_ENCODING));
+}
+
+/// A few hundred kilobytes of which formats would make gigabytes.
+#[test]
+fn a_small_body_makes_no_huge_one() {
+    let numbers = vec!["0"; 25_000].join(",");
+    let bomb = format!("{{\"{}\":[{numbers}]}}", "n".repeat(200_000));
+    insta::assert_snapshot!(body(event(&bomb), xml("order")), @"cannot: the body would be longer than 16777216 bytes");
+    insta::assert_snapshot!(body(event(&bomb), Format::Form(FormFields::Flat)), @"cannot: the fields are too long");
+    let request = render(event(&bomb), &get(Format::Raw));
+    insta::assert_snapshot!(request.unwrap_err().to_string(), @"the fields are too long");
+    let text = format!("{{\"text\":\"{}\"}}", "n".repeat(10_000));
+    let why = of_template(&text, "{{ data.text | replace('n', data.text) }}");
+    assert!(
+        why.contains("`replace` would make a text that is too long"),
+        "{why}"
+    );
 }
 
 #[test]

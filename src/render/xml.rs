@@ -7,12 +7,13 @@
 //! written `_x0020_`, as .NET does; one that XML cannot carry at all (most control characters)
 //! becomes U+FFFD.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use http::HeaderValue;
 
 use super::json::Json;
-use super::{Formed, Piece, RenderError, headers};
+use super::{Formed, LONGEST_BODY, Piece, RenderError, headers};
 use crate::subscription::XmlNames;
 
 const XML: HeaderValue = HeaderValue::from_static("application/xml; charset=utf-8");
@@ -22,9 +23,8 @@ pub(super) fn form(names: &XmlNames, piece: &Piece<'_>) -> Result<Formed, Render
     let event = piece.event;
     let data = piece.data();
     if let Some(content_type) = passes(event.content_type.as_deref(), &data.bytes) {
-        let encoding = event.content_encoding.as_deref();
         return Ok(Formed {
-            content_encoding: encoding.and_then(headers::value),
+            content_encoding: headers::coding(event).and_then(headers::value),
             ..Formed::of(data.bytes.clone(), content_type)
         });
     }
@@ -35,6 +35,9 @@ pub(super) fn form(names: &XmlNames, piece: &Piece<'_>) -> Result<Formed, Render
     match json {
         Json::List(_) => writer.around(&names.root, json, &mut out),
         json => writer.element(&names.root, json, &mut out),
+    }
+    if out.len() > LONGEST_BODY {
+        return Err(RenderError::too_long());
     }
     Ok(Formed::of(out, XML))
 }
@@ -61,7 +64,11 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Nothing more is written once it is too long: names and escapes make more of a body than it is.
     fn element(&self, name: &str, json: &Json, out: &mut String) {
+        if out.len() > LONGEST_BODY {
+            return;
+        }
         match json {
             Json::List(entries) => {
                 for entry in entries {
@@ -95,14 +102,13 @@ impl Writer<'_> {
 
     fn object(&self, name: &str, members: &[(Box<str>, Json)], out: &mut String) {
         open(name, out);
-        let mut written: Vec<&str> = Vec::new();
+        let mut written: HashSet<&str> = HashSet::new();
         let mut inside = String::new();
         for (inner, member) in members {
             let attribute = inner.strip_prefix('@').filter(|name| !name.is_empty());
             match (attribute, member.plain()) {
                 // An attribute that is there twice is no XML.
-                (Some(attribute), Some(value)) if !written.contains(&attribute) => {
-                    written.push(attribute);
+                (Some(attribute), Some(value)) if written.insert(attribute) => {
                     out.push(' ');
                     self::name(attribute, out);
                     out.push_str("=\"");

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::Secret;
 
@@ -52,6 +52,28 @@ impl Auth {
         match user.contains(':') {
             true => None,
             false => Self::header(AUTHORIZATION, &format!("Basic {}", STANDARD.encode(pair))),
+        }
+    }
+
+    /// What a receiver or a proxy could repeat of it, in each of its spellings. For masking only.
+    pub fn shown(&self) -> Vec<String> {
+        match self {
+            Self::Header(_, value) => {
+                let text = value.to_str().unwrap_or_default();
+                let bare = text.rsplit(' ').next().unwrap_or_default();
+                let decoded = text.strip_prefix("Basic ");
+                let decoded = decoded.and_then(|pair| STANDARD.decode(pair).ok());
+                let decoded = decoded.and_then(|pair| String::from_utf8(pair).ok());
+                let password = decoded.as_deref().and_then(|pair| pair.split_once(':'));
+                let password = password.map(|(_, password)| password.to_owned());
+                let all = [Some(text.to_owned()), Some(bare.to_owned()), password];
+                all.into_iter().flatten().collect()
+            }
+            Self::Query { key, .. } => {
+                let encoded = form_urlencoded::byte_serialize(key.expose().as_bytes()).collect();
+                vec![key.expose().to_owned(), encoded]
+            }
+            Self::OAuth2(client) => vec![client.client_secret.expose().to_owned()],
         }
     }
 

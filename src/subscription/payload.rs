@@ -28,6 +28,21 @@ pub struct Payload {
     pub of_sources: Arc<BTreeMap<Arc<str>, Arc<Version>>>,
 }
 
+impl Payload {
+    /// What the templates know as `params`, of the endpoint's format and of all versions.
+    pub fn params(&self) -> impl Iterator<Item = &str> {
+        let versions = self.version.iter().chain(self.of_sources.values());
+        let formats = versions.flat_map(|version| version.formats.iter().map(|(_, format)| format));
+        let params = formats
+            .chain([&self.format])
+            .filter_map(|format| match format {
+                Format::Template(template) => Some(template.params.values()),
+                _ => None,
+            });
+        params.flatten().map(|param| &**param)
+    }
+}
+
 /// Which parts of a JSON body are sent: first `keep` (all, when it is empty), then `drop`, then
 /// `mask`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

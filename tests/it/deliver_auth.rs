@@ -182,6 +182,17 @@ async fn a_token_that_is_refused_is_replaced_within_the_attempt() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_refuses_every_token_costs_the_server_few() {
+    let (authority, receiver) = (Authority::new().await, taking(&[]).await);
+    let (courier, auth) = (courier(), authority.client(SECRET));
+    for _ in 0..5 {
+        let attempt = attempt(&courier, &receiver.url("/"), &auth).await;
+        assert_eq!(status(&attempt), 401);
+    }
+    assert_eq!(authority.asked(), 2);
+}
+
+#[tokio::test]
 async fn a_token_is_not_used_to_its_very_end() {
     let (authority, receiver) = (
         Authority::new().await,
