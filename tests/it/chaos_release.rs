@@ -49,7 +49,7 @@ subscriptions:
     }
     slow.wait_for(WINDOW, Duration::from_secs(5)).await;
     publish(&bridge, "good", 0).await;
-    good.wait_for(1, Duration::from_secs(3)).await;
+    good.wait_for(1, Duration::from_secs(5)).await;
     // The copies come back once the deadlines are over, and are met with what became of the requests.
     eventually("nothing is parked", Duration::from_secs(30), async || {
         let (_, listed) = bridge.get("/v1/parked").await;
@@ -99,9 +99,9 @@ async fn what_fits_on_no_tier_is_left_to_its_request() {
     };
     let bodies: Vec<String> = (0..WINDOW).map(large).collect();
     bus.publish(&bridge, &bodies).await;
-    slow.wait_for(WINDOW, Duration::from_secs(10)).await;
+    slow.wait_for(WINDOW, Duration::from_secs(40)).await;
     let delivered = "hookbridge_delivery_attempts_total{subscription=\"slow\",outcome=\"delivered\",status_class=\"2xx\"}";
-    eventually("all are delivered", Duration::from_secs(20), async || {
+    eventually("all are delivered", Duration::from_secs(40), async || {
         (bridge.metric(delivered).await == WINDOW as f64).then_some(())
     })
     .await;

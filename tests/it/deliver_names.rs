@@ -14,7 +14,7 @@ use crate::support::bus::Bus;
 use crate::support::receiver::{Answer, Mortal, Receiver};
 use crate::support::{SECRET, eventually};
 
-const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(45);
 /// The first code of a response that says so.
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
@@ -219,7 +219,7 @@ async fn a_name_server_that_fails_hangs_or_floods_hurts_only_its_own_names() {
     .await;
     let took = began.elapsed();
     assert!(
-        took < Duration::from_secs(4),
+        took < Duration::from_secs(9),
         "{took:?} beside names that hang"
     );
     for name in failing
@@ -235,7 +235,7 @@ async fn a_name_server_that_fails_hangs_or_floods_hurts_only_its_own_names() {
         .await;
     }
     assert!(
-        began.elapsed() < Duration::from_secs(25),
+        began.elapsed() < Duration::from_secs(45),
         "{:?}",
         began.elapsed()
     );
@@ -302,6 +302,11 @@ async fn a_receiver_that_moves_is_found_where_its_name_says() {
         publish(&bridge, "orders.made").await;
     }
     old.receiver.wait_for(20, WITHIN).await;
+    let delivered = "hookbridge_delivery_attempts_total{subscription=\"moves\",outcome=\"delivered\",status_class=\"2xx\"}";
+    eventually("the first are answered", WITHIN, async || {
+        (bridge.metric(delivered).await == 20.0).then_some(())
+    })
+    .await;
     *place.lock().unwrap() = loopback(2);
     old.end();
     for _ in 0..20 {

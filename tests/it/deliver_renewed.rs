@@ -35,6 +35,11 @@ async fn a_restart_of_the_receiver_fails_no_more_than_what_is_under_way() {
     let all = bodies(3 * COUNT);
     bus.publish(&bridge, &all[..COUNT]).await;
     first.receiver.wait_for(COUNT, WITHIN).await;
+    let delivered = "hookbridge_delivery_attempts_total{subscription=\"crm\",outcome=\"delivered\",status_class=\"2xx\"}";
+    eventually("the first are answered", WITHIN, async || {
+        (bridge.metric(delivered).await == COUNT as f64).then_some(())
+    })
+    .await;
 
     // Its connections are idle, and end with it.
     first.end();
@@ -50,7 +55,6 @@ async fn a_restart_of_the_receiver_fails_no_more_than_what_is_under_way() {
     second.end();
     let third = Mortal::at(address, Duration::ZERO);
     bus.publish(&bridge, &all[2 * COUNT..]).await;
-    let delivered = "hookbridge_delivery_attempts_total{subscription=\"crm\",outcome=\"delivered\",status_class=\"2xx\"}";
     eventually("all are delivered", WITHIN, async || {
         (bridge.metric(delivered).await == all.len() as f64).then_some(())
     })

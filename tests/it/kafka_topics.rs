@@ -129,7 +129,7 @@ async fn a_topic_made_anew_under_a_running_bridge_is_taken_from_its_beginning() 
     // About the record of the old one that had an offset which the new one has too.
     last.settle(Settlement::Ack);
     // What was taken where the old one had stood comes twice.
-    for (_, receipt) in rig.events_until_quiet(QUIET).await {
+    for (_, receipt) in rig.events_until_quiet(3 * QUIET).await {
         receipt.settle(Settlement::Ack);
     }
     rig.stop().await;

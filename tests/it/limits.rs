@@ -189,7 +189,7 @@ async fn a_filter_lets_only_its_events_through() {
     assert_eq!(receiver.by_id().keys().collect::<Vec<_>>(), ["evt_large"]);
 }
 
-/// How many requests a receiver had at each, which works on four at a time, each for 20 ms, and lets
+/// How many requests a receiver had at each, which works on four at a time, each for 100 ms, and lets
 /// the rest wait.
 type Depths = Arc<Mutex<Vec<usize>>>;
 
@@ -202,7 +202,7 @@ async fn queueing() -> (Receiver, Depths) {
         let (places, answers) = &mut *queue.lock().unwrap();
         let now = Instant::now();
         let Reverse(free) = places.pop().expect("four places");
-        let done = free.max(now) + Duration::from_millis(20);
+        let done = free.max(now) + Duration::from_millis(100);
         places.push(Reverse(done));
         answers.retain(|answer| *answer > now);
         answers.push(done);
@@ -214,7 +214,7 @@ async fn queueing() -> (Receiver, Depths) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adaptive_lane_asks_no_more_at_once_than_the_receiver_works_on() {
-    const EVENTS: usize = 600;
+    const EVENTS: usize = 400;
     let (fixed, fixed_depths) = queueing().await;
     let (adaptive, adaptive_depths) = queueing().await;
     let own = |name: &str, url: &str, more: &str| {
@@ -231,8 +231,8 @@ async fn an_adaptive_lane_asks_no_more_at_once_than_the_receiver_works_on() {
     let request = reqwest::Client::new().post(url).body(events);
     let request = request.header("content-type", "application/x-ndjson");
     assert_eq!(request.send().await.expect("published").status(), 202);
-    fixed.wait_for(EVENTS, WITHIN).await;
-    adaptive.wait_for(EVENTS, WITHIN).await;
+    fixed.wait_for(EVENTS, 4 * WITHIN).await;
+    adaptive.wait_for(EVENTS, 4 * WITHIN).await;
     // Once it has learned.
     let usual = |depths: &Depths| {
         let mut late = depths.lock().unwrap()[EVENTS / 2..].to_vec();
@@ -241,7 +241,7 @@ async fn an_adaptive_lane_asks_no_more_at_once_than_the_receiver_works_on() {
     };
     let (fixed, adaptive) = (usual(&fixed_depths), usual(&adaptive_depths));
     println!("requests at once: fixed {fixed}, adaptive {adaptive}");
-    assert!(fixed >= 24 && adaptive <= 12, "{fixed}, {adaptive}");
+    assert!(fixed >= 20 && adaptive <= 12, "{fixed}, {adaptive}");
     let found = bridge.metric("hookbridge_adaptive_concurrency{subscription=\"adaptive\"}");
     assert!((1.0..=16.0).contains(&found.await));
 }

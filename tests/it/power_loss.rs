@@ -129,7 +129,7 @@ async fn what_was_confirmed_survives_the_loss_of_all_that_was_not_synced() {
         .find(|one| one["name"] == "paused")
         .expect("it is there");
     assert_eq!(paused["state"], "paused");
-    receiver.quiet_for(Duration::from_secs(2), WITHIN).await;
+    receiver.quiet_for(Duration::from_secs(8), 2 * WITHIN).await;
     let mut ended: BTreeSet<String> = bus
         .letters(&mut bridge, 0)
         .await
