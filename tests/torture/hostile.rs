@@ -205,6 +205,7 @@ async fn read<S: AsyncRead + Unpin>(
             return Ok(Some(Request {
                 at: Instant::now(),
                 path: head.split(' ').nth(1).unwrap_or_default().to_owned(),
+                query: None,
                 id: text("webhook-id"),
                 verified: verifier.verify(&body, &headers).is_ok(),
                 headers,
