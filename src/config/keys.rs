@@ -2,16 +2,31 @@
 //! the JSON Schema and the tables of docs/configuration.md are made.
 
 mod auth;
+mod brokers;
+mod endpoints;
+mod general;
 mod payload;
 mod signature;
-mod table;
+mod sources;
+mod subscriptions;
 
 use std::fmt;
 
 pub use auth::*;
+pub use brokers::*;
+pub use endpoints::*;
+pub use general::*;
 pub use payload::*;
 pub use signature::*;
-pub use table::*;
+pub use sources::*;
+pub use subscriptions::*;
+
+/// In place of a default.
+pub const MANDATORY: &str = "mandatory";
+
+const U32: u64 = u32::MAX as u64;
+pub const CONCURRENCY: (u64, u64) = (1, 10_000);
+pub const WINDOW: (u64, u64) = (1, 100_000);
 
 /// A map with fixed keys.
 #[derive(Debug)]
@@ -28,6 +43,15 @@ pub struct Key {
     /// As the documentation says it; empty where the key has none.
     pub default: &'static str,
     pub meaning: &'static str,
+}
+
+const fn key(name: &'static str, form: Form, default: &'static str, meaning: &'static str) -> Key {
+    Key {
+        name,
+        form,
+        default,
+        meaning,
+    }
 }
 
 /// What a key takes.

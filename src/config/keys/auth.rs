@@ -1,7 +1,6 @@
 //! The keys of `auth:`.
 
-use super::table::{MANDATORY, key};
-use super::{Form, Section};
+use super::{Form, MANDATORY, Section, key};
 
 pub static AUTH: Section = Section {
     name: "auth",

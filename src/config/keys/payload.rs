@@ -1,7 +1,6 @@
 //! The keys of a payload: `format:` where it is a map, `fields:`, `encrypt:` and `versions:`.
 
-use super::table::{MANDATORY, key};
-use super::{Form, Key, Section};
+use super::{Form, Key, MANDATORY, Section, key};
 
 const fn plain(name: &'static str, meaning: &'static str) -> Key {
     key(name, Form::Empty, "", meaning)

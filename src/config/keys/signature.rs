@@ -1,7 +1,6 @@
 //! The keys of `signature:` where it is a map: one for each scheme, with what of it can be set.
 
-use super::table::{MANDATORY, key};
-use super::{Form, Key, Section};
+use super::{Form, Key, MANDATORY, Section, key};
 use crate::subscription::{Encoding, Hash, KeyForm, TimeUnit};
 
 const fn plain(name: &'static str, meaning: &'static str) -> Key {
