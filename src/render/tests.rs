@@ -9,6 +9,10 @@ use super::*;
 use crate::event::{EventId, Headers, Origin, Place};
 use crate::subscription::{Breaker, CloudEventsMode, Scheme, Template, TemplateText, Uid};
 
+mod cloudevents;
+mod forms;
+mod templates;
+
 pub(super) const ORDER: &str = r#"{"total":3.50,"id":12345678901234567890,"customer":{"name":"Ada & \"Bob\"","vip":true},"items":[{"sku":"a","tags":[]},{"sku":"b","note":null}]}"#;
 
 pub(super) fn event(body: &str) -> Event {
@@ -140,148 +144,6 @@ fn cloudevents(mode: CloudEventsMode) -> Format {
     Format::CloudEvents(CloudEvents { mode, source })
 }
 
-#[test]
-fn a_structured_cloud_event_is_made_of_what_is_known() {
-    insta::assert_snapshot!(shown(event(ORDER), of_format(cloudevents(CloudEventsMode::Structured))), @r#"
-    POST https://example.com/in?key=1
-    content-type: application/cloudevents+json; charset=UTF-8
-
-    {"specversion":"1.0","id":"evt_1","source":"/shop","type":"order.created","time":"2026-03-01T12:00:00Z","datacontenttype":"application/json","data":{"total":3.50,"id":12345678901234567890,"customer":{"name":"Ada & \"Bob\"","vip":true},"items":[{"sku":"a","tags":[]},{"sku":"b","note":null}]}}
-    "#);
-}
-
-#[test]
-fn a_binary_cloud_event_has_its_attributes_in_headers() {
-    let mut event = event("[1, 2]");
-    event.kind = "order \u{e4}\"%".into();
-    insta::assert_snapshot!(shown(event, of_format(cloudevents(CloudEventsMode::Binary))), @r#"
-    POST https://example.com/in?key=1
-    content-type: application/json
-    ce-specversion: 1.0
-    ce-id: evt_1
-    ce-source: /shop
-    ce-type: order%20%C3%A4%22%25
-    ce-time: 2026-03-01T12:00:00Z
-
-    [1, 2]
-    "#);
-}
-
-#[test]
-fn a_batch_of_one_is_a_list() {
-    let event = Event {
-        content_type: Some("text/plain".into()),
-        ..event("hello")
-    };
-    insta::assert_snapshot!(body(event, cloudevents(CloudEventsMode::Batch)), @r#"[{"specversion":"1.0","id":"evt_1","source":"/shop","type":"order.created","time":"2026-03-01T12:00:00Z","datacontenttype":"text/plain","data":"hello"}]"#);
-}
-
-#[test]
-fn data_that_is_no_text_is_base64() {
-    let mut event = event("");
-    event.body = Bytes::from_static(b"\xff\x00");
-    insta::assert_snapshot!(body(event.clone(), cloudevents(CloudEventsMode::Structured)), @r#"{"specversion":"1.0","id":"evt_1","source":"/shop","type":"order.created","time":"2026-03-01T12:00:00Z","datacontenttype":"application/octet-stream","data_base64":"/wA="}"#);
-    event.body = Bytes::new();
-    insta::assert_snapshot!(body(event, cloudevents(CloudEventsMode::Structured)), @r#"{"specversion":"1.0","id":"evt_1","source":"/shop","type":"order.created","time":"2026-03-01T12:00:00Z"}"#);
-}
-
-#[test]
-fn an_event_that_came_in_headers_keeps_its_attributes() {
-    for prefix in ["ce_", "cloudEvents_", "cloudEvents:"] {
-        let mut event = event("{}");
-        for (name, value) in [
-            ("specversion", "1.0"),
-            ("id", "A 7"),
-            ("source", "https://crm.example.com/"),
-            ("type", "made"),
-            ("subject", "order/7"),
-            ("partitionkey", "eu"),
-        ] {
-            let value = crate::event::HeaderValue::text(value);
-            event.headers.push(format!("{prefix}{name}"), value);
-        }
-        let written = body(event, cloudevents(CloudEventsMode::Structured));
-        assert_eq!(
-            written,
-            r#"{"specversion":"1.0","id":"A 7","source":"https://crm.example.com/","type":"made","time":"2026-03-01T12:00:00Z","subject":"order/7","datacontenttype":"application/json","partitionkey":"eu","data":{}}"#
-        );
-    }
-}
-
-const STRUCTURED: &str = r#"{"specversion":"1.0","id":"7","source":"/s","type":"t","sequence":12,"datacontenttype":"application/vnd.order+json","data":{"card":"4711","total":1.50}}"#;
-
-fn structured(body: &str) -> Event {
-    Event {
-        content_type: Some("application/cloudevents+json".into()),
-        ..event(body)
-    }
-}
-
-#[test]
-fn an_event_that_came_structured_keeps_its_attributes() {
-    insta::assert_snapshot!(shown(structured(STRUCTURED), of_format(cloudevents(CloudEventsMode::Binary))), @r#"
-    POST https://example.com/in?key=1
-    content-type: application/vnd.order+json
-    ce-specversion: 1.0
-    ce-id: 7
-    ce-source: /s
-    ce-type: t
-    ce-sequence: 12
-
-    {"card":"4711","total":1.50}
-    "#);
-    let again = body(
-        structured(STRUCTURED),
-        cloudevents(CloudEventsMode::Structured),
-    );
-    assert_eq!(again, STRUCTURED);
-}
-
-#[test]
-fn fields_of_a_structured_event_are_those_of_its_body() {
-    let payload = Payload {
-        fields: Some(Fields {
-            keep: vec!["data.data.total".parse().unwrap()],
-            ..Fields::default()
-        }),
-        format: cloudevents(CloudEventsMode::Structured),
-        ..Payload::default()
-    };
-    let shown = shown(structured(STRUCTURED), payload);
-    assert!(shown.ends_with(r#""id":"7","source":"/s","type":"t","datacontenttype":"application/vnd.order+json","data":{"total":1.50}}"#), "{shown}");
-}
-
-#[test]
-fn what_fields_leave_out_is_in_no_extension_either() {
-    let whole = r#"{"specversion":"1.0","id":"7","source":"/s","type":"t","card":"4711","data":1}"#;
-    let payload = Payload {
-        fields: Some(Fields {
-            mask: vec!["data.card".parse().unwrap()],
-            ..Fields::default()
-        }),
-        format: cloudevents(CloudEventsMode::Batch),
-        ..Payload::default()
-    };
-    let shown = shown(structured(whole), payload);
-    assert!(shown.contains(r#""card":"***""#), "{shown}");
-    let nested = whole.replace("\"4711\"", "{\"number\":\"4711\"}");
-    let why = body(
-        structured(&nested),
-        cloudevents(CloudEventsMode::Structured),
-    );
-    insta::assert_snapshot!(why, @"cannot: the attribute `card` of the CloudEvent is not a single value");
-}
-
-#[test]
-fn a_character_set_is_no_coding() {
-    let mut text = event("{}");
-    text.content_encoding = Some("UTF-8".into());
-    let made = body(text.clone(), cloudevents(CloudEventsMode::Structured));
-    assert!(made.ends_with(r#""data":{}}"#), "{made}");
-    let request = render(text, &endpoint(Payload::default())).unwrap();
-    assert!(!request.headers.contains_key(CONTENT_ENCODING));
-}
-
 /// A few hundred kilobytes of which formats would make gigabytes.
 #[test]
 fn a_small_body_makes_no_huge_one() {
@@ -299,55 +161,6 @@ fn a_small_body_makes_no_huge_one() {
     );
 }
 
-#[test]
-fn what_only_says_that_it_is_a_cloud_event_is_none() {
-    let why = body(structured("{}"), cloudevents(CloudEventsMode::Structured));
-    insta::assert_snapshot!(why, @"cannot: the message says that it is a CloudEvent, and has no `specversion`");
-    let mut packed = event("x");
-    packed.content_encoding = Some("gzip".into());
-    let why = body(packed, cloudevents(CloudEventsMode::Structured));
-    insta::assert_snapshot!(why, @"cannot: the body is compressed, which a CloudEvent cannot say of its data");
-}
-
-#[test]
-fn a_form_has_it_all_in_one_field() {
-    let format = Format::Form(FormFields::Whole("payload".into()));
-    insta::assert_snapshot!(shown(event(r#"{"a": "ä & b=c"}"#), of_format(format)), @r#"
-    POST https://example.com/in?key=1
-    content-type: application/x-www-form-urlencoded
-
-    payload=%7B%22a%22%3A+%22%C3%A4+%26+b%3Dc%22%7D
-    "#);
-}
-
-#[test]
-fn a_flat_form_has_a_field_for_each_value() {
-    let flat = body(event(ORDER), Format::Form(FormFields::Flat));
-    let pairs: Vec<_> = url::form_urlencoded::parse(flat.as_bytes())
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    insta::assert_snapshot!(pairs.join("\n"), @r#"
-    total=3.50
-    id=12345678901234567890
-    customer[name]=Ada & "Bob"
-    customer[vip]=true
-    items[0][sku]=a
-    items[1][sku]=b
-    items[1][note]=
-    "#);
-    insta::assert_snapshot!(body(event("7"), Format::Form(FormFields::Flat)), @"cannot: the body is one value, which has no name to be a field of");
-    insta::assert_snapshot!(body(event("a=b"), Format::Form(FormFields::Flat)), @"cannot: the body is not JSON, which the format needs");
-}
-
-#[test]
-fn a_form_that_came_as_one_passes_through() {
-    let event = Event {
-        content_type: Some("application/x-www-form-urlencoded; charset=utf-8".into()),
-        ..event("b=1&a=%20&b=2")
-    };
-    assert_eq!(body(event, Format::Form(FormFields::Flat)), "b=1&a=%20&b=2");
-}
-
 fn xml(root: &str) -> Format {
     Format::Xml(XmlNames {
         root: root.into(),
@@ -355,39 +168,6 @@ fn xml(root: &str) -> Format {
     })
 }
 
-#[test]
-fn json_becomes_xml_by_the_rule() {
-    insta::assert_snapshot!(shown(event(ORDER), of_format(xml("order"))), @r#"
-    POST https://example.com/in?key=1
-    content-type: application/xml; charset=utf-8
-
-    <?xml version="1.0" encoding="UTF-8"?>
-    <order><total>3.50</total><id>12345678901234567890</id><customer><name>Ada &amp; &quot;Bob&quot;</name><vip>true</vip></customer><items><sku>a</sku></items><items><sku>b</sku><note/></items></order>
-    "#);
-}
-
-#[test]
-fn xml_has_attributes_texts_and_lists_of_lists() {
-    let json = r##"{"@id":7,"@a\"b":"<&\n","@list":[1],"#text":"t]]>","m":[[1,[2]],[],"x"],"":0,"two words":null,"_x0020_":1,"c":"\u0000\r"}"##;
-    let written = body(event(json), xml("r"));
-    insta::assert_snapshot!(written.lines().nth(1).unwrap(), @"<r id=\"7\" a_x0022_b=\"&lt;&amp;&#10;\"><_x0040_list>1</_x0040_list>t]]&gt;<m><item>1</item><item><item>2</item></item></m><m></m><m>x</m><_>0</_><two_x0020_words/><_x005F_x0020_>1</_x005F_x0020_><c>\u{fffd}&#13;</c></r>");
-    let list = body(event(r#"[1,{"a":2},[3]]"#), xml("r"));
-    insta::assert_snapshot!(list.lines().nth(1).unwrap(), @"<r><item>1</item><item><a>2</a></item><item><item>3</item></item></r>");
-    let scalar = body(event("\"x\""), xml("r"));
-    insta::assert_snapshot!(scalar.lines().nth(1).unwrap(), @"<r>x</r>");
-}
-
-#[test]
-fn xml_passes_through() {
-    let given = "\u{feff}<?xml version='1.0'?><o a='1'/>";
-    let kept = render(event(given), &endpoint(of_format(xml("r")))).unwrap();
-    assert_eq!(kept.body, given);
-    assert_eq!(kept.headers[CONTENT_TYPE], "application/xml; charset=utf-8");
-    let mut soap = event("anything");
-    soap.content_type = Some("application/soap+xml; action=x".into());
-    let kept = render(soap, &endpoint(of_format(xml("r")))).unwrap();
-    assert_eq!(kept.headers[CONTENT_TYPE], "application/soap+xml; action=x");
-}
 
 fn text(text: &str) -> TemplateText {
     TemplateText {
@@ -407,94 +187,8 @@ fn template(body: &str) -> Template {
     }
 }
 
-#[test]
-fn a_template_makes_the_whole_request() {
-    let mut template = template(
-        "{\n  \"text\": {{ \"Order of \" ~ data.customer.name }},\n  \"items\": [{% for item in data[\"items\"] %}{{ item.sku }}{% if not loop.last %}, {% endif %}{% endfor %}],\n  \"all\": {{ data }},\n  \"of\": {{ [id, topic, type, time, source, version, headers.tenant, params.channel] }}\n}",
-    );
-    template.headers = vec![("x-order".parse().unwrap(), text("{{ data.id }}/{{ type }}"))];
-    template.query = vec![("total".into(), text("{{ data.total }}&x={{ source }}"))];
-    template.path = vec![text("orders"), text("a/{{ data.customer.name }}?#")];
-    let mut event = event(ORDER);
-    let tenant = crate::event::HeaderValue::text("t\u{e4}");
-    event.headers.push("tenant", tenant);
-    insta::assert_snapshot!(shown(event, of_format(Format::Template(Box::new(template)))), @r##"
-    POST https://example.com/in/orders/a%2FAda%20%26%20%22Bob%22%3F%23?key=1&total=3.5%26x%3Dshop
-    content-type: application/json
-    x-order: 12345678901234567890/order.created
-
-    {
-      "text": "Order of Ada & \"Bob\"",
-      "items": ["a", "b"],
-      "all": {"total":3.5,"id":12345678901234567890,"customer":{"name":"Ada & \"Bob\"","vip":true},"items":[{"sku":"a","tags":[]},{"sku":"b","note":null}]},
-      "of": ["evt_1","orders.created","order.created","2026-03-01T12:00:00Z","shop","","tä","#or\"ders"]
-    }
-    "##);
-}
-
 fn of_template(json: &str, body_text: &str) -> String {
     body(event(json), Format::Template(Box::new(template(body_text))))
-}
-
-#[test]
-fn what_a_template_cannot_is_said_with_its_line() {
-    insta::assert_snapshot!(of_template("{}", "{\"a\":\n  {{ data.gone }}}"), @"cannot: body, line 2: undefined value: `data.gone` is undefined");
-    insta::assert_snapshot!(of_template("{}", "{\"a\": {{ data.gone.further }}}"), @"cannot: body, line 1: undefined value: `data.gone` is undefined");
-    insta::assert_snapshot!(of_template("{}", "\n\n{{ data | frobnicate }}"), @"cannot: body, line 3: unknown filter: filter frobnicate is unknown");
-    insta::assert_snapshot!(of_template("{\"a\":\"x\"}", "{\"a\": \"of {{ data.a }}\"}"), @"cannot: what body makes is not JSON: expected `,` or `}` at line 1 column 12 of it");
-    insta::assert_snapshot!(of_template("<a/>", "{\"a\": {{ data }}}"), @"cannot: the body is not JSON, which the format needs");
-    insta::assert_snapshot!(of_template("<a/>", "{\"a\": {{ id }}}"), @r#"{"a": "evt_1"}"#);
-}
-
-#[test]
-fn work_and_output_of_a_template_are_limited() {
-    let many = "{% for a in range(1000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}1";
-    insta::assert_snapshot!(of_template("{}", many), @"cannot: body, line 1: more than 200000 steps");
-    let large = "{% for a in range(100) %}{{ \"x\" * 1000000 }}{% endfor %}";
-    insta::assert_snapshot!(of_template("{}", large), @"cannot: body: the text is too long");
-}
-
-#[test]
-fn values_are_escaped_as_the_content_type_needs() {
-    let of = |content_type: &str| {
-        let template = Template {
-            content_type: content_type.into(),
-            ..template("{{ data }}")
-        };
-        body(
-            event("\"<a href='x'>&\""),
-            Format::Template(Box::new(template)),
-        )
-    };
-    assert_eq!(of("application/vnd.x+json"), "\"<a href='x'>&\"");
-    assert_eq!(
-        of("application/soap+xml; charset=utf-8"),
-        "&lt;a href=&#x27;x&#x27;&gt;&amp;"
-    );
-    assert_eq!(of("text/plain"), "<a href='x'>&");
-}
-
-#[test]
-fn mistakes_in_a_template_are_found_before_it_is_used() {
-    let problem = |text: &str| {
-        let problem = check_template(text).unwrap_err();
-        let at = problem.range.map(|range| text[range].to_owned());
-        format!(
-            "{}: {}: {}: {}",
-            problem.line,
-            at.unwrap_or_default(),
-            problem.kind,
-            problem.detail.unwrap_or_default()
-        )
-    };
-    insta::assert_snapshot!(problem("a\n  {{ b c }}"), @"2: c: syntax error: unexpected identifier, expected end of variable block");
-    insta::assert_snapshot!(problem("{{ id }}\n{{ data.a.b | upcase }}"), @"2: upcase: unknown filter: filter upcase is unknown");
-    insta::assert_snapshot!(problem("{% if x %}"), @"1: %}: syntax error: unexpected end of input, expected end of block");
-    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"1: dta: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, params, version");
-    assert_eq!(
-        check_template("{% set x = data %}{{ x }}{{ range(3) }}{{ namespace() }}"),
-        Ok(())
-    );
 }
 
 #[test]
