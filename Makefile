@@ -13,6 +13,7 @@ lint: ## formatting, dependency rules, clippy
 	scripts/cargo-deny check bans licenses sources
 	cargo clippy --locked -- -D warnings
 	cargo clippy --locked --all-targets --features failpoints -- -D warnings
+	cargo clippy --locked --test torture --features failpoints -- -D warnings
 
 fmt: ## format the code
 	cargo fmt
