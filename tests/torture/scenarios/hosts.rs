@@ -81,14 +81,13 @@ pub async fn clock_jumps(setting: Setting) -> Report {
 /// The clocks of two instances are half a minute apart: what one has parked the other sends, never early
 /// and signed with its own time.
 pub async fn clocks_apart(setting: Setting) -> Report {
-    // Behind, since faketime knows nothing of C11's `cnd_timedwait`: with a clock that is ahead each
-    // wait of the Kafka library would last as much longer.
     const APART: i64 = -30;
     let behind = Wall::new();
     behind.set(APART);
+    let env = behind.env_with_waits();
     let mut world = World::start(setting, Plan::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let mut second = Bridge::start_in(folder, &world.config, behind.env()).await;
+    let mut second = Bridge::start_in(folder, &world.config, env).await;
     second.wait_ready(WITHIN * 2).await;
     world.producer.go(RATE * 2);
     world.part(1_000).await;
@@ -136,6 +135,20 @@ impl Wall {
         let next = self.0.path().join("next");
         std::fs::write(&next, format!("{offset:+}\n")).expect("written");
         std::fs::rename(&next, self.0.path().join("clock")).expect("renamed");
+    }
+
+    /// The same for timed waits of the Kafka library, which faketime lets end by the true clock: they
+    /// would never wait at all where the clock is behind.
+    fn env_with_waits(&self) -> Vec<(&'static str, String)> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/cnd_timedwait.c");
+        let waits = self.0.path().join("cnd_timedwait.so");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
+        let compiled = compile.arg(&waits).arg(source).arg("-ldl").status();
+        assert!(compiled.expect("there is cc").success());
+        let mut env = self.env();
+        env[0].1 = format!("{}:{}", waits.display(), env[0].1);
+        env
     }
 
     fn env(&self) -> Vec<(&'static str, String)> {
