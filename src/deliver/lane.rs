@@ -25,9 +25,11 @@ mod adapt;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A reservation is never further away than this: the endpoint may have changed by then.
 const FURTHEST_SLOT: Duration = Duration::from_secs(24 * 3600);
-/// An endpoint that does not work is asked again, and what waits for it is spread, over this share of
-/// the time that it has not worked for: it goes on soon after a short failure.
-const SHARE: u32 = 4;
+/// An endpoint that does not work is asked again after this share of the time that it has not worked
+/// for: it goes on soon after a short failure.
+const ASKED_SHARE: u32 = 16;
+/// What waits for it is spread over this share of that time.
+const SPREAD_SHARE: u32 = 4;
 /// The first time it is asked again, and the least spread.
 const LEAST_SPREAD: Duration = Duration::from_secs(1);
 /// When it has not worked for long, what waits is spread over all of that time but this, so that it
@@ -279,6 +281,13 @@ impl<J> Lane<J> {
         due
     }
 
+    /// Nothing passes but single probes, since the endpoint fails or does not answer.
+    pub fn fails(&self, now: Instant) -> bool {
+        let state = self.lock();
+        let holds = state.is_held(now) || state.limits.rate.is_some();
+        state.fails_since(now).is_some() && !holds
+    }
+
     /// Waits until a place may have become free.
     pub async fn freed(&self) {
         self.freed.notified().await;
@@ -456,7 +465,7 @@ impl<J> State<J> {
         let furthest = match self.fails_since(now) {
             Some(since) => {
                 let lasted = now.saturating_duration_since(since);
-                let spread = (lasted / SHARE).max(lasted.saturating_sub(SOON));
+                let spread = (lasted / SPREAD_SHARE).max(lasted.saturating_sub(SOON));
                 begin + spread.clamp(LEAST_SPREAD, LONGEST_SPREAD)
             }
             None => now + FURTHEST_SLOT,
@@ -483,7 +492,7 @@ impl<J> State<J> {
         let most = self.limits.breaker.cool_down;
         let since = self.shut_since.unwrap_or(now);
         let lasted = now.saturating_duration_since(since);
-        (lasted / SHARE).clamp(LEAST_SPREAD.min(most), most)
+        (lasted / ASKED_SHARE).clamp(LEAST_SPREAD.min(most), most)
     }
 
     fn is_held(&self, now: Instant) -> bool {

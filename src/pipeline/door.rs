@@ -6,7 +6,14 @@
 //! another lane does run dry, waiting is limited to a few milliseconds for lanes that are about to
 //! make room, out of a budget of two per cent of the time. So a slow receiver's overflow is parked at
 //! once, and a burst to a fast one is not.
+//!
+//! Deliveries that were held come back through a door as well ([`Patience`]). While their endpoint
+//! still fails, and nobody else's deliveries are held on this broker, they wait where they are: the
+//! rest stays in the broker's queue of what is due, is not sent round again for nothing, and is all
+//! there when the endpoint works. Where others have deliveries held, those behind must not wait, and
+//! the failing endpoint's are held again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -18,17 +25,38 @@ use super::lanes::EndpointLane;
 const FED_FOR: Duration = Duration::from_secs(10);
 /// One look at a full lane lasts at most this long, and is begun only when the budget covers it.
 const LOOK: Duration = Duration::from_millis(10);
+const LEAST_SWEPT: usize = 64;
 /// Longest wait for one event, as for jobs in a waiting room.
 const LONGEST: Duration = crate::deliver::lane::LONGEST_WAIT;
 /// A lane makes room soon enough to be waited for at others' cost when within this.
 const SOON: Duration = Duration::from_millis(2);
+/// One look at an endpoint that fails.
+const LOOK_AT_FAILING: Duration = Duration::from_millis(25);
+/// After a wait that was in vain so many deliveries are held again without one, so that no receipt
+/// gets old.
+const WITHOUT_PATIENCE: Duration = Duration::from_millis(250);
+/// A larger body is not kept in memory to wait for its endpoint.
+const LARGEST_WAITING: usize = 64 << 10;
 /// The budget of waits at others' cost, and the share of time by which it grows again.
 const BUDGET: Duration = Duration::from_millis(20);
 const BUDGET_SHARE: u32 = 50;
 
+/// A lane, and when it was last given something.
+struct Fed {
+    lane: Weak<EndpointLane>,
+    last: Instant,
+}
+
+fn address(lane: &Arc<EndpointLane>) -> usize {
+    Arc::as_ptr(lane).addr()
+}
+
 /// One source's view of the lanes that it feeds.
 pub struct Door {
-    fed: Vec<(Weak<EndpointLane>, Instant)>,
+    /// By address; what it points to stays there as long as it is listed.
+    fed: HashMap<usize, Fed>,
+    /// So many are listed before those are dropped that get nothing any more.
+    swept_at: usize,
     budget: Duration,
     budget_at: Instant,
 }
@@ -36,7 +64,8 @@ pub struct Door {
 impl Door {
     pub fn new(now: Instant) -> Self {
         Self {
-            fed: Vec::new(),
+            fed: HashMap::new(),
+            swept_at: LEAST_SWEPT,
             budget: BUDGET,
             budget_at: now,
         }
@@ -44,15 +73,20 @@ impl Door {
 
     /// Notes that an event of this source goes to `lane`.
     pub fn feeds(&mut self, lane: &Arc<EndpointLane>, now: Instant) {
-        let this = Arc::as_ptr(lane);
-        match self.fed.iter_mut().find(|(fed, _)| fed.as_ptr() == this) {
-            Some((_, last)) => *last = now,
-            None => {
-                self.fed
-                    .retain(|(_, last)| now.saturating_duration_since(*last) < FED_FOR);
-                self.fed.push((Arc::downgrade(lane), now));
-            }
+        if let Some(fed) = self.fed.get_mut(&address(lane)) {
+            fed.last = now;
+            return;
         }
+        if self.fed.len() >= self.swept_at {
+            let is_fed = |fed: &mut Fed| now.saturating_duration_since(fed.last) < FED_FOR;
+            self.fed.retain(|_, fed| is_fed(fed));
+            self.swept_at = (self.fed.len() * 2).max(LEAST_SWEPT);
+        }
+        let fed = Fed {
+            lane: Arc::downgrade(lane),
+            last: now,
+        };
+        self.fed.insert(address(lane), fed);
     }
 
     /// Waits a moment for `lane`, which is full, to make room. `false`: do not wait (any longer).
@@ -75,10 +109,11 @@ impl Door {
     }
 
     fn another_runs_dry(&self, lane: &Arc<EndpointLane>, now: Instant) -> bool {
-        self.fed.iter().any(|(fed, last)| {
-            fed.as_ptr() != Arc::as_ptr(lane)
-                && now.saturating_duration_since(*last) < FED_FOR
+        self.fed.iter().any(|(at, fed)| {
+            *at != address(lane)
+                && now.saturating_duration_since(fed.last) < FED_FOR
                 && fed
+                    .lane
                     .upgrade()
                     .is_some_and(|other| other.lane.is_dry() && !other.is_disabled())
         })
@@ -89,4 +124,37 @@ impl Door {
         self.budget = (self.budget + earned).min(BUDGET);
         self.budget_at = now;
     }
+}
+
+/// The door of what was held on a broker.
+pub struct Patience {
+    none_until: Instant,
+}
+
+impl Patience {
+    pub fn new(now: Instant) -> Self {
+        Self { none_until: now }
+    }
+
+    /// Waits a moment for an endpoint that fails. `false`: hold the delivery again.
+    pub async fn wait(&mut self, size_bytes: usize, since: Instant) -> bool {
+        let now = Instant::now();
+        if size_bytes > LARGEST_WAITING || now < self.none_until {
+            return false;
+        }
+        if now.saturating_duration_since(since) >= LONGEST {
+            self.none_until = now + WITHOUT_PATIENCE;
+            return false;
+        }
+        tokio::time::sleep(LOOK_AT_FAILING).await;
+        true
+    }
+}
+
+/// Where a delivery comes in.
+pub enum Entrance<'a> {
+    Source(&'a mut Door),
+    Holds(&'a mut Patience),
+    /// It is not to wait.
+    Other,
 }

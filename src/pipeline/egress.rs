@@ -286,6 +286,11 @@ impl Egress {
         old
     }
 
+    /// Whether the process ends.
+    pub fn is_leaving(&self) -> bool {
+        self.lock().leaving
+    }
+
     /// Gives up what is in hand, to be taken again from the broker.
     pub fn leave(&self) {
         let mut state = self.lock();

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::door::Door;
+use super::door::{Door, Entrance, Patience};
 use super::keeper::Keeper;
 use super::release::End;
 use super::suspects::{self, Witness};
@@ -96,18 +96,25 @@ impl Loop {
                             source.renewing = false;
                         }
                         Received::Due(delivery, _, receipt) => {
-                            take_due(&pipeline, &self.keeper, &self.window, delivery, receipt)
-                                .await;
+                            let (keeper, window) = (&self.keeper, &self.window);
+                            let other = Entrance::Other;
+                            take_due(&pipeline, keeper, window, delivery, receipt, other).await;
                         }
                     }
                 }
             }
             What::Due(kind) => {
                 debug!(broker = %self.keeper.broker.name(), kind = kind.as_str(), "taking what is due");
+                let mut patience = Patience::new(Instant::now());
                 while let Some(received) = self.taken.recv().await {
                     // A broker hands no event to a due intake; one that did would be asked again.
                     if let Received::Due(delivery, _, receipt) = received {
-                        take_due(&pipeline, &self.keeper, &self.window, delivery, receipt).await;
+                        let entrance = match kind {
+                            WaitKind::Hold => Entrance::Holds(&mut patience),
+                            WaitKind::Retry => Entrance::Other,
+                        };
+                        let (keeper, window) = (&self.keeper, &self.window);
+                        take_due(&pipeline, keeper, window, delivery, receipt, entrance).await;
                     }
                 }
             }
@@ -207,7 +214,8 @@ impl Source<'_> {
             tokio::spawn(self.pipeline.clone().park(job, wait));
             return;
         }
-        self.pipeline.offer(job, Some(&mut self.door)).await;
+        let entrance = Entrance::Source(&mut self.door);
+        self.pipeline.offer(job, entrance).await;
     }
 
     /// Dead-letters an event that the bridge fails at before it is known whom it is for.
@@ -260,10 +268,11 @@ async fn take_due(
     window: &Filling,
     delivery: Delivery,
     receipt: Receipt,
+    entrance: Entrance<'_>,
 ) {
     let witness = Witness::new(&pipeline.suspects, &delivery.event, &delivery.uid);
     let taken = AssertUnwindSafe(offer_due(
-        pipeline, keeper, window, delivery, receipt, witness,
+        pipeline, keeper, window, delivery, receipt, witness, entrance,
     ));
     // The witness has seen it.
     let _panicked = taken.catch_unwind().await;
@@ -276,18 +285,21 @@ async fn offer_due(
     mut delivery: Delivery,
     receipt: Receipt,
     witness: Witness,
+    entrance: Entrance<'_>,
 ) {
     let key = || suspects::of_delivery(&delivery.event.id, &delivery.uid);
     let pass = pipeline.suspects.enter(key).await;
     let ticket = Ticket::whole(receipt, pass);
     failpoint::reach("due", &delivery.event.body);
     if delivery.subscription.is_empty() {
+        pipeline.lanes.holds(&delivery.subscription, Instant::now());
         return take_unmatched(pipeline, keeper, window, delivery, ticket).await;
     }
     let routes = pipeline.routes.load();
     let found = target_of(&routes, &delivery).cloned();
     drop(routes);
     let Some(target) = found else {
+        pipeline.lanes.holds(&delivery.subscription, Instant::now());
         let keeper = keeper.clone();
         tokio::spawn(async move {
             hold_unknown(&keeper, delivery).await;
@@ -316,7 +328,7 @@ async fn offer_due(
             return pipeline.carry_out(job, fate, &lane);
         }
     }
-    pipeline.offer(job, None).await;
+    pipeline.offer(job, entrance).await;
 }
 
 /// An event that matched nothing and was held: routed again, and held again while nothing matches.
@@ -365,7 +377,7 @@ async fn take_unmatched(
                     window: window.clone(),
                     json: json.clone(),
                 },
-                None,
+                Entrance::Other,
             )
             .await;
     }

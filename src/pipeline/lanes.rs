@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Job;
+use super::ticket::Ticket;
 use crate::deliver::lane::{Lane, Limits};
 use crate::store::EndpointStanding;
 use crate::subscription::Subscription;
@@ -90,20 +91,55 @@ fn limits_of(subscription: &Subscription) -> Limits {
     }
 }
 
-/// See the module. All waiting rooms together have a bounded number of places.
+/// For this long after it was due a delivery that was held may still be in the queue of what is due.
+const STILL_DUE: Duration = Duration::from_secs(30);
+
+/// Until when which endpoint has deliveries held, of the two for which that is longest: enough to
+/// know whether one is the only one. An estimate: other instances hold deliveries too, of which this
+/// one learns when they come back.
+#[derive(Default)]
+struct Held {
+    most: Option<(Arc<str>, Instant)>,
+    others: Option<Instant>,
+}
+
+impl Held {
+    fn note(&mut self, endpoint: &Arc<str>, until: Instant) {
+        match &mut self.most {
+            Some((most, its)) if most == endpoint => *its = until.max(*its),
+            Some((_, its)) if until <= *its => self.others = self.others.max(Some(until)),
+            before => {
+                let replaced = before.replace((endpoint.clone(), until));
+                self.others = self.others.max(replaced.map(|(_, its)| its));
+            }
+        }
+    }
+
+    fn is_alone(&self, endpoint: &str, now: Instant) -> bool {
+        let over = |until: Instant| until + STILL_DUE <= now;
+        let mine = |(most, until): &(Arc<str>, Instant)| **most == *endpoint || over(*until);
+        self.most.as_ref().is_none_or(mine) && self.others.is_none_or(over)
+    }
+}
+
+/// See the module. All waiting rooms together have places for a bounded number of events; a delivery
+/// that shares its event with others takes as much less.
 pub struct Lanes {
     by_endpoint: Mutex<HashMap<Arc<str>, Arc<EndpointLane>>>,
+    held: Mutex<Held>,
+    /// In shares of events.
     waiting: AtomicUsize,
     places: usize,
 }
 
 impl Lanes {
-    /// `places`: how many deliveries may wait in all rooms together.
+    /// `places`: how many events may wait in all rooms together.
     pub fn new(places: usize) -> Self {
         Self {
             by_endpoint: Mutex::default(),
+            held: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            places: places.max(1),
+            places: places.max(1) * Ticket::WHOLE,
         }
     }
 
@@ -154,15 +190,33 @@ impl Lanes {
         });
     }
 
+    /// A delivery to this endpoint is held until then.
+    pub fn holds(&self, endpoint: &Arc<str>, until: Instant) {
+        self.lock_held().note(endpoint, until);
+    }
+
+    /// Whether no other endpoint has deliveries held, as far as is known here.
+    pub fn holds_nothing_else(&self, endpoint: &str, now: Instant) -> bool {
+        self.lock_held().is_alone(endpoint, now)
+    }
+
+    fn lock_held(&self) -> MutexGuard<'_, Held> {
+        self.held
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     pub fn room_left(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) < self.places
     }
 
-    pub fn entered_room(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+    /// A delivery with this [share](Ticket::share) of its event waits.
+    pub fn entered_room(&self, share: usize) {
+        self.waiting.fetch_add(share, Ordering::Relaxed);
     }
 
-    pub fn left_room(&self, count: usize) {
-        self.waiting.fetch_sub(count, Ordering::Relaxed);
+    pub fn left_room<'a>(&self, jobs: impl IntoIterator<Item = &'a Job>) {
+        let shares = jobs.into_iter().map(|job| job.ticket.share()).sum();
+        self.waiting.fetch_sub(shares, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::door::Door;
+use super::door::Entrance;
 use super::egress::Failed;
 use super::keeper::Kept;
 use super::lanes::EndpointLane;
@@ -22,11 +22,13 @@ use crate::verdict::{self, Fate, Signal, Situation, Verdict};
 
 /// How long a delivery to a paused or disabled receiver is held at a time.
 const STANDING_HOLD: Duration = Duration::from_secs(60);
+/// How long one is held whose endpoint fails, while no other endpoint has anything held.
+const SOLE_HOLD: Duration = Duration::from_secs(1);
 
 impl Pipeline {
     /// Offers a delivery to its endpoint's lane; what the lane has no place for is held on the
-    /// broker. A `door` may make a fresh event wait for its place.
-    pub(super) async fn offer(self: &Arc<Self>, mut job: Job, mut door: Option<&mut Door>) {
+    /// broker. At its `entrance` it may wait for its place.
+    pub(super) async fn offer(self: &Arc<Self>, mut job: Job, mut entrance: Entrance<'_>) {
         let Job {
             delivery, target, ..
         } = &job;
@@ -43,18 +45,20 @@ impl Pipeline {
             return self.keep_in_hand(job, &lane, Instant::now(), None);
         }
         let since = Instant::now();
-        if let Some(door) = door.as_deref_mut() {
-            door.feeds(&lane, since);
+        match &mut entrance {
+            Entrance::Source(door) => door.feeds(&lane, since),
+            Entrance::Holds(_) => self.lanes.holds(&lane.name, since),
+            Entrance::Other => {}
         }
         loop {
-            let now = Instant::now();
+            let (now, share) = (Instant::now(), job.ticket.share());
             let (back, is_full) = match lane.lane.offer(job, now, self.lanes.room_left()) {
                 Offer::Start(job) => {
                     tokio::spawn(self.clone().work(lane, job));
                     return;
                 }
                 Offer::Waiting { wake } => {
-                    self.lanes.entered_room();
+                    self.lanes.entered_room(share);
                     if wake {
                         tokio::spawn(self.clone().watch_room(lane));
                     }
@@ -64,16 +68,30 @@ impl Pipeline {
                 Offer::Shut(job) => (job, false),
             };
             job = back;
-            if is_full
-                && let Some(door) = door.as_deref_mut()
-                && door.wait(&lane, since).await
-            {
+            // What waits for it is all there is to be held: it can be back soon at no cost.
+            let is_sole_failure =
+                lane.lane.fails(now) && self.lanes.holds_nothing_else(&lane.name, now);
+            let waits = match &mut entrance {
+                Entrance::Source(door) => is_full && door.wait(&lane, since).await,
+                Entrance::Holds(patience) => {
+                    let size_bytes = job.delivery.event.size_bytes();
+                    (is_full || is_sole_failure)
+                        && self.lanes.holds_nothing_else(&lane.name, now)
+                        && !self.egress.is_leaving()
+                        && patience.wait(size_bytes, since).await
+                }
+                Entrance::Other => false,
+            };
+            if waits {
                 continue;
             }
             if !is_full && job.target.subscription.endpoint.rate.is_some() {
                 job.target.meters.rate_limited.inc();
             }
-            let wait = lane.lane.reserve(now);
+            let wait = match is_sole_failure {
+                true => SOLE_HOLD,
+                false => lane.lane.reserve(now),
+            };
             return self.spawn_hold(job, wait, &lane);
         }
     }
@@ -159,7 +177,7 @@ impl Pipeline {
     /// What may start besides, since the receiver takes more at once.
     fn start_grown(self: &Arc<Self>, lane: &Arc<EndpointLane>, target: &Target, now: Instant) {
         let more = lane.lane.grown(now);
-        self.lanes.left_room(more.len());
+        self.lanes.left_room(&more);
         for job in more {
             tokio::spawn(self.clone().work(lane.clone(), job));
         }
@@ -226,6 +244,7 @@ impl Pipeline {
             };
             tokio::spawn(bury(job, reason));
         } else {
+            self.lanes.holds(&lane.name, Instant::now() + wait);
             tokio::spawn(self.clone().park(
                 job,
                 Wait {
@@ -267,7 +286,7 @@ impl Pipeline {
     pub(super) fn offer_again(self: &Arc<Self>, job: Job) {
         let pipeline = self.clone();
         let again: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(async move { pipeline.offer(job, None).await });
+            Box::pin(async move { pipeline.offer(job, Entrance::Other).await });
         tokio::spawn(again);
     }
 
@@ -276,7 +295,9 @@ impl Pipeline {
     async fn watch_room(self: Arc<Self>, lane: Arc<EndpointLane>) {
         loop {
             let due = lane.lane.due(Instant::now());
-            self.lanes.left_room(due.start.len() + due.overflow.len());
+            self.lanes.left_room(&due.start);
+            self.lanes
+                .left_room(due.overflow.iter().map(|(job, _)| job));
             for job in due.start {
                 tokio::spawn(self.clone().work(lane.clone(), job));
             }
@@ -336,9 +357,7 @@ impl Place<'_> {
     fn give_back(&mut self, ended: Ended, took: Duration, hold: Option<Duration>) -> Option<Job> {
         self.taken = false;
         let next = self.lane.lane.finished(ended, took, hold, Instant::now());
-        if next.is_some() {
-            self.pipeline.lanes.left_room(1);
-        }
+        self.pipeline.lanes.left_room(&next);
         next
     }
 }

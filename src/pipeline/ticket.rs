@@ -20,6 +20,8 @@ enum Share {
 }
 
 struct Shared {
+    /// How many deliveries there were at first.
+    parts: usize,
     unresolved: AtomicUsize,
     held: Mutex<Option<Held>>,
 }
@@ -41,6 +43,9 @@ impl Held {
 }
 
 impl Ticket {
+    /// The share of who has an event for himself.
+    pub const WHOLE: usize = 1024;
+
     /// The ticket of a whole event; with the pass it was let in with, if it needed one.
     pub fn whole(receipt: Receipt, pass: Option<Box<Pass>>) -> Self {
         Self(Share::Whole(Held { receipt, pass }))
@@ -49,6 +54,7 @@ impl Ticket {
     /// One ticket for each of `count` deliveries.
     fn parts(held: Held, count: usize) -> impl Iterator<Item = Self> {
         let shared = Arc::new(Shared {
+            parts: count,
             unresolved: AtomicUsize::new(count),
             held: Mutex::new(Some(held)),
         });
@@ -62,6 +68,15 @@ impl Ticket {
 
     pub fn is_gone(&self) -> bool {
         matches!(self.0, Share::Gone)
+    }
+
+    /// Its part of an event, in [`WHOLE`](Self::WHOLE)s; it does not change.
+    pub fn share(&self) -> usize {
+        match &self.0 {
+            Share::Whole(_) => Self::WHOLE,
+            Share::Part(shared) => (Self::WHOLE / shared.parts.max(1)).max(1),
+            Share::Gone => 0,
+        }
     }
 
     /// The ticket of a whole event, divided among `count` deliveries.

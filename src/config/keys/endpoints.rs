@@ -130,7 +130,7 @@ pub static BREAKER: Section = Section {
             "cool_down",
             Form::Duration,
             "`10s`",
-            "How long it is left alone at most before one request probes: at first for a second, then for a quarter of the time that it has not worked for. Up to `1h`.",
+            "How long it is left alone at most before one request probes: at first for a second, then for a sixteenth of the time that it has not worked for. Up to `1h`.",
         ),
     ],
 };

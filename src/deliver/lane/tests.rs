@@ -89,7 +89,7 @@ fn a_failed_probe_shuts_the_lane_for_longer_up_to_its_cool_down() {
         started(lane.offer(0, now, true));
         lane.finished(Ended::Badly, MS, None, now);
     }
-    for (probed, again) in [(1, 1), (8, 2), (20, 5), (600, 10)] {
+    for (probed, again) in [(1, 1), (16, 1), (48, 3), (600, 10)] {
         let probed = now + Duration::from_secs(probed);
         started(lane.offer(2, probed, true));
         lane.finished(Ended::Badly, MS, None, probed);
