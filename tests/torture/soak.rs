@@ -6,6 +6,7 @@
 //! of one process can be compared over the rest.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -252,6 +253,22 @@ impl Soak {
         self.proxies[side as usize].set(Mode::Pass);
     }
 
+    /// What is needed to find out why something did not come, for a look afterwards.
+    async fn keep_evidence(&self, seed: u64) {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("soak-{seed}"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for (name, path) in [
+            ("readyz", "/readyz"),
+            ("parked", "/v1/parked"),
+            ("metrics", "/metrics"),
+        ] {
+            let (_, text) = self.bridge.get(path).await;
+            std::fs::write(folder.join(name), text).expect("written");
+        }
+        std::fs::write(folder.join("log"), self.bridge.log()).expect("written");
+        println!("not drained: see {}", folder.display());
+    }
+
     async fn parked(&self) -> u64 {
         let (_, text) = self.bridge.get("/v1/parked").await;
         let listed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -407,6 +424,9 @@ pub async fn run(seed: u64, lasting: Duration) -> bool {
     }
     let drained = over.elapsed();
     sampling.abort();
+    if drained >= DRAINED_WITHIN {
+        soak.keep_evidence(seed).await;
+    }
     let past = [0, 1].map(|side: usize| {
         let proxy = &soak.proxies[side];
         (proxy.bytes(), proxy.bypassed_by(soak.bridge.pid()))
