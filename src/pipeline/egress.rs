@@ -414,8 +414,10 @@ impl Pipeline {
         }
     }
 
-    /// The process ends: what is in hand only because of an outage is left to the next one.
+    /// The process ends: what is in hand only because of an outage is left to the next one, and what
+    /// waits for others goes without them.
     pub fn leave_in_hand(&self) {
+        self.leaving.cancel();
         self.egress.leave();
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Job;
+use super::batches::Load;
 use crate::deliver::lane::{Lane, Limits};
 use crate::store::EndpointStanding;
 use crate::subscription::Subscription;
@@ -19,7 +19,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(300);
 /// An endpoint's lane, and whether the endpoint wants anything at all.
 pub struct EndpointLane {
     pub name: Arc<str>,
-    pub lane: Lane<Job>,
+    pub lane: Lane<Load>,
     /// Disabled by a second 410 or by its own wish: nothing is attempted.
     disabled: AtomicBool,
     first_gone_at: Mutex<Option<Timestamp>>,
@@ -158,8 +158,8 @@ impl Lanes {
         self.waiting.load(Ordering::Relaxed) < self.places
     }
 
-    pub fn entered_room(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+    pub fn entered_room(&self, count: usize) {
+        self.waiting.fetch_add(count, Ordering::Relaxed);
     }
 
     pub fn left_room(&self, count: usize) {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::batches::Load;
 use super::door::Door;
 use super::egress::Failed;
 use super::keeper::Kept;
@@ -42,28 +43,27 @@ impl Pipeline {
         if self.egress.is_out() {
             return self.keep_in_hand(job, &lane, Instant::now(), None);
         }
+        if self.goes_with_others(&job) {
+            return self.gather(job, &lane, door).await;
+        }
         let since = Instant::now();
         if let Some(door) = door.as_deref_mut() {
             door.feeds(&lane, since);
         }
         loop {
             let now = Instant::now();
-            let (back, is_full) = match lane.lane.offer(job, now, self.lanes.room_left()) {
-                Offer::Start(job) => {
-                    tokio::spawn(self.clone().work(lane, job));
-                    return;
-                }
-                Offer::Waiting { wake } => {
-                    self.lanes.entered_room();
-                    if wake {
-                        tokio::spawn(self.clone().watch_room(lane));
-                    }
-                    return;
-                }
-                Offer::Full(job) => (job, true),
-                Offer::Shut(job) => (job, false),
+            let offered = lane.lane.offer(Load::One(job), now, self.lanes.room_left());
+            let (back, is_full) = match offered {
+                Offer::Start(load) => return self.start(&lane, load),
+                Offer::Waiting { wake } => return self.waits(&lane, wake, 1),
+                Offer::Full(back) => (back, true),
+                Offer::Shut(back) => (back, false),
             };
-            job = back;
+            job = match back {
+                Load::One(job) => job,
+                // What was offered is one.
+                Load::Many(_) => return,
+            };
             if is_full
                 && let Some(door) = door.as_deref_mut()
                 && door.wait(&lane, since).await
@@ -75,6 +75,19 @@ impl Pipeline {
             }
             let wait = lane.lane.reserve(now);
             return self.spawn_hold(job, wait, &lane);
+        }
+    }
+
+    /// Has a lane's load sent.
+    pub(super) fn start(self: &Arc<Self>, lane: &Arc<EndpointLane>, load: Load) {
+        tokio::spawn(self.clone().work(lane.clone(), load));
+    }
+
+    /// So many deliveries have come into the lane's room.
+    pub(super) fn waits(self: &Arc<Self>, lane: &Arc<EndpointLane>, wake: bool, count: usize) {
+        self.lanes.entered_room(count);
+        if wake {
+            tokio::spawn(self.clone().watch_room(lane.clone()));
         }
     }
 
@@ -90,10 +103,10 @@ impl Pipeline {
         lane
     }
 
-    /// Attempts a job, and after it those that waited for its place.
-    async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Job) {
+    /// Attempts a load, and after it those that waited for its place.
+    async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Load) {
         let mut next = Some(first);
-        while let Some(mut job) = next.take() {
+        while let Some(load) = next.take() {
             let mut place = Place {
                 pipeline: &self,
                 lane: &lane,
@@ -102,14 +115,22 @@ impl Pipeline {
             if lane.is_disabled() {
                 // It was disabled while this one waited in the room.
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
-                self.spawn_hold(job, STANDING_HOLD, &lane);
+                load.apart(|job| self.hold_standing(job, &lane));
                 continue;
             }
             if self.egress.is_out() {
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
-                self.keep_in_hand(job, &lane, Instant::now(), None);
+                load.apart(|job| self.keep_in_hand(job, &lane, Instant::now(), None));
                 continue;
             }
+            let mut job = match load {
+                Load::One(job) => job,
+                Load::Many(members) => {
+                    // Boxed, so that it is not a part of every other one's future.
+                    next = Box::pin(self.send_together(&lane, &mut place, members)).await;
+                    continue;
+                }
+            };
             let (began, before) = (Instant::now(), job.delivery.progress.clone());
             let made = self.attempt(&mut job).await;
             let outcome = &made.attempt.outcome;
@@ -122,14 +143,7 @@ impl Pipeline {
                 None => ended_of(verdict.signal),
             };
             next = place.give_back(ended, now - began, verdict.hold_lane);
-            if job.target.subscription.endpoint.adaptive {
-                self.start_grown(&lane, &job.target, now);
-            }
-            job.target.meters.breaker.set(match lane.lane.gate() {
-                Gate::Open { .. } => 0,
-                Gate::Probing => 1,
-                Gate::Shut { .. } => 2,
-            });
+            self.show_lane(&lane, &job.target, now);
             if let Some(doubt) = doubt {
                 self.record(&job, &made, &Fate::Hold);
                 if made.parked_beside {
@@ -156,12 +170,29 @@ impl Pipeline {
         lane.touch(Instant::now());
     }
 
+    /// After an answer: what may start besides, and what the breaker has made of it.
+    pub(super) fn show_lane(
+        self: &Arc<Self>,
+        lane: &Arc<EndpointLane>,
+        target: &Target,
+        now: Instant,
+    ) {
+        if target.subscription.endpoint.adaptive {
+            self.start_grown(lane, target, now);
+        }
+        target.meters.breaker.set(match lane.lane.gate() {
+            Gate::Open { .. } => 0,
+            Gate::Probing => 1,
+            Gate::Shut { .. } => 2,
+        });
+    }
+
     /// What may start besides, since the receiver takes more at once.
     fn start_grown(self: &Arc<Self>, lane: &Arc<EndpointLane>, target: &Target, now: Instant) {
         let more = lane.lane.grown(now);
-        self.lanes.left_room(more.len());
-        for job in more {
-            tokio::spawn(self.clone().work(lane.clone(), job));
+        self.lanes.left_room(more.iter().map(Load::len).sum());
+        for load in more {
+            self.start(lane, load);
         }
         let places = lane.lane.places();
         target.meters.concurrency.set(places as i64);
@@ -213,7 +244,12 @@ impl Pipeline {
         }
     }
 
-    fn spawn_hold(self: &Arc<Self>, job: Job, wait: Duration, lane: &EndpointLane) {
+    /// Holds what is for a receiver that is paused or disabled.
+    pub(super) fn hold_standing(self: &Arc<Self>, job: Job, lane: &EndpointLane) {
+        self.spawn_hold(job, STANDING_HOLD, lane);
+    }
+
+    pub(super) fn spawn_hold(self: &Arc<Self>, job: Job, wait: Duration, lane: &EndpointLane) {
         let progress = &job.delivery.progress;
         let spec = &job.target.subscription.spec;
         if verdict::gives_up(progress, &spec.retry, Timestamp::now(), wait) {
@@ -276,12 +312,14 @@ impl Pipeline {
     async fn watch_room(self: Arc<Self>, lane: Arc<EndpointLane>) {
         loop {
             let due = lane.lane.due(Instant::now());
-            self.lanes.left_room(due.start.len() + due.overflow.len());
-            for job in due.start {
-                tokio::spawn(self.clone().work(lane.clone(), job));
+            let overflow = due.overflow.iter().map(|(load, _)| load);
+            let left = due.start.iter().chain(overflow).map(Load::len).sum();
+            self.lanes.left_room(left);
+            for load in due.start {
+                self.start(&lane, load);
             }
-            for (job, wait) in due.overflow {
-                self.spawn_hold(job, wait, &lane);
+            for (load, wait) in due.overflow {
+                load.apart(|job| self.spawn_hold(job, wait, &lane));
             }
             match due.next {
                 Some(next) => tokio::time::sleep_until(next).await,
@@ -326,18 +364,23 @@ async fn bury(job: Job, reason: Reason) {
 
 /// A place in a lane. One that is not given back, because its attempt panicked or was cancelled,
 /// gives itself back, so that a failing event cannot use a lane up.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     pipeline: &'a Arc<Pipeline>,
     lane: &'a Arc<EndpointLane>,
     taken: bool,
 }
 
 impl Place<'_> {
-    fn give_back(&mut self, ended: Ended, took: Duration, hold: Option<Duration>) -> Option<Job> {
+    pub(super) fn give_back(
+        &mut self,
+        ended: Ended,
+        took: Duration,
+        hold: Option<Duration>,
+    ) -> Option<Load> {
         self.taken = false;
         let next = self.lane.lane.finished(ended, took, hold, Instant::now());
-        if next.is_some() {
-            self.pipeline.lanes.left_room(1);
+        if let Some(next) = &next {
+            self.pipeline.lanes.left_room(next.len());
         }
         next
     }
@@ -350,8 +393,8 @@ impl Drop for Place<'_> {
         }
         let next = self.give_back(Ended::Unknown, Duration::ZERO, None);
         // Without a runtime the process is ending, and dropping the job asks for its redelivery.
-        if let (Some(job), Ok(runtime)) = (next, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(self.pipeline.clone().work(self.lane.clone(), job));
+        if let (Some(load), Ok(runtime)) = (next, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(self.pipeline.clone().work(self.lane.clone(), load));
         }
     }
 }
