@@ -74,6 +74,7 @@ struct ByBroker {
     broker: String,
 }
 
+type SizesFamily = Family<BySubscription, Histogram, fn() -> Histogram>;
 type SecondsFamily = Family<BySubscription, Histogram, fn() -> Histogram>;
 
 /// All metrics of the process.
@@ -94,6 +95,7 @@ pub struct Meters {
     breaker: Family<BySubscription, Gauge>,
     concurrency: Family<BySubscription, Gauge>,
     rate_limited: Family<BySubscription, Counter>,
+    batches: SizesFamily,
     refused: Family<ByBroker, Counter>,
     expired: Family<ByBroker, Counter>,
     reloads: Family<ByResult, Counter>,
@@ -164,6 +166,7 @@ pub struct SubscriptionMeters {
     subscription: String,
     attempts: Family<BySubscriptionOutcome, Counter>,
     dead_letters: Family<BySubscriptionReason, Counter>,
+    batches: SizesFamily,
 }
 
 impl SubscriptionMeters {
@@ -175,6 +178,16 @@ impl SubscriptionMeters {
             status_class,
         };
         self.attempts.get_or_create(&labels).inc();
+    }
+
+    /// A request with so many deliveries in it.
+    pub fn batched(&self, deliveries: usize) {
+        let labels = BySubscription {
+            subscription: self.subscription.clone(),
+        };
+        self.batches
+            .get_or_create(&labels)
+            .observe(deliveries as f64);
     }
 
     pub fn parked(&self, kind: WaitKind) {
@@ -216,6 +229,13 @@ fn age_buckets() -> Histogram {
     Histogram::new([
         0.01, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 43_200.0, 86_400.0,
         345_600.0,
+    ])
+}
+
+/// One to ten thousand deliveries.
+fn sizes_buckets() -> Histogram {
+    Histogram::new([
+        1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0,
     ])
 }
 
@@ -335,6 +355,11 @@ impl Meters {
                 "Requests that may be under way at once",
                 Family::default()
             ),
+            batches: register!(
+                "batch_deliveries",
+                "Deliveries in one request",
+                SizesFamily::new_with_constructor(sizes_buckets as fn() -> Histogram)
+            ),
             rate_limited: register!(
                 "rate_limited",
                 "Deliveries that waited for the rate",
@@ -430,6 +455,7 @@ impl Meters {
             subscription: subscription.to_owned(),
             attempts: self.attempts.clone(),
             dead_letters: self.dead_letters.clone(),
+            batches: self.batches.clone(),
         }
     }
 

@@ -95,6 +95,11 @@ impl Filling {
         self.in_flight.load(Ordering::Relaxed) * 2 >= self.size
     }
 
+    /// No more messages are taken until one of them is settled.
+    pub fn is_full(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) >= self.size
+    }
+
     /// How many messages may be in flight.
     pub fn size(&self) -> usize {
         self.size

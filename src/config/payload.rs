@@ -1,6 +1,7 @@
-//! `format`, `fields`, `encrypt`, `gzip` and `version` of an endpoint.
+//! `format`, `fields`, `batch`, `encrypt`, `gzip` and `version` of an endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method};
@@ -11,25 +12,31 @@ use super::reader::Map;
 use super::templates;
 use super::versions::Versions;
 use crate::deliver::signature::sets_header;
-use crate::render::{check_key, is_xml_name};
+use crate::render::{check_batch, check_key, is_xml_name};
 use crate::subscription::{
-    CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
+    Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
     Format, Payload, Scheme, Template, XmlNames,
 };
 
 const MOST_PATHS: usize = 1_000;
 const MOST_PARTS: usize = 64;
+/// As long as any body that is made.
+const LONGEST_BATCH: u64 = 16 << 20;
+/// A receipt may not get old while its delivery waits for others.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Reads what the requests of the endpoint `map` carry.
 pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions) -> Payload {
     let format_field = map.take("format");
     let format = format_field.and_then(|field| format(field, scheme));
     let version = map.take("version").and_then(|field| versions.named(field));
+    let batch_field = map.take("batch");
     let encrypt_field = map.take("encrypt");
     let gzip_field = map.take("gzip");
     let payload = Payload {
         fields: map.take("fields").and_then(fields),
         format: format.unwrap_or_default(),
+        batch: batch_field.and_then(batch),
         encrypt: encrypt_field.and_then(encrypt),
         gzip: gzip_field.and_then(|field| field.bool()).unwrap_or(false),
         version,
@@ -48,6 +55,7 @@ pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions
             "the body is encrypted",
         );
         has_a_body(gzip_field, payload.gzip, "the body is compressed");
+        has_a_body(batch_field, payload.batch.is_some(), "a batch is a body");
         let form = &payload.format;
         let only_a_body = matches!(form, Format::Xml(_) | Format::CloudEvents(_));
         has_a_body(
@@ -58,7 +66,63 @@ pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions
         let template = matches!(form, Format::Template(template) if template.body.is_some());
         has_a_body(format_field, template, "the template has a `body`");
     }
+    if let (Some(field), true) = (batch_field, payload.batch.is_some()) {
+        check_batched(field, &payload, scheme);
+    }
     payload
+}
+
+fn batch(field: Field<'_>) -> Option<Batch> {
+    let map = field.map(&keys::BATCH)?;
+    let defaults = Batch::default();
+    let count = map.take("count");
+    let count = count.and_then(|field| field.integer(keys::BATCH_COUNT));
+    let bytes = map.take("bytes");
+    let bytes = bytes.and_then(|field| field.bytes(1..=LONGEST_BATCH));
+    let within = map.take("within");
+    let within = within.and_then(|field| field.duration(Duration::from_millis(1)..=LONGEST_WAIT));
+    Some(Batch {
+        count: count.map_or(defaults.count, |count| count as usize),
+        bytes: bytes.map_or(defaults.bytes, |bytes| bytes as usize),
+        within: within.unwrap_or(defaults.within),
+    })
+}
+
+/// Whether several bodies can be one, as a JSON array, and the signature be of it.
+fn check_batched(field: Field<'_>, payload: &Payload, scheme: &Scheme) {
+    let versions: Vec<_> = match &payload.version {
+        Some(version) => vec![version],
+        None => payload.of_sources.values().collect(),
+    };
+    let of_versions = versions.iter().flat_map(|version| {
+        let formats = version.formats.iter().map(|(_, format)| format);
+        formats.map(|format| (format, Some(&version.name)))
+    });
+    for (format, version) in [(&payload.format, None)].into_iter().chain(of_versions) {
+        let Err(why) = check_batch(format) else {
+            continue;
+        };
+        let name = format.name();
+        let (of_version, help) = match version {
+            None => (String::new(), "leave `batch` out, or use another `format`"),
+            Some(version) => (
+                format!(" of version `{version}`"),
+                "leave `batch` out, or give the endpoint another `version`",
+            ),
+        };
+        field.note_key(
+            format!("a batch is a JSON array, and the format `{name}`{of_version} {why}"),
+            help.to_owned(),
+        );
+        return;
+    }
+    if let Scheme::Mailchimp(_) | Scheme::Papertrail = scheme {
+        let name = scheme.name();
+        field.note_key(
+            format!("a batch is a JSON array, and receivers of `{name}` read a form"),
+            "leave `batch` out, or use another `signature`".to_owned(),
+        );
+    }
 }
 
 /// Whether requests go to another URL than that of the endpoint, by more than a signature adds.
@@ -400,6 +464,47 @@ mod tests {
         13:57: the body is compressed, and a GET has no body (use another `method`, or leave it out)
         13:69: `xml` is a body, and a GET has no body (use another `method`, or leave it out)
         "#);
+    }
+
+    #[test]
+    fn what_makes_no_batch_is_named_at_it() {
+        insta::assert_snapshot!(problems(
+            "  a: { url: 'https://h/', signature: none, batch: { count: 0, bytes: 17MiB, within: 1m } }
+  b: { url: 'https://h/', signature: none, batch: {}, format: xml }
+  c: { url: 'https://h/', signature: none, batch: {}, format: { template: { body: '1', path: ['1'] } } }
+  d: { url: 'https://h/', signature: none, batch: {}, format: cloudevents-binary }
+  e: { url: 'https://h/', signature: none, batch: {}, method: GET }
+  f: { url: 'https://h/', secret: 0123456789abcdef, batch: {}, signature: mailchimp }
+  g: { url: 'https://h/', signature: none, batch: {}, version: v1 }
+  h: { url: 'https://h/', signature: none, batch: 100 }
+versions: { v1: { formats: { 'a.#': envelope, '#': form } } }
+"
+        ), @r#"
+        3:60: `0` is not a whole number from 1 to 10000 (-)
+        3:70: `bytes` must be from 1 to 16777216 bytes (-)
+        3:85: `within` must be from 1ms to 30s (-)
+        4:44: a batch is a JSON array, and the format `xml` is not JSON (leave `batch` out, or use another `format`)
+        5:44: a batch is a JSON array, and the format `template` has a URL of one event (leave `batch` out, or use another `format`)
+        6:44: a batch is a JSON array, and the format `cloudevents-binary` has attributes of one event in its headers (leave `batch` out, or use another `format`)
+        7:44: a batch is a body, and a GET has no body (use another `method`, or leave it out)
+        8:53: a batch is a JSON array, and receivers of `mailchimp` read a form (leave `batch` out, or use another `signature`)
+        9:44: a batch is a JSON array, and the format `form` of version `v1` is not JSON (leave `batch` out, or give the endpoint another `version`)
+        10:51: `batch` is a map, not a number (its keys: `count`, `bytes`, `within`)
+        "#);
+    }
+
+    #[test]
+    fn a_batch_has_limits_of_its_own() {
+        let of = |rest: &str| read_one(rest).batch;
+        assert_eq!(of("gzip: true"), None);
+        assert_eq!(of("batch: {}"), Some(Batch::default()));
+        let all = Batch {
+            count: 7,
+            bytes: 2048,
+            within: Duration::from_millis(50),
+        };
+        let given = "batch: { count: 7, bytes: 2KiB, within: 50ms }, format: cloudevents-batch";
+        assert_eq!(of(given), Some(all));
     }
 
     #[test]

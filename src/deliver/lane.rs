@@ -65,6 +65,15 @@ pub enum Offer<J> {
     Shut(J),
 }
 
+/// What a lane would say to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// It would start it, or let it wait in the room.
+    Takes,
+    Full,
+    Shut,
+}
+
 /// What the room asks for, to be carried out by who watches it.
 #[derive(Debug)]
 pub struct Due<J> {
@@ -169,6 +178,20 @@ impl<J> Lane<J> {
         state.room.push_back((job, now));
         let wake = !std::mem::replace(&mut state.watched, true);
         Offer::Waiting { wake }
+    }
+
+    /// What [`Lane::offer`] would say now, for jobs that are not there yet.
+    pub fn outlook(&self, now: Instant, room_left: bool) -> Outlook {
+        let state = self.lock();
+        if state.room.is_empty() && state.may_start(now) {
+            Outlook::Takes
+        } else if state.shut_until(now).is_some() || state.wait_in_room(now) > LONGEST_WAIT {
+            Outlook::Shut
+        } else if !room_left || state.room.len() >= state.places() {
+            Outlook::Full
+        } else {
+            Outlook::Takes
+        }
     }
 
     /// The time until the next slot that is free, which is then reserved for who asked.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod auth;
+pub mod batch;
 mod client;
 pub mod guard;
 pub mod inspect;

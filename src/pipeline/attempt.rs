@@ -12,9 +12,11 @@ use super::{Job, Pipeline, excerpt};
 use crate::attempt::{Attempt, Outcome};
 use crate::deliver::Access;
 use crate::delivery::Delivery;
+use crate::event::Facts;
 use crate::failpoint;
 use crate::journal::{Exchange, Then};
 use crate::outgoing::Outgoing;
+use crate::render::RenderError;
 use crate::subscription::Endpoint;
 use crate::verdict::Fate;
 
@@ -23,7 +25,7 @@ pub struct Made {
     pub attempt: Attempt,
     /// Meanwhile the delivery was parked beside it, and its ticket went with that.
     pub parked_beside: bool,
-    exchange: Option<Exchange>,
+    pub(super) exchange: Option<Exchange>,
 }
 
 impl Pipeline {
@@ -43,29 +45,13 @@ impl Pipeline {
         let rendered = target
             .renderer
             .render(delivery, json.as_ref(), endpoint, spec.timeout);
-        let mut attempt = match rendered {
-            Ok(outgoing) => {
-                if self.journal.wants_bodies() {
-                    exchange = Some(exchange_of(&outgoing, endpoint));
-                }
-                let access = Access {
-                    tls: endpoint.tls.as_ref(),
-                    auth: endpoint.auth.as_ref(),
-                    connect_timeout: spec.connect_timeout,
-                };
-                self.courier
-                    .attempt(outgoing, &target.signer, delivery.event.facts(), access)
-                    .await
-            }
-            Err(why) => Attempt {
-                started_at: Timestamp::now(),
-                took: std::time::Duration::ZERO,
-                outcome: Outcome::Unrenderable(why.to_string()),
-            },
-        };
+        if let (Ok(outgoing), true) = (&rendered, self.journal.wants_bodies()) {
+            exchange = Some(exchange_of(outgoing, endpoint, &outgoing.body));
+        }
+        let attempt = self.send(rendered, target, delivery.event.facts()).await;
         failpoint::reach("posted", &delivery.event.body);
-        excerpt::mask(&mut attempt.outcome, endpoint);
         note(delivery, &attempt);
+        target.meters.duration.observe(attempt.took.as_secs_f64());
         count(target, delivery, &attempt);
         log(target, delivery, &attempt);
         job.ticket = in_flight.end();
@@ -74,6 +60,35 @@ impl Pipeline {
             parked_beside: job.ticket.is_gone(),
             exchange,
         }
+    }
+
+    /// Sends a request, if there is one, and tells what came of it.
+    pub(super) async fn send(
+        &self,
+        rendered: Result<Outgoing, RenderError>,
+        target: &Target,
+        event: Facts<'_>,
+    ) -> Attempt {
+        let endpoint = &target.subscription.endpoint;
+        let mut attempt = match rendered {
+            Ok(outgoing) => {
+                let access = Access {
+                    tls: endpoint.tls.as_ref(),
+                    auth: endpoint.auth.as_ref(),
+                    connect_timeout: target.subscription.spec.connect_timeout,
+                };
+                self.courier
+                    .attempt(outgoing, &target.signer, event, access)
+                    .await
+            }
+            Err(why) => Attempt {
+                started_at: Timestamp::now(),
+                took: std::time::Duration::ZERO,
+                outcome: Outcome::Unrenderable(why.to_string()),
+            },
+        };
+        excerpt::mask(&mut attempt.outcome, endpoint);
+        attempt
     }
 
     /// Hands an attempt to the journal, with what was decided then.
@@ -105,9 +120,9 @@ const TELLING: [&str; 8] = [
     "baggage",
 ];
 
-/// The request as it may be kept: what config and templates give for a header is masked, since most
+/// The request with `body` as it may be kept: what config and templates give for a header is masked, since most
 /// of it are credentials.
-fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint) -> Exchange {
+pub(super) fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint, body: &[u8]) -> Exchange {
     let headers = outgoing.headers.iter().map(|(name, value)| {
         let tells = TELLING.contains(&name.as_str()) || name.as_str().starts_with("ce-");
         let value = match tells && !endpoint.headers.contains_key(name) {
@@ -116,19 +131,19 @@ fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint) -> Exchange {
         };
         (name.to_string(), value)
     });
-    Exchange::new(outgoing.method.as_str(), headers.collect(), &outgoing.body)
+    Exchange::new(outgoing.method.as_str(), headers.collect(), body)
 }
 
 /// Keeps the gauge and the list right when an attempt is cancelled or panics. The ticket is in the
 /// list meanwhile, and is dropped with it then.
-struct InFlight<'a> {
+pub(super) struct InFlight<'a> {
     under_way: &'a UnderWay,
     place: Option<usize>,
     target: Arc<Target>,
 }
 
 impl<'a> InFlight<'a> {
-    fn enter(under_way: &'a UnderWay, job: &mut Job) -> Self {
+    pub(super) fn enter(under_way: &'a UnderWay, job: &mut Job) -> Self {
         job.target.meters.in_flight.inc();
         Self {
             place: Some(under_way.enter(job)),
@@ -138,7 +153,7 @@ impl<'a> InFlight<'a> {
     }
 
     /// The ticket, or none when somebody has taken it.
-    fn end(mut self) -> Ticket {
+    pub(super) fn end(mut self) -> Ticket {
         let place = self.place.take();
         place.map_or_else(Ticket::gone, |place| self.under_way.leave(place))
     }
@@ -153,7 +168,8 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn note(delivery: &mut Delivery, attempt: &Attempt) {
+/// Writes an attempt into the delivery's progress.
+pub(super) fn note(delivery: &mut Delivery, attempt: &Attempt) {
     let progress = &mut delivery.progress;
     progress.attempts += 1;
     progress.first_attempt_at.get_or_insert(attempt.started_at);
@@ -165,9 +181,9 @@ fn note(delivery: &mut Delivery, attempt: &Attempt) {
     }
 }
 
-fn count(target: &Target, delivery: &Delivery, attempt: &Attempt) {
+/// Counts what came of an attempt for one delivery.
+pub(super) fn count(target: &Target, delivery: &Delivery, attempt: &Attempt) {
     let meters = &target.meters;
-    meters.duration.observe(attempt.took.as_secs_f64());
     if !attempt.outcome.is_success() {
         meters.failed(attempt.outcome.status_class());
         return;

@@ -286,11 +286,6 @@ impl Egress {
         old
     }
 
-    /// Whether the process ends.
-    pub fn is_leaving(&self) -> bool {
-        self.lock().leaving
-    }
-
     /// Gives up what is in hand, to be taken again from the broker.
     pub fn leave(&self) {
         let mut state = self.lock();
@@ -419,8 +414,10 @@ impl Pipeline {
         }
     }
 
-    /// The process ends: what is in hand only because of an outage is left to the next one.
+    /// The process ends: what is in hand only because of an outage is left to the next one, and what
+    /// waits for others goes without them.
     pub fn leave_in_hand(&self) {
+        self.leaving.cancel();
         self.egress.leave();
     }
 

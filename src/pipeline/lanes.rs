@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Job;
+use super::batches::Load;
 use super::ticket::Ticket;
 use crate::deliver::lane::{Lane, Limits};
 use crate::store::EndpointStanding;
@@ -20,7 +20,7 @@ const IDLE_AFTER: Duration = Duration::from_secs(300);
 /// An endpoint's lane, and whether the endpoint wants anything at all.
 pub struct EndpointLane {
     pub name: Arc<str>,
-    pub lane: Lane<Job>,
+    pub lane: Lane<Load>,
     /// Disabled by a second 410 or by its own wish: nothing is attempted.
     disabled: AtomicBool,
     first_gone_at: Mutex<Option<Timestamp>>,
@@ -210,13 +210,12 @@ impl Lanes {
         self.waiting.load(Ordering::Relaxed) < self.places
     }
 
-    /// A delivery with this [share](Ticket::share) of its event waits.
+    /// Deliveries with these [shares](Ticket::share) of their events wait.
     pub fn entered_room(&self, share: usize) {
         self.waiting.fetch_add(share, Ordering::Relaxed);
     }
 
-    pub fn left_room<'a>(&self, jobs: impl IntoIterator<Item = &'a Job>) {
-        let shares = jobs.into_iter().map(|job| job.ticket.share()).sum();
-        self.waiting.fetch_sub(shares, Ordering::Relaxed);
+    pub fn left_room(&self, share: usize) {
+        self.waiting.fetch_sub(share, Ordering::Relaxed);
     }
 }

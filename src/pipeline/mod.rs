@@ -4,15 +4,17 @@
 //! event is routed; each subscription that matches gets a delivery with a [`Ticket`](ticket::Ticket)
 //! for the event's receipt. A delivery whose wait is over comes in beside it, with a receipt of its
 //! own. Both are offered to the lane of their endpoint ([`lanes`]), which starts them, lets them wait
-//! a little, or hands them back to be parked until it has a slot. What starts is attempted once
-//! ([`attempt`]), the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the
-//! latter two confirmed by the broker ([`keeper`]). What hangs for long is parked beside its request
+//! a little, or hands them back to be parked until it has a slot. Where several go in one request they
+//! wait for each other first ([`batches`], [`together`]). What starts is attempted once ([`attempt`]),
+//! the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the latter two
+//! confirmed by the broker ([`keeper`]). What hangs for long is parked beside its request
 //! ([`release`]). When all deliveries of an event are resolved, its receipt is settled. While it is us
 //! who can reach nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the
 //! ticket, and the broker delivers again; what makes it go wrong three times is dead-lettered
 //! ([`suspects`]).
 
 mod attempt;
+mod batches;
 mod door;
 mod egress;
 mod excerpt;
@@ -27,6 +29,7 @@ mod standing;
 mod suspects;
 mod target;
 mod ticket;
+mod together;
 mod under_way;
 
 use std::collections::BTreeMap;
@@ -37,6 +40,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::broker::{Broker, Budget, Filling, Intake, Intakes, Received, Window, parked};
@@ -116,6 +120,10 @@ pub struct Pipeline {
     under_way: UnderWay,
     suspects: Arc<Suspects>,
     ends: Ends,
+    /// Messages in flight of all windows together.
+    windows: usize,
+    /// The process ends: no delivery waits for others any more.
+    leaving: CancellationToken,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
 }
@@ -188,6 +196,8 @@ impl Pipeline {
             under_way: UnderWay::default(),
             suspects,
             ends: Ends::default(),
+            windows: (windows + due_windows).max(1),
+            leaving: CancellationToken::new(),
             parked: Mutex::default(),
         });
         (pipeline, feedings)

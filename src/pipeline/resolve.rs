@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::batches::Load;
 use super::door::Entrance;
 use super::egress::Failed;
 use super::keeper::Kept;
@@ -44,55 +45,101 @@ impl Pipeline {
         if self.egress.is_out() {
             return self.keep_in_hand(job, &lane, Instant::now(), None);
         }
-        let since = Instant::now();
-        match &mut entrance {
-            Entrance::Source(door) => door.feeds(&lane, since),
-            Entrance::Holds(_) => self.lanes.holds(&lane.name, since),
-            Entrance::Other => {}
+        if self.goes_with_others(&job) {
+            return self.gather(job, &lane, entrance).await;
         }
+        let since = Instant::now();
+        self.comes_in(&mut entrance, &lane, since);
         loop {
             let (now, share) = (Instant::now(), job.ticket.share());
-            let (back, is_full) = match lane.lane.offer(job, now, self.lanes.room_left()) {
-                Offer::Start(job) => {
-                    tokio::spawn(self.clone().work(lane, job));
-                    return;
-                }
-                Offer::Waiting { wake } => {
-                    self.lanes.entered_room(share);
-                    if wake {
-                        tokio::spawn(self.clone().watch_room(lane));
-                    }
-                    return;
-                }
-                Offer::Full(job) => (job, true),
-                Offer::Shut(job) => (job, false),
+            let offered = lane.lane.offer(Load::One(job), now, self.lanes.room_left());
+            let (back, is_full) = match offered {
+                Offer::Start(load) => return self.start(&lane, load),
+                Offer::Waiting { wake } => return self.waits(&lane, wake, share),
+                Offer::Full(back) => (back, true),
+                Offer::Shut(back) => (back, false),
             };
-            job = back;
-            // What waits for it is all there is to be held: it can be back soon at no cost.
-            let is_sole_failure =
-                lane.lane.fails(now) && self.lanes.holds_nothing_else(&lane.name, now);
-            let waits = match &mut entrance {
-                Entrance::Source(door) => is_full && door.wait(&lane, since).await,
-                Entrance::Holds(patience) => {
-                    let size_bytes = job.delivery.event.size_bytes();
-                    (is_full || is_sole_failure)
-                        && self.lanes.holds_nothing_else(&lane.name, now)
-                        && !self.egress.is_leaving()
-                        && patience.wait(size_bytes, since).await
-                }
-                Entrance::Other => false,
+            job = match back {
+                Load::One(job) => job,
+                // What was offered is one.
+                Load::Many(_) => return,
             };
-            if waits {
+            let size_bytes = job.delivery.event.size_bytes();
+            if self
+                .may_wait(&mut entrance, &lane, size_bytes, is_full, since)
+                .await
+            {
                 continue;
             }
             if !is_full && job.target.subscription.endpoint.rate.is_some() {
                 job.target.meters.rate_limited.inc();
             }
-            let wait = match is_sole_failure {
-                true => SOLE_HOLD,
-                false => lane.lane.reserve(now),
-            };
+            let wait = self.hold_of(&lane, now, || lane.lane.reserve(now));
             return self.spawn_hold(job, wait, &lane);
+        }
+    }
+
+    /// Has a lane's load sent.
+    pub(super) fn start(self: &Arc<Self>, lane: &Arc<EndpointLane>, load: Load) {
+        tokio::spawn(self.clone().work(lane.clone(), load));
+    }
+
+    /// Notes by which entrance something comes in for a lane.
+    pub(super) fn comes_in(
+        &self,
+        entrance: &mut Entrance<'_>,
+        lane: &Arc<EndpointLane>,
+        now: Instant,
+    ) {
+        match entrance {
+            Entrance::Source(door) => door.feeds(lane, now),
+            Entrance::Holds(_) => self.lanes.holds(&lane.name, now),
+            Entrance::Other => {}
+        }
+    }
+
+    /// Whether what the lane has no place for, and came in here, is to be offered again: it has waited
+    /// a moment.
+    pub(super) async fn may_wait(
+        &self,
+        entrance: &mut Entrance<'_>,
+        lane: &Arc<EndpointLane>,
+        size_bytes: usize,
+        is_full: bool,
+        since: Instant,
+    ) -> bool {
+        match entrance {
+            Entrance::Source(door) => is_full && door.wait(lane, since).await,
+            Entrance::Holds(patience) => {
+                let now = Instant::now();
+                (is_full || lane.lane.fails(now))
+                    && self.lanes.holds_nothing_else(&lane.name, now)
+                    && !self.leaving.is_cancelled()
+                    && patience.wait(size_bytes, since).await
+            }
+            Entrance::Other => false,
+        }
+    }
+
+    /// How long a delivery is held. When all that is held is for one endpoint, which fails, it can
+    /// be back soon at no cost.
+    pub(super) fn hold_of(
+        &self,
+        lane: &EndpointLane,
+        now: Instant,
+        reserve: impl FnOnce() -> Duration,
+    ) -> Duration {
+        match lane.lane.fails(now) && self.lanes.holds_nothing_else(&lane.name, now) {
+            true => SOLE_HOLD,
+            false => reserve(),
+        }
+    }
+
+    /// Deliveries with these shares of their events have come into the lane's room.
+    pub(super) fn waits(self: &Arc<Self>, lane: &Arc<EndpointLane>, wake: bool, share: usize) {
+        self.lanes.entered_room(share);
+        if wake {
+            tokio::spawn(self.clone().watch_room(lane.clone()));
         }
     }
 
@@ -108,10 +155,10 @@ impl Pipeline {
         lane
     }
 
-    /// Attempts a job, and after it those that waited for its place.
-    async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Job) {
+    /// Attempts a load, and after it those that waited for its place.
+    async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Load) {
         let mut next = Some(first);
-        while let Some(mut job) = next.take() {
+        while let Some(load) = next.take() {
             let mut place = Place {
                 pipeline: &self,
                 lane: &lane,
@@ -120,14 +167,22 @@ impl Pipeline {
             if lane.is_disabled() {
                 // It was disabled while this one waited in the room.
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
-                self.spawn_hold(job, STANDING_HOLD, &lane);
+                load.apart(|job| self.hold_standing(job, &lane));
                 continue;
             }
             if self.egress.is_out() {
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
-                self.keep_in_hand(job, &lane, Instant::now(), None);
+                load.apart(|job| self.keep_in_hand(job, &lane, Instant::now(), None));
                 continue;
             }
+            let mut job = match load {
+                Load::One(job) => job,
+                Load::Many(members) => {
+                    // Boxed, so that it is not a part of every other one's future.
+                    next = Box::pin(self.send_together(&lane, &mut place, members)).await;
+                    continue;
+                }
+            };
             let (began, before) = (Instant::now(), job.delivery.progress.clone());
             let made = self.attempt(&mut job).await;
             let outcome = &made.attempt.outcome;
@@ -140,14 +195,7 @@ impl Pipeline {
                 None => ended_of(verdict.signal),
             };
             next = place.give_back(ended, now - began, verdict.hold_lane);
-            if job.target.subscription.endpoint.adaptive {
-                self.start_grown(&lane, &job.target, now);
-            }
-            job.target.meters.breaker.set(match lane.lane.gate() {
-                Gate::Open { .. } => 0,
-                Gate::Probing => 1,
-                Gate::Shut { .. } => 2,
-            });
+            self.show_lane(&lane, &job.target, now);
             if let Some(doubt) = doubt {
                 self.record(&job, &made, &Fate::Hold);
                 if made.parked_beside {
@@ -174,12 +222,29 @@ impl Pipeline {
         lane.touch(Instant::now());
     }
 
+    /// After an answer: what may start besides, and what the breaker has made of it.
+    pub(super) fn show_lane(
+        self: &Arc<Self>,
+        lane: &Arc<EndpointLane>,
+        target: &Target,
+        now: Instant,
+    ) {
+        if target.subscription.endpoint.adaptive {
+            self.start_grown(lane, target, now);
+        }
+        target.meters.breaker.set(match lane.lane.gate() {
+            Gate::Open { .. } => 0,
+            Gate::Probing => 1,
+            Gate::Shut { .. } => 2,
+        });
+    }
+
     /// What may start besides, since the receiver takes more at once.
     fn start_grown(self: &Arc<Self>, lane: &Arc<EndpointLane>, target: &Target, now: Instant) {
         let more = lane.lane.grown(now);
-        self.lanes.left_room(&more);
-        for job in more {
-            tokio::spawn(self.clone().work(lane.clone(), job));
+        self.lanes.left_room(more.iter().map(Load::share).sum());
+        for load in more {
+            self.start(lane, load);
         }
         let places = lane.lane.places();
         target.meters.concurrency.set(places as i64);
@@ -231,7 +296,12 @@ impl Pipeline {
         }
     }
 
-    fn spawn_hold(self: &Arc<Self>, job: Job, wait: Duration, lane: &EndpointLane) {
+    /// Holds what is for a receiver that is paused or disabled.
+    pub(super) fn hold_standing(self: &Arc<Self>, job: Job, lane: &EndpointLane) {
+        self.spawn_hold(job, STANDING_HOLD, lane);
+    }
+
+    pub(super) fn spawn_hold(self: &Arc<Self>, job: Job, wait: Duration, lane: &EndpointLane) {
         let progress = &job.delivery.progress;
         let spec = &job.target.subscription.spec;
         if verdict::gives_up(progress, &spec.retry, Timestamp::now(), wait) {
@@ -295,14 +365,14 @@ impl Pipeline {
     async fn watch_room(self: Arc<Self>, lane: Arc<EndpointLane>) {
         loop {
             let due = lane.lane.due(Instant::now());
-            self.lanes.left_room(&due.start);
-            self.lanes
-                .left_room(due.overflow.iter().map(|(job, _)| job));
-            for job in due.start {
-                tokio::spawn(self.clone().work(lane.clone(), job));
+            let overflow = due.overflow.iter().map(|(load, _)| load);
+            let left = due.start.iter().chain(overflow).map(Load::share).sum();
+            self.lanes.left_room(left);
+            for load in due.start {
+                self.start(&lane, load);
             }
-            for (job, wait) in due.overflow {
-                self.spawn_hold(job, wait, &lane);
+            for (load, wait) in due.overflow {
+                load.apart(|job| self.spawn_hold(job, wait, &lane));
             }
             match due.next {
                 Some(next) => tokio::time::sleep_until(next).await,
@@ -347,17 +417,24 @@ async fn bury(job: Job, reason: Reason) {
 
 /// A place in a lane. One that is not given back, because its attempt panicked or was cancelled,
 /// gives itself back, so that a failing event cannot use a lane up.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     pipeline: &'a Arc<Pipeline>,
     lane: &'a Arc<EndpointLane>,
     taken: bool,
 }
 
 impl Place<'_> {
-    fn give_back(&mut self, ended: Ended, took: Duration, hold: Option<Duration>) -> Option<Job> {
+    pub(super) fn give_back(
+        &mut self,
+        ended: Ended,
+        took: Duration,
+        hold: Option<Duration>,
+    ) -> Option<Load> {
         self.taken = false;
         let next = self.lane.lane.finished(ended, took, hold, Instant::now());
-        self.pipeline.lanes.left_room(&next);
+        if let Some(next) = &next {
+            self.pipeline.lanes.left_room(next.share());
+        }
         next
     }
 }
@@ -369,8 +446,8 @@ impl Drop for Place<'_> {
         }
         let next = self.give_back(Ended::Unknown, Duration::ZERO, None);
         // Without a runtime the process is ending, and dropping the job asks for its redelivery.
-        if let (Some(job), Ok(runtime)) = (next, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(self.pipeline.clone().work(self.lane.clone(), job));
+        if let (Some(load), Ok(runtime)) = (next, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(self.pipeline.clone().work(self.lane.clone(), load));
         }
     }
 }

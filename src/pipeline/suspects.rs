@@ -320,6 +320,15 @@ impl Suspects {
                 .is_some_and(|against| against.tries >= TRIES)
     }
 
+    /// Whether anything speaks against one of `keys`, so that it had better go alone.
+    pub fn is_suspect(&self, keys: impl FnOnce() -> [String; 2]) -> bool {
+        if !self.watching.load(Ordering::Relaxed) {
+            return false;
+        }
+        let (keys, state) = (keys(), self.lock());
+        keys.iter().any(|key| state.against.contains_key(key))
+    }
+
     /// Forgets those that have not failed for a day.
     pub fn forget(self: &Arc<Self>, now: Timestamp) {
         let mut state = self.lock();

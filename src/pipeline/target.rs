@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use super::batches::Gatherer;
 use super::lanes::EndpointLane;
 use crate::deliver::signature::{SecretError, Signer};
 use crate::meters::{Meters, SubscriptionMeters};
@@ -17,6 +18,8 @@ pub struct Target {
     /// Scheme, host and port of the endpoint.
     pub endpoint_shown: String,
     pub meters: SubscriptionMeters,
+    /// Where its deliveries wait for each other, with `batch`.
+    pub gatherer: Option<Gatherer>,
     /// Matched and held.
     pub paused: AtomicBool,
     parked: Arc<Parked>,
@@ -84,6 +87,7 @@ impl Target {
         let meters = meters.of_subscription(&subscription.spec.name);
         Ok(Self {
             endpoint_shown: subscription.endpoint.shown(),
+            gatherer: endpoint.payload.batch.map(Gatherer::new),
             subscription,
             renderer,
             signer,

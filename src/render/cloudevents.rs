@@ -15,7 +15,7 @@ use crate::subscription::{CloudEvents, CloudEventsMode};
 
 const STRUCTURED: HeaderValue =
     HeaderValue::from_static("application/cloudevents+json; charset=UTF-8");
-const BATCH: HeaderValue =
+pub(super) const BATCH: HeaderValue =
     HeaderValue::from_static("application/cloudevents-batch+json; charset=UTF-8");
 /// Members of a structured event that are no attributes.
 const DATA: &str = "data";

@@ -1,13 +1,14 @@
 //! Rendering: what of an event goes into the request to one endpoint.
 //!
 //! A [`Renderer`] is made once per endpoint, so that templates and keys are compiled outside the
-//! path of an event. It composes the body in one order: `fields`, `format`, `encrypt`, `gzip`, each
-//! in a file of its own; signing what is finished, and the user agent, are the courier's. An
+//! path of an event. It composes the body in one order: `fields`, `format`, `batch`, `encrypt`, `gzip`,
+//! each in a file of its own; signing what is finished, and the user agent, are the courier's. An
 //! endpoint that asks for none of this gets the broker's bytes ([`raw`]), and nothing is parsed or
 //! copied for it. Where a format needs JSON, the body is parsed once and shared by all deliveries
 //! of the event ([`SharedJson`]). What cannot be rendered is an error that says why, never a body
 //! that is only nearly right.
 
+mod batch;
 mod cloudevents;
 mod encrypt;
 mod envelope;
@@ -35,8 +36,11 @@ use serde_json::value::RawValue;
 use crate::delivery::Delivery;
 use crate::event::Event;
 use crate::outgoing::Outgoing;
-use crate::subscription::{CloudEvents, Endpoint, Fields, FormFields, Format, Payload, XmlNames};
+use crate::subscription::{
+    CloudEvents, CloudEventsMode, Endpoint, Fields, FormFields, Format, Payload, XmlNames,
+};
 
+pub use batch::{Kin, Part, check_batch};
 use encrypt::Recipient;
 pub use encrypt::{KeyProblem, check_key};
 use json::Json;
@@ -55,6 +59,8 @@ pub struct Renderer {
     /// The endpoint's own version, which goes before those of sources.
     version: Option<Edition>,
     of_sources: BTreeMap<Arc<str>, Edition>,
+    /// A body is an array, of those of one delivery or of several.
+    batches: bool,
     recipient: Option<Recipient>,
     gzip: bool,
 }
@@ -158,11 +164,18 @@ impl Formed {
 }
 
 impl Maker {
-    fn new(format: &Format) -> Result<Self, RenderError> {
+    /// `batches`: its bodies become parts of arrays.
+    fn new(format: &Format, batches: bool) -> Result<Self, RenderError> {
         Ok(match format {
             Format::Raw => Self::Raw,
             Format::Envelope => Self::Envelope,
-            Format::CloudEvents(settings) => Self::CloudEvents(settings.clone()),
+            Format::CloudEvents(settings) => {
+                let mut settings = settings.clone();
+                if batches && settings.mode == CloudEventsMode::Batch {
+                    settings.mode = CloudEventsMode::Structured;
+                }
+                Self::CloudEvents(settings)
+            }
             Format::Form(fields) => Self::Form(fields.clone()),
             Format::Xml(names) => Self::Xml(names.clone()),
             Format::Template(template) => Self::Template(Box::new(Templates::new(template)?)),
@@ -195,17 +208,23 @@ impl Renderer {
     /// has checked before.
     pub fn new(endpoint: &Endpoint) -> Result<Self, RenderError> {
         let payload = &endpoint.payload;
+        let batches = payload.batch.is_some();
         let recipient = payload.encrypt.as_ref().map(Recipient::new).transpose();
         let versions = payload.of_sources.iter();
         let versions = versions.filter(|_| payload.version.is_none());
         Ok(Self {
             is_plain: is_plain(payload) && endpoint.method != Method::GET,
             fields: payload.fields.clone(),
-            format: Maker::new(&payload.format)?,
-            version: payload.version.as_deref().map(Edition::new).transpose()?,
+            format: Maker::new(&payload.format, batches)?,
+            version: payload
+                .version
+                .as_deref()
+                .map(|version| Edition::new(version, batches))
+                .transpose()?,
             of_sources: versions
-                .map(|(source, version)| Ok((source.clone(), Edition::new(version)?)))
+                .map(|(source, version)| Ok((source.clone(), Edition::new(version, batches)?)))
                 .collect::<Result<_, RenderError>>()?,
+            batches,
             recipient: recipient.map_err(|why| RenderError::new(format!("`encrypt`: {why}")))?,
             gzip: payload.gzip,
         })
@@ -226,11 +245,63 @@ impl Renderer {
         deadline: Duration,
     ) -> Result<Outgoing, RenderError> {
         let event = &*delivery.event;
-        let version = self.version.as_ref();
-        let version = version.or_else(|| self.of_sources.get(&event.source));
+        let version = self.version_of(event);
         if self.is_plain && version.is_none() {
             return Ok(raw::raw(event, endpoint, deadline));
         }
+        let (mut formed, kind) = self.form(delivery, json, version)?;
+        if let Some(kind) = kind {
+            formed = batch::joined(kind, [&formed.body].into_iter());
+        }
+        self.finish(formed, version, Some(event), endpoint, deadline)
+    }
+
+    /// What of `delivery` goes into the body of a batch; `None` where it has to go by itself, by
+    /// [`Renderer::render`].
+    pub fn part(
+        &self,
+        delivery: &Delivery,
+        json: Option<&SharedJson>,
+    ) -> Result<Option<Part>, RenderError> {
+        let version = self.version_of(&delivery.event);
+        let (formed, kind) = self.form(delivery, json, version)?;
+        let version = version.map(|version| version.name.clone());
+        Ok(kind.map(|kind| Part::new(formed.body, kind, version)))
+    }
+
+    /// The request of these parts, unsigned, of which the first is `event`'s. They are of one
+    /// [`Kin`].
+    pub fn join<'a>(
+        &self,
+        event: &Event,
+        parts: impl Iterator<Item = &'a Part> + Clone,
+        endpoint: &Endpoint,
+        deadline: Duration,
+    ) -> Result<Outgoing, RenderError> {
+        let mut all = parts.clone();
+        let (first, is_one) = (all.next(), all.next().is_none());
+        let Some(first) = first else {
+            return Err(RenderError::new("a batch of nothing"));
+        };
+        let formed = batch::joined(first.kind(), parts.map(|part| &part.body));
+        // Of several traces there is none to go on with.
+        let traced = Some(event).filter(|_| is_one);
+        self.finish(formed, self.version_of(event), traced, endpoint, deadline)
+    }
+
+    fn version_of(&self, event: &Event) -> Option<&Edition> {
+        let version = self.version.as_ref();
+        version.or_else(|| self.of_sources.get(&event.source))
+    }
+
+    /// The body in its format, and as what it can be a part of an array, where it is to be one.
+    fn form(
+        &self,
+        delivery: &Delivery,
+        json: Option<&SharedJson>,
+        version: Option<&Edition>,
+    ) -> Result<(Formed, Option<batch::Kind>), RenderError> {
+        let event = &*delivery.event;
         let came = Data {
             bytes: event.body.clone(),
             json: json.cloned().unwrap_or_default(),
@@ -244,7 +315,24 @@ impl Renderer {
             came,
         };
         let maker = version.and_then(|version| version.format(&event.kind));
-        let mut formed = maker.unwrap_or(&self.format).form(&piece)?;
+        let maker = maker.unwrap_or(&self.format);
+        let formed = maker.form(&piece)?;
+        let kind = match self.batches {
+            true => batch::kind(maker, &piece, &formed),
+            false => None,
+        };
+        Ok((formed, kind))
+    }
+
+    /// What comes after the format. `traced`: whose trace goes on.
+    fn finish(
+        &self,
+        mut formed: Formed,
+        version: Option<&Edition>,
+        traced: Option<&Event>,
+        endpoint: &Endpoint,
+        deadline: Duration,
+    ) -> Result<Outgoing, RenderError> {
         if endpoint.method == Method::GET {
             formed = query::instead_of_body(formed)?;
         }
@@ -267,7 +355,9 @@ impl Renderer {
         for (name, value) in formed.headers.into_iter().chain(of_version) {
             headers.entry(name).or_insert(value);
         }
-        headers::pass_on_trace(event, &mut headers);
+        if let Some(event) = traced {
+            headers::pass_on_trace(event, &mut headers);
+        }
         Ok(Outgoing {
             method: endpoint.method.clone(),
             url: query::extended(&endpoint.url, &formed.path, &formed.query)?,

@@ -9,6 +9,7 @@ use super::*;
 use crate::event::{EventId, Headers, Origin, Place};
 use crate::subscription::{Breaker, CloudEventsMode, Scheme, Template, TemplateText, Uid};
 
+mod batches;
 mod cloudevents;
 mod forms;
 mod templates;

@@ -1,5 +1,6 @@
 //! `version:`: what a version of the payload says of itself, and how its events look.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
@@ -15,16 +16,17 @@ const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
 /// A version, its formats compiled.
 pub(super) struct Edition {
-    pub name: String,
+    pub name: Arc<str>,
     formats: Vec<(Pattern, Maker)>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Edition {
-    pub fn new(version: &Version) -> Result<Self, RenderError> {
+    /// `batches`: its bodies become parts of arrays.
+    pub fn new(version: &Version, batches: bool) -> Result<Self, RenderError> {
         let formats = version.formats.iter();
         let formats = formats
-            .map(|(pattern, format)| Ok((pattern.clone(), Maker::new(format)?)))
+            .map(|(pattern, format)| Ok((pattern.clone(), Maker::new(format, batches)?)))
             .collect::<Result<_, RenderError>>()?;
         let mut said = vec![(VERSION, headers::encoded(&version.name))];
         if let Some(at) = version.deprecated {
@@ -37,7 +39,7 @@ impl Edition {
             said.push((SUNSET, headers::encoded(&http_date(at))));
         }
         Ok(Self {
-            name: version.name.to_string(),
+            name: version.name.clone(),
             formats,
             headers: said,
         })

@@ -26,7 +26,7 @@ pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use pattern::{Pattern, PatternError, Segment, segments};
 pub use payload::{
-    CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
+    Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
     Format, Payload, Step, Template, TemplateText, Version, XmlNames,
 };
 pub use retry::RetryPolicy;

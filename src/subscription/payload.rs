@@ -1,12 +1,14 @@
 //! Payloads: what the requests of an endpoint carry, as the config says it.
 //!
-//! A body is composed in this order: `fields`, `format`, `encrypt`, `gzip`; then it is signed. How
-//! each is done is the business of `render`; texts that are compiled there (templates, keys) have
-//! been compiled once by whoever made a value of these types, so that they are known to be good.
+//! A body is composed in this order: `fields`, `format`, `batch`, `encrypt`, `gzip`; then it is
+//! signed. How each is done is the business of `render`; texts that are compiled there (templates,
+//! keys) have been compiled once by whoever made a value of these types, so that they are known to
+//! be good.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderName;
 use jiff::Timestamp;
@@ -19,6 +21,8 @@ pub struct Payload {
     /// What of the body leaves at all.
     pub fields: Option<Fields>,
     pub format: Format,
+    /// Several deliveries go in one request.
+    pub batch: Option<Batch>,
     /// Whom the body is encrypted for.
     pub encrypt: Option<Encryption>,
     pub gzip: bool,
@@ -40,6 +44,27 @@ impl Payload {
                 _ => None,
             });
         params.flatten().map(|param| &**param)
+    }
+}
+
+/// When deliveries that wait for each other are sent: as soon as one of these is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Deliveries.
+    pub count: usize,
+    /// Of the body, before it is encrypted and compressed. One delivery by itself may be longer.
+    pub bytes: usize,
+    /// How long the first of them waits for others.
+    pub within: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            count: 100,
+            bytes: 1 << 20,
+            within: Duration::from_secs(1),
+        }
     }
 }
 

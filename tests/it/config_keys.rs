@@ -196,10 +196,10 @@ limits: {}
 attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q } }
-endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
+endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, batch: { url: https://h/, signature: none, batch: {} }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 22] = [
+    const PLACES: [(&str, &str); 23] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
@@ -220,6 +220,7 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("hmac_signature", "/endpoints/hmac/signature/hmac"),
         ("xml_format", "/endpoints/xml/format/xml"),
         ("template_format", "/endpoints/template/format/template"),
+        ("batch", "/endpoints/batch/batch"),
         ("oauth2", "/endpoints/tokens/auth/oauth2"),
         ("breaker", "/endpoints/e/breaker"),
         ("subscription", "/subscriptions/x"),

@@ -18,6 +18,7 @@ fn encoded() -> Metrics {
     subscription.failed("5xx");
     subscription.parked(WaitKind::Hold);
     subscription.dead(Reason::Gone);
+    subscription.batched(3);
     meters.refusals("shop").inc();
     meters.expired("shop").inc();
     meters.reloaded(true);

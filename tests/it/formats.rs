@@ -202,6 +202,53 @@ async fn other_libraries_read_what_was_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_libraries_read_the_members_of_a_batch() {
+    let receiver = receiver();
+    let keys: Value = serde_json::from_str(&receiver.said).expect("public keys");
+    let key = &keys["P-256"];
+    let batch = "batch: { count: 3, within: 30s }";
+    let all =
+        format!("fields: {{ keep: [data.total] }}, format: envelope, encrypt: {{ key: {key} }}");
+    let subscriptions: String = [
+        ("gzip", "gzip: true"),
+        ("batch", "format: cloudevents-batch"),
+        ("all", &format!("{all}, gzip: true")),
+    ]
+    .map(|(name, rest)| {
+        let rest = format!("{rest}, {batch}");
+        subscription(name, "orders.*", receiver.port, &rest)
+    })
+    .concat();
+    let bridge = Bridge::start(&config(&subscriptions)).await.ready().await;
+    for (id, body) in [
+        ("a", r#"{"total":1}"#),
+        ("b", r#"{"total":2}"#),
+        ("c", r#"{"total":3}"#),
+    ] {
+        let headers = [("hookbridge-id", id), ("content-type", "application/json")];
+        publish(&bridge, "orders.created", &headers, body).await;
+    }
+    let read = eventually("everything is read", WITHIN, async || {
+        let read = receiver.results::<Value>().await;
+        (read.len() == 3).then_some(read)
+    })
+    .await;
+    let totals = json!([{"total": 1}, {"total": 2}, {"total": 3}]);
+    assert_eq!(read["gzip"], totals);
+    for (number, id) in ["a", "b", "c"].iter().enumerate() {
+        let event = &read["batch"][number];
+        assert_eq!(event["attributes"]["id"], *id, "{}", read["batch"]);
+        assert_eq!(event["data"], totals[number]);
+        assert_eq!(
+            read["all"]["body"][number]["data"], totals[number],
+            "{}",
+            read["all"]
+        );
+    }
+    assert_eq!(read["all"]["header"]["cty"], "json");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_rendered_is_a_dead_letter_as_it_came() {
     let receiver = Recording::accepting().await;
     let port = receiver.address.port();

@@ -1,6 +1,7 @@
 //! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
 
 mod admin_api;
+mod batch;
 mod chaos_broker;
 mod chaos_isolation;
 mod chaos_kill;

@@ -2,8 +2,8 @@
 //! [`super::signature`] and [`super::auth`].
 
 use super::{
-    AUTH, CONCURRENCY, ENCRYPT, FIELDS, FORMAT, FORMATS, Form, MANDATORY, SIGNATURE, Section, TLS,
-    key,
+    AUTH, BATCH, CONCURRENCY, ENCRYPT, FIELDS, FORMAT, FORMATS, Form, MANDATORY, SIGNATURE,
+    Section, TLS, key,
 };
 use crate::subscription::Scheme;
 
@@ -59,6 +59,12 @@ pub static ENDPOINT: Section = Section {
             Form::Either(&Form::OneOf(&FORMATS), &Form::One(&FORMAT)),
             "`raw`",
             "The form of the body, by its name, or by its name with settings.",
+        ),
+        key(
+            "batch",
+            Form::Section(&BATCH),
+            "one request each",
+            "Several deliveries in one request, as a JSON array: as many as there are when the first of these limits is reached.",
         ),
         key(
             "encrypt",

@@ -1,4 +1,4 @@
-//! The keys of a payload: `format:` where it is a map, `fields:`, `encrypt:` and `versions:`.
+//! The keys of a payload: `format:` where it is a map, `fields:`, `batch:`, `encrypt:` and `versions:`.
 
 use super::{Form, Key, MANDATORY, Section, key};
 
@@ -162,6 +162,32 @@ pub static FIELDS: Section = Section {
             Form::List(&Form::Text),
             "none",
             "These become `\"***\"`.",
+        ),
+    ],
+};
+
+pub const BATCH_COUNT: (u64, u64) = (1, 10_000);
+
+pub static BATCH: Section = Section {
+    name: "batch",
+    keys: &[
+        key(
+            "count",
+            Form::Integer(BATCH_COUNT.0, BATCH_COUNT.1),
+            "`100`",
+            "Deliveries in one request.",
+        ),
+        key(
+            "bytes",
+            Form::Bytes,
+            "`1MiB`",
+            "Length of the body before it is encrypted and compressed; up to `16MiB`. One delivery by itself may be longer.",
+        ),
+        key(
+            "within",
+            Form::Duration,
+            "`1s`",
+            "How long the first delivery waits for others; `1ms` to `30s`.",
         ),
     ],
 };

@@ -249,11 +249,14 @@ proptest! {
             match step {
                 Step::Offer => {
                     job += 1;
-                    match lane.offer(job, now, true) {
-                        Offer::Start(_) => { running += 1; starts += 1; }
-                        Offer::Waiting { .. } => waiting += 1,
-                        Offer::Full(back) | Offer::Shut(back) => prop_assert_eq!(back, job),
-                    }
+                    let outlook = lane.outlook(now, true);
+                    let said = match lane.offer(job, now, true) {
+                        Offer::Start(_) => { running += 1; starts += 1; Outlook::Takes }
+                        Offer::Waiting { .. } => { waiting += 1; Outlook::Takes }
+                        Offer::Full(back) => { prop_assert_eq!(back, job); Outlook::Full }
+                        Offer::Shut(back) => { prop_assert_eq!(back, job); Outlook::Shut }
+                    };
+                    prop_assert_eq!(said, outlook);
                 }
                 Step::Finish(well) if running > 0 => {
                     running -= 1;
