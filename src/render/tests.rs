@@ -168,7 +168,6 @@ fn xml(root: &str) -> Format {
     })
 }
 
-
 fn text(text: &str) -> TemplateText {
     TemplateText {
         name: "body".into(),

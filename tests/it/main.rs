@@ -38,6 +38,7 @@ mod doctor_rabbitmq;
 mod egress_outage;
 mod embedded_broker;
 mod embedded_crash;
+mod filters;
 mod formats;
 mod formats_cloudevents;
 mod kafka_group;
