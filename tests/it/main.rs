@@ -67,6 +67,7 @@ mod rabbitmq_park;
 mod rabbitmq_support;
 mod rabbitmq_take;
 mod receivers;
+mod receivers_languages;
 mod replay_history;
 mod replay_time;
 mod run_process;
