@@ -85,6 +85,7 @@ pub struct Meters {
     gone: Family<BySource, Counter>,
     lag: Family<BySourcePartition, Gauge>,
     matched: Family<BySourceResult, Counter>,
+    filter_not_json: Family<BySource, Counter>,
     paused: Family<BySourceReason, Gauge>,
     attempts: Family<BySubscriptionOutcome, Counter>,
     duration: SecondsFamily,
@@ -129,6 +130,8 @@ pub struct SourceMeters {
     pub gone: Counter,
     pub matched: Counter,
     pub unmatched: Counter,
+    /// Events whose body a filter looked into, and which was not JSON.
+    pub filter_not_json: Counter,
     /// 1 while intake is paused because the broker refuses to park or dead-letter.
     pub paused_by_broker: Gauge,
     /// 1 while intake is paused because nobody can be reached from here.
@@ -324,6 +327,11 @@ impl Meters {
                 Family::default()
             ),
             matched: register!("match", "Events routed, by result", Family::default()),
+            filter_not_json: register!(
+                "filter_not_json",
+                "Events whose body a filter looked into, and which was not JSON",
+                Family::default()
+            ),
             paused: register!(
                 "intake_paused",
                 "1 while intake is paused, by reason",
@@ -422,6 +430,7 @@ impl Meters {
             gone: handle(&self.gone, &by),
             matched: handle(&self.matched, &result("matched")),
             unmatched: handle(&self.matched, &result("unmatched")),
+            filter_not_json: handle(&self.filter_not_json, &by),
             paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
             paused_by_egress: handle(&self.paused, &reason("egress")),
             source: source.to_owned(),

@@ -1,9 +1,13 @@
 # shellcheck shell=bash
-# The official verifiers that tests/it/receivers.rs asks, as tests/receivers locks them.
+# The official verifiers that tests/it/receivers.rs asks, as tests/receivers locks them, and the
+# languages that docs/receivers has code in.
 
 receivers_need() {
     need node nodejs
     need npm npm
+    need php php-cli
+    need ruby ruby
+    need go golang-go
 }
 
 # Installs them into $tools/receivers, anew when a lock file has changed.

@@ -85,7 +85,7 @@ pub fn read(
     name: Arc<str>,
     field: Field<'_>,
     delivery: &DeliverySettings,
-    versions: &Versions,
+    versions: &Versions<'_>,
     outer: Option<(&Map<'_>, Lane)>,
 ) -> Option<Endpoint> {
     let map = field.map(&keys::ENDPOINT)?;
@@ -259,7 +259,7 @@ fn headers(field: Field<'_>, signature: &Scheme) -> HeaderMap {
 pub fn all(
     field: Field<'_>,
     delivery: &DeliverySettings,
-    versions: &Versions,
+    versions: &Versions<'_>,
 ) -> Vec<(Name, Option<Endpoint>)> {
     field
         .named()

@@ -26,10 +26,12 @@ const LONGEST_BATCH: u64 = 16 << 20;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// Reads what the requests of the endpoint `map` carry.
-pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions) -> Payload {
+pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions<'_>) -> Payload {
     let format_field = map.take("format");
     let format = format_field.and_then(|field| format(field, scheme));
-    let version = map.take("version").and_then(|field| versions.named(field));
+    let version = map
+        .take("version")
+        .and_then(|field| versions.of_endpoint(field, scheme, method));
     let batch_field = map.take("batch");
     let encrypt_field = map.take("encrypt");
     let gzip_field = map.take("gzip");
@@ -40,7 +42,7 @@ pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions
         encrypt: encrypt_field.and_then(encrypt),
         gzip: gzip_field.and_then(|field| field.bool()).unwrap_or(false),
         version,
-        of_sources: versions.of_sources.clone(),
+        of_sources: versions.of_sources(scheme),
     };
     if *method == Method::GET {
         let has_a_body = |field: Option<Field<'_>>, is: bool, what: &str| {
@@ -56,15 +58,9 @@ pub fn read(map: &Map<'_>, scheme: &Scheme, method: &Method, versions: &Versions
         );
         has_a_body(gzip_field, payload.gzip, "the body is compressed");
         has_a_body(batch_field, payload.batch.is_some(), "a batch is a body");
-        let form = &payload.format;
-        let only_a_body = matches!(form, Format::Xml(_) | Format::CloudEvents(_));
-        has_a_body(
-            format_field,
-            only_a_body,
-            &format!("`{}` is a body", form.name()),
-        );
-        let template = matches!(form, Format::Template(template) if template.body.is_some());
-        has_a_body(format_field, template, "the template has a `body`");
+        if let Some(what) = only_a_body(&payload.format) {
+            has_a_body(format_field, true, &what);
+        }
     }
     if let (Some(field), true) = (batch_field, payload.batch.is_some()) {
         check_batched(field, &payload, scheme);
@@ -123,6 +119,31 @@ fn check_batched(field: Field<'_>, payload: &Payload, scheme: &Scheme) {
             "leave `batch` out, or use another `signature`".to_owned(),
         );
     }
+/// What says that requests of this format have a body, which cannot be put into a query.
+fn only_a_body(format: &Format) -> Option<String> {
+    match format {
+        Format::Xml(_) | Format::CloudEvents(_) => Some(format!("`{}` is a body", format.name())),
+        Format::Template(template) if template.body.is_some() => {
+            Some("the template has a `body`".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Why an endpoint of this signature and method cannot have a format that was read for another.
+pub fn misfit(format: &Format, scheme: &Scheme, method: &Method) -> Option<String> {
+    if let Some(what) = only_a_body(format).filter(|_| *method == Method::GET) {
+        return Some(format!("{what}, and a GET has no body"));
+    }
+    let Format::Template(template) = format else {
+        return None;
+    };
+    let mut names = template.headers.iter().map(|(name, _)| name);
+    let taken = names.find(|name| sets_header(scheme, name))?;
+    Some(format!(
+        "the template sets the header `{taken}`, which belongs to signature `{}`",
+        scheme.name()
+    ))
 }
 
 /// Whether requests go to another URL than that of the endpoint, by more than a signature adds.

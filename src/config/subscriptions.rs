@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::endpoints::{self, LANE_KEYS};
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
-use super::versions::Versions;
+use super::versions::{Versions, misfit_of_sources};
 use super::{DeliverySettings, brokers, keys, sources};
 use crate::subscription::{Endpoint, Filter, MaxParked, RetryPolicy, Spec};
 
@@ -18,7 +18,7 @@ pub struct Known<'a> {
     pub sources: &'a [sources::Read],
     pub endpoints: &'a [(Name, Option<Endpoint>)],
     pub delivery: &'a DeliverySettings,
-    pub versions: &'a Versions,
+    pub versions: &'a Versions<'a>,
 }
 
 /// A subscription as far as it could be read, and the endpoint that is written in it.
@@ -80,6 +80,8 @@ fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
     let topics = patterns(map.need("topics"));
     let types = patterns(map.take("types"));
     let (to, endpoint) = endpoint(&name, &map, known);
+    let sources = sources_of(&map, known);
+    check_versions(&map, to.as_deref(), endpoint.as_ref(), &sources, known);
     let flag = map.take("enabled").and_then(|field| field.bool());
     let retry = map.take("retry").and_then(retry).unwrap_or_default();
     let times = Times::read(&map);
@@ -87,7 +89,7 @@ fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
         name: name.text.clone(),
         topics,
         types,
-        sources: sources_of(&map, known),
+        sources,
         filter: map.take("filter").and_then(filter),
         enabled: flag.unwrap_or(true),
         was: was.iter().map(|name| name.text.clone()).collect(),
@@ -175,6 +177,31 @@ fn endpoint(name: &Name, map: &Map<'_>, known: &Known<'_>) -> (Option<Arc<str>>,
         endpoints::missing(&wanted, field, shared().map(|name| &*name.text));
     }
     (Some(wanted.text), None)
+}
+
+/// An endpoint without a version of its own has those of the sources of its events.
+fn check_versions(
+    map: &Map<'_>,
+    to: Option<&str>,
+    own: Option<&Endpoint>,
+    sources: &[Arc<str>],
+    known: &Known<'_>,
+) {
+    let shared = || {
+        let mut shared = known.endpoints.iter();
+        let found = shared.find(|(name, _)| Some(&*name.text) == to)?;
+        found.1.as_ref()
+    };
+    let misfit = own
+        .or_else(shared)
+        .and_then(|endpoint| misfit_of_sources(endpoint, sources));
+    if let (Some((source, why)), Some(field)) = (misfit, map.take("endpoint")) {
+        field.note_key(
+            format!("the version of source `{source}` does not fit the endpoint: {why}"),
+            "give the endpoint a `version` of its own, or the subscription other `sources`"
+                .to_owned(),
+        );
+    }
 }
 
 fn filter(field: Field<'_>) -> Option<serde_json::Value> {

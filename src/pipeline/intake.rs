@@ -160,6 +160,9 @@ impl Source<'_> {
                 .routes
                 .load()
                 .matching(&event, &body, &mut self.matching);
+            if body.is_unparsable() {
+                self.plan.meters.filter_not_json.inc();
+            }
         }
         failpoint::reach("matched", &event.body);
         let now = Timestamp::now();

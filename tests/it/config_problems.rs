@@ -384,3 +384,136 @@ fn subscriptions() {
 10:69 `A` is not a name (a name is a lower-case letter and up to 62 more of `a-z`, `0-9`, `_`, `.` and `-`)
 "#);
 }
+
+/// What makes a request wrong, through the program itself: each mistake at its line and column, and
+/// nothing of what was put in.
+#[test]
+fn validate_names_what_is_wrong_with_signatures_bodies_and_filters() {
+    let config = "\
+brokers: { here: { embedded: {} } }
+endpoints:
+  no-secret: { url: https://h/, signature: stripe }
+  short-secret: { url: https://h/, signature: github, secret: \"${env:SHORT}\" }
+  other-secret: { url: https://h/, secret: \"0123456789abcdef\" }
+  no-key: { url: https://h/, signature: standard-ed25519, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }
+  unknown-format: { url: https://h/, signature: none, format: jsno }
+  unknown-settings: { url: https://h/, signature: none, format: { xml: { rot: order } } }
+  template:
+    url: https://h/
+    signature: none
+    format:
+      template:
+        body: |
+          { \"total\": {{ data.total }},
+            \"id\": {{ data.id } }
+  no-jwe-key: { url: https://h/, signature: none, encrypt: { key: \"-----BEGIN PUBLIC KEY-----\" } }
+  no-jwk: { url: https://h/, signature: none, encrypt: { key: { kty: EC, crv: P-256, x: AA, y: AA } } }
+subscriptions:
+  operator: { topics: [x], endpoint: template, filter: { data.total: { $gt: 1, $frobnicate: 2 } } }
+  near: { topics: [x], endpoint: template, filter: { $or: [{ topic: x }, { data.a.0: { $exists: true } }] } }
+  path: { topics: [x], endpoint: template, filter: { \"data.items[0].sku\": a } }
+  regex: { topics: [x], endpoint: template, filter: { data.a: { $regex: \"(\" } } }
+  time: { topics: [x], endpoint: template, filter: { time: { $gt: \"${env:SHORT}\" } } }
+";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hookbridge.yaml");
+    std::fs::write(&path, config).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+        .args(["validate", "--json", "--config"])
+        .arg(&path)
+        .env("SHORT", "hunter2")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!said.contains("hunter2"), "{said}");
+    let lines = said.lines().map(|line| {
+        let problem: serde_json::Value = serde_json::from_str(line).expect(line);
+        let text = |key: &str| problem[key].as_str().unwrap_or("-").to_owned();
+        format!("{}:{} {}", problem["line"], problem["col"], text("message"))
+    });
+    insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r#"
+3:3 `secret` is missing: signature `stripe` needs one
+4:63 the key is 7 bytes long, not 16 to 256
+5:44 the secret does not begin with `whsec_`
+6:67 the secret does not begin with `whsk_`
+7:63 `jsno` is not a value of `format`
+8:74 unknown key `rot` in `xml`
+16:30 syntax error: unexpected `}`, expected end of variable block
+17:67 this is neither a JWK nor a public key in PEM (`-----BEGIN PUBLIC KEY-----`)
+18:63 `x` of the JWK is missing, or no base64url of a number of the right length
+20:80 there is no operator `$frobnicate`; there are $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $startsWith, $endsWith, $contains, $exist, $regex, $or, $and and $not
+21:88 there is no operator `$exists`; did you mean `$exist`?
+22:54 the entry of a list is a step of its own: `data.items.0.sku`; `\[` is a bracket inside a key
+23:65 bad regular expression, unclosed group
+24:62 this is not a time such as `2026-01-31T12:00:00Z`
+"#);
+}
+
+/// A version is written once, for endpoints that differ: what of it does not fit one of them is
+/// named there.
+#[test]
+fn versions_are_held_to_the_endpoints_that_have_them() {
+    let versions = "versions:
+  v1: { formats: { order.created: xml, order.changed: { form: { field: x } } } }
+  v2: { formats: { \"#\": { template: { query: { a: \"{{ id }}\" }, headers: { stripe-signature: x } } } } }
+  v3: { formats: { \"#\": { template: { body: \"{}\" } } } }
+  v4: { formats: { \"#\": form } }
+sources:
+  old: { broker: here, topics: [old], version: v1 }
+  new: { broker: here, topics: [new], version: v4 }
+";
+    let key = "secret: 0123456789abcdef";
+    insta::assert_snapshot!(said(&with(&format!("{versions}endpoints:
+  a: {{ url: https://h/, signature: none, method: GET, version: v1 }}
+  b: {{ url: https://h/, signature: stripe, {key}, version: v2 }}
+  c: {{ url: https://h/, signature: none, method: GET, version: v3 }}
+  d: {{ url: https://h/, signature: none, method: GET, version: v2 }}
+  e: {{ url: https://h/, signature: none, method: GET }}
+subscriptions:
+  from-all: {{ topics: [x], endpoint: e }}
+  from-new: {{ topics: [x], endpoint: e, sources: [new] }}
+  from-old: {{ topics: [x], sources: [old], endpoint: {{ url: https://h/, signature: none, method: GET }} }}
+  of-its-own: {{ topics: [x], sources: [old], endpoint: d }}
+"))), @r"
+15:64 this version does not fit: `xml` is a body, and a GET has no body (use another `version`, `method` or `signature` here)
+16:79 this version does not fit: the template sets the header `stripe-signature`, which belongs to signature `stripe` (use another `version`, `method` or `signature` here)
+17:64 this version does not fit: the template has a `body`, and a GET has no body (use another `version`, `method` or `signature` here)
+21:28 the version of source `old` does not fit the endpoint: `xml` is a body, and a GET has no body (give the endpoint a `version` of its own, or the subscription other `sources`)
+23:44 the version of source `old` does not fit the endpoint: `xml` is a body, and a GET has no body (give the endpoint a `version` of its own, or the subscription other `sources`)
+");
+}
+
+#[test]
+fn a_form_of_a_version_is_that_of_the_endpoint_s_signature() {
+    use hookbridge::subscription::{FormFields, Format as Body};
+
+    let config = parse(&with(
+        "versions:
+  v1: { formats: { a: form, b: { form: { field: x } } } }
+sources:
+  shop: { broker: here, topics: [x], version: v1 }
+endpoints:
+  mails: { url: https://h/, signature: mailchimp, secret: 0123456789abcdef, version: v1 }
+  calls: { url: https://h/, signature: twilio, secret: 0123456789abcdef }
+  others: { url: https://h/, signature: none }
+",
+    ))
+    .unwrap();
+    let forms = |endpoint: &str| {
+        let payload = &config.endpoints[endpoint].payload;
+        let of_source = payload.of_sources.get("shop");
+        let version = payload.version.as_ref().or(of_source).unwrap();
+        let formats = version.formats.iter();
+        formats
+            .map(|(_, format)| match format {
+                Body::Form(FormFields::Whole(field)) => field.to_string(),
+                Body::Form(FormFields::Flat) => "flat".to_owned(),
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(forms("mails"), ["mandrill_events", "x"]);
+    assert_eq!(forms("calls"), ["flat", "x"]);
+    assert_eq!(forms("others"), ["payload", "x"]);
+}

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use hookbridge::config;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const PRIVATE_KEY: &str = "whsk_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -16,10 +17,12 @@ fn root() -> PathBuf {
 /// Every page with its name; those below `docs/decisions` are about the past.
 pub fn pages() -> Vec<(String, String)> {
     let mut names = vec!["README.md".to_owned(), "ARCHITECTURE.md".to_owned()];
-    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") {
-            names.push(format!("docs/{name}"));
+    for folder in ["docs", "docs/receivers"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                names.push(format!("{folder}/{name}"));
+            }
         }
     }
     names.sort();
@@ -45,6 +48,7 @@ pub fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 fn env(name: &str) -> Option<String> {
     match name {
         "HOOKBRIDGE_INSTANCE" => None,
+        name if name.contains("ED25519") => Some(PRIVATE_KEY.to_owned()),
         name if name.contains("SECRET") => Some(SECRET.to_owned()),
         _ => Some("0123456789abcdef".to_owned()),
     }

@@ -121,6 +121,19 @@ fn github_as_its_documentation_has_it() {
     assert_eq!(delivery.parse::<uuid::Uuid>().unwrap().get_version_num(), 5);
 }
 
+/// <https://developer.atlassian.com/cloud/jira/platform/webhooks/#secure-admin-webhooks>
+#[test]
+fn jira_as_its_documentation_has_it() {
+    let mut request = request("https://h/", "text/plain", b"Hello World!");
+    let secret = "It's a Secret to Everybody";
+    sign_at(&preset("jira"), &[secret], AT * 1000, &mut request);
+    assert_eq!(
+        request.headers["x-hub-signature"],
+        "sha256=a4771c39fbe90f317c7824e83ddef3caae9cb3d976c214ace1f2937e133263c9"
+    );
+    assert_eq!(check(&preset("jira"), secret, &request, AT), Ok(()));
+}
+
 #[test]
 fn headers_say_what_the_event_is() {
     for (name, expected) in [

@@ -36,6 +36,7 @@ pub(super) fn filter(value: &Value) -> Result<Node, FilterError> {
     Compiler {
         path: Vec::new(),
         conditions: 0,
+        regexes: 0,
         depth: 0,
     }
     .filter(value)
@@ -45,6 +46,7 @@ pub(super) fn filter(value: &Value) -> Result<Node, FilterError> {
 struct Compiler<'a> {
     path: Vec<Part<'a>>,
     conditions: usize,
+    regexes: usize,
     depth: usize,
 }
 
@@ -131,6 +133,13 @@ impl<'a> Compiler<'a> {
             ),
             "$regex" => {
                 let text = self.text(subject, key, value)?;
+                self.regexes += 1;
+                if self.regexes > Filter::MAX_REGEXES {
+                    let most = Filter::MAX_REGEXES;
+                    return Err(self.refuse(format!(
+                        "more than {most} regular expressions in one filter; one can have alternatives (`^(a|b)`)"
+                    )));
+                }
                 let regex = RegexBuilder::new(text)
                     .size_limit(Filter::MAX_REGEX_BYTES)
                     .dfa_size_limit(Filter::MAX_REGEX_BYTES)
@@ -176,17 +185,18 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// A path into the body; `\.` is a dot inside a key.
+    /// A path into the body; `\.` is a dot inside a key, `\[` a bracket.
     fn steps(&self, path: &str) -> Result<Box<[Step]>, FilterError> {
         let mut keys = vec![String::new()];
         let mut characters = path.chars().peekable();
         while let Some(character) = characters.next() {
             match (character, characters.peek()) {
-                ('\\', Some('.' | '\\')) => keys
+                ('\\', Some('.' | '\\' | '[')) => keys
                     .last_mut()
                     .expect("one key at least")
                     .extend(characters.next()),
                 ('.', _) => keys.push(String::new()),
+                ('[', _) => return Err(self.bracket(path)),
                 _ => keys.last_mut().expect("one key at least").push(character),
             }
         }
@@ -204,15 +214,23 @@ impl<'a> Compiler<'a> {
             .collect())
     }
 
+    /// Others write `items[0]`, which would be a key that no body has.
+    fn bracket(&self, path: &str) -> FilterError {
+        let with_dots = path.replace('[', ".").replace(']', "");
+        self.refuse(format!(
+            "the entry of a list is a step of its own: `data.{}`; `\\[` is a bracket inside a key",
+            with_dots.trim_start_matches('.')
+        ))
+    }
+
     fn literal(&mut self, subject: &Subject, value: &'a Value) -> Result<Literal, FilterError> {
         self.count()?;
         match (subject, value) {
             (Subject::Time, Value::String(text)) => {
-                text.parse::<Timestamp>().map(Literal::Time).map_err(|_| {
-                    self.refuse(format!(
-                        "`{text}` is not a time such as `2026-01-31T12:00:00Z`"
-                    ))
-                })
+                // The text may have been put in by substitution, and is not shown.
+                text.parse::<Timestamp>()
+                    .map(Literal::Time)
+                    .map_err(|_| self.refuse("this is not a time such as `2026-01-31T12:00:00Z`"))
             }
             (Subject::Time, _) => {
                 Err(self.refuse("`time` is compared with a time such as `2026-01-31T12:00:00Z`"))

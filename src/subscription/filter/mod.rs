@@ -7,7 +7,7 @@
 //!
 //! Over a body that is not JSON a condition on `data` is neither true nor false, nor is its
 //! negation, so a filter matches such an event only when its other conditions alone decide it.
-//! Counting these events is left to the caller.
+//! Counting these events ([`LazyJson::is_unparsable`]) is left to the caller.
 
 mod compile;
 mod value;
@@ -45,6 +45,8 @@ impl Filter {
     pub const MAX_DEPTH: usize = 16;
     /// Conditions and list entries in one filter.
     pub const MAX_CONDITIONS: usize = 1_000;
+    /// `$regex` in one filter.
+    pub const MAX_REGEXES: usize = 64;
     /// Memory of one compiled `$regex`, in bytes.
     pub const MAX_REGEX_BYTES: usize = 256 << 10;
 
