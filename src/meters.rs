@@ -86,6 +86,7 @@ pub struct Meters {
     lag: Family<BySourcePartition, Gauge>,
     matched: Family<BySourceResult, Counter>,
     filter_not_json: Family<BySource, Counter>,
+    decoded: Family<BySourceResult, Counter>,
     paused: Family<BySourceReason, Gauge>,
     attempts: Family<BySubscriptionOutcome, Counter>,
     duration: SecondsFamily,
@@ -136,6 +137,10 @@ pub struct SourceMeters {
     pub paused_by_broker: Gauge,
     /// 1 while intake is paused because nobody can be reached from here.
     pub paused_by_egress: Gauge,
+    /// 1 while its schema registry does not answer.
+    pub paused_by_registry: Gauge,
+    pub decoded: Counter,
+    pub undecoded: Counter,
     source: String,
     lag: Family<BySourcePartition, Gauge>,
 }
@@ -332,6 +337,7 @@ impl Meters {
                 "Events whose body a filter looked into, and which was not JSON",
                 Family::default()
             ),
+            decoded: register!("decode", "Messages decoded, by result", Family::default()),
             paused: register!(
                 "intake_paused",
                 "1 while intake is paused, by reason",
@@ -433,6 +439,9 @@ impl Meters {
             filter_not_json: handle(&self.filter_not_json, &by),
             paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
             paused_by_egress: handle(&self.paused, &reason("egress")),
+            paused_by_registry: handle(&self.paused, &reason("registry")),
+            decoded: handle(&self.decoded, &result("decoded")),
+            undecoded: handle(&self.decoded, &result("failed")),
             source: source.to_owned(),
             lag: self.lag.clone(),
         }

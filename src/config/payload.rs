@@ -119,6 +119,8 @@ fn check_batched(field: Field<'_>, payload: &Payload, scheme: &Scheme) {
             "leave `batch` out, or use another `signature`".to_owned(),
         );
     }
+}
+
 /// What says that requests of this format have a body, which cannot be put into a query.
 fn only_a_body(format: &Format) -> Option<String> {
     match format {

@@ -8,6 +8,7 @@ mod answer;
 mod auth;
 pub mod batch;
 mod client;
+pub mod fetch;
 pub mod guard;
 pub mod inspect;
 pub mod lane;

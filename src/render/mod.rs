@@ -34,7 +34,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::delivery::Delivery;
-use crate::event::Event;
+use crate::event::{Decoded, Event};
 use crate::outgoing::Outgoing;
 use crate::subscription::{
     CloudEvents, CloudEventsMode, Endpoint, Fields, FormFields, Format, Payload, XmlNames,
@@ -110,8 +110,9 @@ struct Piece<'a> {
     /// When it was published, or first taken where that is not known: the same on every attempt.
     at: Timestamp,
     version: Option<&'a str>,
-    /// The body as it came.
+    /// The body as it came, or what its source has decoded of it.
     came: Data,
+    decoded: Option<Decoded>,
     /// What `fields` has left of it.
     left: Option<Data>,
 }
@@ -119,6 +120,29 @@ struct Piece<'a> {
 impl Piece<'_> {
     fn data(&self) -> &Data {
         self.left.as_ref().unwrap_or(&self.came)
+    }
+
+    /// The content type of [`Piece::data`].
+    fn content_type(&self) -> HeaderValue {
+        match &self.decoded {
+            None => raw::content_type(self.event),
+            Some(decoded) if decoded.is_json => raw::JSON,
+            Some(decoded) => raw::typed(self.event.content_type.as_deref(), &decoded.body),
+        }
+    }
+
+    /// The same as the message has it: nothing that was decoded is of the message's type, unless it
+    /// was only uncompressed.
+    fn said_type(&self) -> Option<&str> {
+        let is_made = self.decoded.as_ref().is_some_and(|made| made.is_json);
+        let said = self.event.content_type.as_deref();
+        said.filter(|_| !is_made)
+    }
+
+    /// What has been done to [`Piece::data`]; what is decoded is plain.
+    fn coding(&self) -> Option<&str> {
+        let coding = headers::coding(self.event);
+        coding.filter(|_| self.decoded.is_none())
     }
 }
 
@@ -302,9 +326,14 @@ impl Renderer {
         version: Option<&Edition>,
     ) -> Result<(Formed, Option<batch::Kind>), RenderError> {
         let event = &*delivery.event;
+        let json = json.cloned().unwrap_or_default();
+        let decoded = json.decoded().cloned();
+        let bytes = decoded
+            .as_ref()
+            .map_or(&event.body, |decoded| &decoded.body);
         let came = Data {
-            bytes: event.body.clone(),
-            json: json.cloned().unwrap_or_default(),
+            bytes: bytes.clone(),
+            json,
         };
         let fields = self.fields.as_ref();
         let piece = Piece {
@@ -313,6 +342,7 @@ impl Renderer {
             version: version.map(|version| &*version.name),
             left: fields.map(|fields| left(fields, &came)).transpose()?,
             came,
+            decoded,
         };
         let maker = version.and_then(|version| version.format(&event.kind));
         let maker = maker.unwrap_or(&self.format);

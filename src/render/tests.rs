@@ -11,6 +11,7 @@ use crate::subscription::{Breaker, CloudEventsMode, Scheme, Template, TemplateTe
 
 mod batches;
 mod cloudevents;
+mod decoded;
 mod forms;
 mod templates;
 
