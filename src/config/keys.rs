@@ -3,6 +3,7 @@
 
 mod auth;
 mod brokers;
+mod cases;
 mod endpoints;
 mod general;
 mod payload;
@@ -15,6 +16,7 @@ use std::fmt;
 pub use auth::*;
 pub use brokers::*;
 pub use endpoints::*;
+pub use cases::*;
 pub use general::*;
 pub use payload::*;
 pub use signature::*;
@@ -82,6 +84,8 @@ pub enum Form {
     Any,
     /// A map without keys.
     Empty,
+    /// Text, or anything that JSON has.
+    Json,
 }
 
 impl Section {
@@ -145,6 +149,7 @@ impl fmt::Display for Form {
             Self::Any => f.write_str("map"),
             Self::Empty => f.write_str("`{}`"),
         }
+            Self::Json => f.write_str("text, or JSON"),
     }
 }
 

@@ -23,6 +23,7 @@ mod address;
 mod attempts;
 mod auth;
 mod brokers;
+mod cases;
 mod endpoints;
 mod general;
 mod payload;
@@ -45,8 +46,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use effective::{Effective, effective};
+pub use cases::{Body, Case, Expected, ExpectedError, Message, Signed, Text};
 pub use keys::keys;
-pub use load::{Loaded, TRY, load, validate};
+pub use load::{Loaded, TRY, load, load_tests, validate};
 pub use node::Span;
 pub use problems::{Format, Problem, Problems};
 pub use signatures::parse as parse_signature;
@@ -82,6 +84,8 @@ pub struct Config {
     pub endpoints: BTreeMap<Arc<str>, Arc<Endpoint>>,
     pub subscriptions: BTreeMap<Arc<str>, Spec>,
 }
+    /// What `hookbridge test` carries out, in the order of the file.
+    pub tests: Vec<Case>,
 
 /// `instance:` or `HOOKBRIDGE_INSTANCE`.
 #[derive(Debug, Clone, PartialEq, Eq)]

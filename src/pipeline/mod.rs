@@ -20,6 +20,7 @@ mod intake;
 mod keeper;
 mod lanes;
 mod panics;
+mod preview;
 mod receiver;
 mod release;
 mod resolve;
@@ -59,6 +60,7 @@ use self::ticket::Ticket;
 use self::under_way::UnderWay;
 
 pub use self::egress::Check;
+pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
 pub use self::under_way::Running;

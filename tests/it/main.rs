@@ -74,6 +74,7 @@ mod sign_cli;
 mod store_basics;
 mod support;
 mod topology_adopt;
+mod test_command;
 mod topology_declare;
 mod topology_prune;
 mod trace_journal;
