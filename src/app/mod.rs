@@ -201,6 +201,7 @@ impl App {
             async move { pipeline.tidy().await }
         });
         tokio::spawn(pipeline.clone().watch_egress());
+        tokio::spawn(pipeline.clone().shake_hands());
         tokio::spawn(pipeline.clone().release_old());
         if let Some(retention) = config.dead_letters.retention {
             for broker in keeping_letters(&config, &brokers) {

@@ -31,6 +31,7 @@ pub fn of(
             why,
         });
         components.push(egress(pipeline.why_out()));
+        components.extend(handshakes(&pipeline.unverified()));
         Readiness { components }
     })
 }
@@ -46,6 +47,15 @@ fn egress(why: Option<String>) -> Component {
         state,
         why,
     }
+}
+
+/// For information only: an endpoint that does not agree holds up its own deliveries.
+fn handshakes(unverified: &[Arc<str>]) -> Option<Component> {
+    (!unverified.is_empty()).then(|| Component {
+        name: "handshakes".into(),
+        state: Condition::Ready,
+        why: Some(format!("not agreed yet: {}", unverified.join(", "))),
+    })
 }
 
 fn component_of(broker: &dyn Broker) -> Component {

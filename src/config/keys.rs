@@ -6,6 +6,7 @@ mod brokers;
 mod cases;
 mod endpoints;
 mod general;
+mod handshake;
 mod payload;
 mod signature;
 mod sources;
@@ -15,9 +16,10 @@ use std::fmt;
 
 pub use auth::*;
 pub use brokers::*;
-pub use endpoints::*;
 pub use cases::*;
+pub use endpoints::*;
 pub use general::*;
+pub use handshake::*;
 pub use payload::*;
 pub use signature::*;
 pub use sources::*;
@@ -82,10 +84,10 @@ pub enum Form {
     Either(&'static Form, &'static Form),
     /// Any YAML map.
     Any,
-    /// A map without keys.
-    Empty,
     /// Text, or anything that JSON has.
     Json,
+    /// A map without keys.
+    Empty,
 }
 
 impl Section {
@@ -147,9 +149,9 @@ impl fmt::Display for Form {
             Self::One(section) => write!(f, "one of {}", section.name),
             Self::Either(a, b) => write!(f, "{a}, or {b}"),
             Self::Any => f.write_str("map"),
+            Self::Json => f.write_str("text, or JSON"),
             Self::Empty => f.write_str("`{}`"),
         }
-            Self::Json => f.write_str("text, or JSON"),
     }
 }
 

@@ -26,6 +26,7 @@ mod brokers;
 mod cases;
 mod endpoints;
 mod general;
+mod handshakes;
 mod payload;
 mod signatures;
 mod sources;
@@ -45,8 +46,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use effective::{Effective, effective};
 pub use cases::{Body, Case, Expected, ExpectedError, Message, Signed, Text};
+pub use effective::{Effective, effective};
 pub use keys::keys;
 pub use load::{Loaded, TRY, load, load_tests, validate};
 pub use node::Span;
@@ -83,9 +84,9 @@ pub struct Config {
     /// the subscription's name.
     pub endpoints: BTreeMap<Arc<str>, Arc<Endpoint>>,
     pub subscriptions: BTreeMap<Arc<str>, Spec>,
-}
     /// What `hookbridge test` carries out, in the order of the file.
     pub tests: Vec<Case>,
+}
 
 /// `instance:` or `HOOKBRIDGE_INSTANCE`.
 #[derive(Debug, Clone, PartialEq, Eq)]

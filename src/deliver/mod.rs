@@ -8,6 +8,7 @@ mod answer;
 mod auth;
 mod client;
 pub mod guard;
+mod handshake;
 pub mod inspect;
 pub mod lane;
 pub mod reach;
@@ -30,6 +31,7 @@ use crate::outgoing::Outgoing;
 use crate::subscription::{Auth, TlsFiles};
 
 pub use guard::{AddressPolicy, Denied};
+pub use handshake::{Agreed, NotAgreed};
 pub use signature::{SecretError, Signer};
 
 static PRODUCT: HeaderValue =

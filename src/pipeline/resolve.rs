@@ -39,6 +39,9 @@ impl Pipeline {
         if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
             return self.spawn_hold(job, STANDING_HOLD, &lane);
         }
+        if let Some(wait) = job.target.unverified_for(STANDING_HOLD) {
+            return self.spawn_hold(job, wait, &lane);
+        }
         if self.egress.is_out() {
             return self.keep_in_hand(job, &lane, Instant::now(), None);
         }
@@ -70,7 +73,7 @@ impl Pipeline {
             {
                 continue;
             }
-            if !is_full && job.target.subscription.endpoint.rate.is_some() {
+            if !is_full && job.target.has_rate() {
                 job.target.meters.rate_limited.inc();
             }
             let wait = lane.lane.reserve(now);
@@ -83,7 +86,7 @@ impl Pipeline {
             return lane;
         }
         let endpoint = &target.subscription.endpoint;
-        let lane = self.lanes.of(&target.subscription, || {
+        let lane = self.lanes.of(&target.subscription, target.allowed(), || {
             self.endpoint_standing(&endpoint.name)
         });
         target.remember_lane(&lane);
@@ -103,6 +106,11 @@ impl Pipeline {
                 // It was disabled while this one waited in the room.
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
                 self.spawn_hold(job, STANDING_HOLD, &lane);
+                continue;
+            }
+            if let Some(wait) = job.target.unverified_for(STANDING_HOLD) {
+                next = place.give_back(Ended::Unknown, Duration::ZERO, None);
+                self.spawn_hold(job, wait, &lane);
                 continue;
             }
             if self.egress.is_out() {

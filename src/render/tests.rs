@@ -48,6 +48,7 @@ pub(super) fn endpoint(payload: Payload) -> Endpoint {
         secrets: Vec::new(),
         payload,
         auth: None,
+        handshake: None,
         tls: None,
         concurrency: 1,
         adaptive: false,
@@ -167,7 +168,6 @@ fn xml(root: &str) -> Format {
         item: "item".into(),
     })
 }
-
 
 fn text(text: &str) -> TemplateText {
     TemplateText {

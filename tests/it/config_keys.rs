@@ -203,10 +203,10 @@ limits: {}
 attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q } }
-endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
+endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, options: { url: https://h/, signature: none, handshake: { options: {} } }, challenge: { url: https://h/, signature: none, handshake: { challenge: {} } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 22] = [
+    const PLACES: [(&str, &str); 24] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
@@ -225,6 +225,11 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("jira_signature", "/endpoints/jira/signature/jira"),
         ("gitlab_signature", "/endpoints/gitlab/signature/gitlab"),
         ("hmac_signature", "/endpoints/hmac/signature/hmac"),
+        ("options_handshake", "/endpoints/options/handshake/options"),
+        (
+            "challenge_handshake",
+            "/endpoints/challenge/handshake/challenge",
+        ),
         ("xml_format", "/endpoints/xml/format/xml"),
         ("template_format", "/endpoints/template/format/template"),
         ("oauth2", "/endpoints/tokens/auth/oauth2"),
