@@ -95,6 +95,7 @@ pub struct Meters {
     parked: Family<BySubscriptionReason, Counter>,
     dead_letters: Family<BySubscriptionReason, Counter>,
     breaker: Family<BySubscription, Gauge>,
+    unverified: Family<BySubscription, Gauge>,
     concurrency: Family<BySubscription, Gauge>,
     rate_limited: Family<BySubscription, Counter>,
     batches: SizesFamily,
@@ -168,6 +169,8 @@ pub struct SubscriptionMeters {
     pub parked_hold: Counter,
     /// 0 open for traffic, 1 probing, 2 shut.
     pub breaker: Gauge,
+    /// 1 while deliveries are held until the endpoint agrees to get them.
+    pub unverified: Gauge,
     /// Where it adapts.
     pub concurrency: Gauge,
     pub rate_limited: Counter,
@@ -364,6 +367,11 @@ impl Meters {
                 "0 open for traffic, 1 probing, 2 shut",
                 Family::default()
             ),
+            unverified: register!(
+                "endpoint_unverified",
+                "1 while deliveries are held until the endpoint agrees",
+                Family::default()
+            ),
             concurrency: register!(
                 "adaptive_concurrency",
                 "Requests that may be under way at once",
@@ -468,6 +476,7 @@ impl Meters {
             parked_retry: handle(&self.parked, &parked("retry")),
             parked_hold: handle(&self.parked, &parked("hold")),
             breaker: handle(&self.breaker, &by),
+            unverified: handle(&self.unverified, &by),
             concurrency: handle(&self.concurrency, &by),
             rate_limited: handle(&self.rate_limited, &by),
             subscription: subscription.to_owned(),

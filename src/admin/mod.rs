@@ -115,6 +115,10 @@ fn router(state: State, on_loopback: bool) -> Router {
             "/v1/subscriptions/{name}/enable",
             post(subscriptions::enable),
         )
+        .route(
+            "/v1/subscriptions/{name}/verify",
+            post(subscriptions::verify),
+        )
         .merge(dead_letters::removing())
         .route_layer(needs(Scope::Admin));
     let router = open

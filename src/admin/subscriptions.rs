@@ -1,4 +1,4 @@
-//! Subscriptions over the API: what there is, and pausing, resuming and enabling one.
+//! Subscriptions over the API: what there is, and pausing, resuming, enabling and verifying one.
 
 use async_trait::async_trait;
 use axum::Json;
@@ -11,6 +11,7 @@ use serde_json::json;
 use super::State;
 use super::ask::Path;
 use super::problem::Problem;
+use crate::pipeline::HandshakeStatus;
 
 /// What the API needs of those who keep the subscriptions.
 #[async_trait]
@@ -30,6 +31,15 @@ pub enum Change {
     Resume,
     /// No longer disabled by its receiver.
     Enable,
+    /// Its endpoint is asked now whether it agrees to get deliveries.
+    Verify,
+}
+
+impl Change {
+    /// Whether it concerns all subscriptions of the endpoint.
+    pub fn is_of_endpoint(self) -> bool {
+        matches!(self, Self::Enable | Self::Verify)
+    }
 }
 
 /// A subscription as it is shown, without secrets.
@@ -37,7 +47,7 @@ pub enum Change {
 pub struct Listed {
     pub name: String,
     pub uid: String,
-    /// `active`, `paused`, `disabled` or `not_enabled`.
+    /// `active`, `paused`, `disabled`, `unverified` or `not_enabled`.
     pub state: &'static str,
     /// Why it is disabled, for instance.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +57,9 @@ pub struct Listed {
     pub endpoint: String,
     /// Scheme, host and port; never the path.
     pub url: String,
+    /// Of the endpoint, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshake: Option<HandshakeStatus>,
     /// Parked by this instance and not seen again.
     pub parked: u64,
 }
@@ -99,6 +112,10 @@ pub async fn resume(state: Extract<State>, name: Path<String>) -> Result<Json<Li
 
 pub async fn enable(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {
     change(state, name, Change::Enable).await
+}
+
+pub async fn verify(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {
+    change(state, name, Change::Verify).await
 }
 
 async fn change(

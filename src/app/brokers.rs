@@ -247,7 +247,7 @@ pub(super) fn kafka_settings(
     }
 }
 
-fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
+pub fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
     Naming {
         source: name.clone(),
         topic: source.topic.clone(),

@@ -6,6 +6,7 @@ mod brokers;
 mod failure;
 mod journal;
 mod operations;
+mod preview;
 mod readiness;
 mod subscriptions;
 mod upkeep;
@@ -37,6 +38,7 @@ pub use brokers::publisher;
 pub use failure::Failure;
 pub use journal::traces;
 pub use operations::{on_source, operations};
+pub use preview::{bytes_of, event, preview};
 pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 
 /// How long subscriptions may take to be written to disk.
@@ -199,6 +201,7 @@ impl App {
             async move { pipeline.tidy().await }
         });
         tokio::spawn(pipeline.clone().watch_egress());
+        tokio::spawn(pipeline.clone().shake_hands());
         tokio::spawn(pipeline.clone().release_old());
         if let Some(retention) = config.dead_letters.retention {
             for broker in keeping_letters(&config, &brokers) {

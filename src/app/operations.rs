@@ -127,27 +127,36 @@ impl OfConfig {
         };
         let mut states = BTreeMap::new();
         for (name, spec) in &config.subscriptions {
-            states.insert(name.clone(), state_of(spec, store.as_ref())?);
+            let endpoint = config.endpoints.get(&spec.endpoint);
+            let key = endpoint.and_then(|endpoint| endpoint.agreement_key());
+            states.insert(name.clone(), state_of(spec, key, store.as_ref())?);
         }
         let config = config.clone();
         Ok(Self { config, states })
     }
 }
 
-fn state_of(spec: &Spec, store: Option<&Store>) -> Result<State, Failure> {
+/// `key`: what the endpoint has to have agreed to.
+fn state_of(spec: &Spec, key: Option<String>, store: Option<&Store>) -> Result<State, Failure> {
     if !spec.enabled {
         return Ok(State::Off);
     }
     let Some(store) = store else {
-        return Ok(State::Active);
+        return Ok(match key {
+            Some(_) => State::Unverified,
+            None => State::Active,
+        });
     };
     let endpoint = store.endpoint_standing(&spec.endpoint);
-    if endpoint.map_err(Failure::store)?.disabled.is_some() {
+    let endpoint = endpoint.map_err(Failure::store)?;
+    let agreed = endpoint.agreed.map(|agreement| agreement.key);
+    if endpoint.disabled.is_some() {
         return Ok(State::Disabled);
     }
     let own = store.subscription_standing(&Uid::of_config(&spec.name));
     Ok(match own.map_err(Failure::store)?.paused {
         true => State::Paused,
+        false if key.is_some() && key != agreed => State::Unverified,
         false => State::Active,
     })
 }

@@ -33,6 +33,7 @@ pub fn of(
         components.push(egress(pipeline.why_out()));
         let registries = pipeline.registries().into_iter();
         components.extend(registries.map(|(source, why)| registry(&source, why)));
+        components.extend(handshakes(&pipeline.unverified()));
         Readiness { components }
     })
 }
@@ -61,6 +62,15 @@ fn registry(source: &str, why: Option<String>) -> Component {
         state,
         why,
     }
+}
+
+/// For information only: an endpoint that does not agree holds up its own deliveries.
+fn handshakes(unverified: &[Arc<str>]) -> Option<Component> {
+    (!unverified.is_empty()).then(|| Component {
+        name: "handshakes".into(),
+        state: Condition::Ready,
+        why: Some(format!("not agreed yet: {}", unverified.join(", "))),
+    })
 }
 
 fn component_of(broker: &dyn Broker) -> Component {

@@ -39,8 +39,7 @@ impl OfPipeline {
             .into_iter()
             .filter(|one| {
                 one.state == State::Active
-                    && (&*one.name == name
-                        || (change == Change::Enable && one.endpoint == endpoint))
+                    && (&*one.name == name || (change.is_of_endpoint() && one.endpoint == endpoint))
             })
             .collect();
         let operations = self.operations.clone();
@@ -66,6 +65,13 @@ impl Subscriptions for OfPipeline {
             Change::Pause => self.pipeline.set_paused(name, true).await,
             Change::Resume => self.pipeline.set_paused(name, false).await,
             Change::Enable => self.pipeline.enable(name).await,
+            Change::Verify => match self.pipeline.verify(name).await {
+                Some(false) => {
+                    let why = "its endpoint has no `handshake` in the config";
+                    return Err(NotChanged::Conflict(why.to_owned()));
+                }
+                known => Ok(known.is_some()),
+            },
         };
         match known {
             Ok(true) => {}
@@ -92,6 +98,12 @@ fn listed(status: SubscriptionStatus, parked: u64) -> Listed {
             "disabled",
             Some("the endpoint answered 410 twice, or asked for it".to_owned()),
         ),
+        State::Unverified => {
+            let handshake = status.handshake.as_ref();
+            let why = handshake.and_then(|handshake| handshake.why.clone());
+            let why = why.unwrap_or_else(|| "the endpoint is being asked".to_owned());
+            ("unverified", Some(why))
+        }
         State::Off => ("not_enabled", None),
     };
     Listed {
@@ -102,6 +114,7 @@ fn listed(status: SubscriptionStatus, parked: u64) -> Listed {
         topics: status.topics,
         endpoint: status.endpoint.to_string(),
         url: status.url,
+        handshake: status.handshake,
         parked,
     }
 }

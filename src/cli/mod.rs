@@ -24,6 +24,7 @@ mod run;
 mod schema;
 mod send;
 mod sign;
+mod test;
 mod topology;
 mod trace;
 mod validate;
@@ -74,6 +75,8 @@ enum Command {
     Send(send::Args),
     /// Print the headers that a delivery of a body would have.
     Sign(sign::Args),
+    /// Carry out the tests of the config: messages in, the expected requests out.
+    Test(test::Args),
     /// Print what the config needs on the brokers; remove what is left over there.
     Topology(topology::Args),
     /// Show what became of an event: attempts, and where each delivery is now.
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Schema => ended(schema::run()),
         Command::Send(args) => run_small(run::send(args)),
         Command::Sign(args) => ended(sign::run(args)),
+        Command::Test(args) => ended(test::run(&args)),
         Command::Topology(args) => run_small(topology::run(args)),
         Command::Trace(args) => run_small(trace::run(args)),
         Command::Validate(args) => validate::run(&args),

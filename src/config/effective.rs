@@ -224,7 +224,7 @@ fn form(of: &Form, node: &Node, parent: Option<&Node>) -> Shown {
             };
             form(one, node, parent)
         }
-        (Form::Any, _) | (_, Value::Map(_) | Value::List(_)) => any(node),
+        (Form::Any | Form::Json, _) | (_, Value::Map(_) | Value::List(_)) => any(node),
         (Form::Text, Value::Scalar(scalar)) => Shown::One(spelled(scalar, true)),
         (_, Value::Scalar(scalar)) => Shown::One(spelled(scalar, false)),
         (_, Value::Null) => Shown::One("null".to_owned()),

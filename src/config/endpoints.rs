@@ -9,7 +9,7 @@ use url::Url;
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
 use super::versions::Versions;
-use super::{DeliverySettings, address, auth, brokers, keys, payload, signatures};
+use super::{DeliverySettings, address, auth, brokers, handshakes, keys, payload, signatures};
 use crate::deliver::signature::sets_header;
 use crate::subscription::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
 
@@ -111,6 +111,9 @@ pub fn read(
         .take("auth")
         .and_then(|field| auth::read(field, &signature, headers, delivery));
     let headers = headers.map(|field| self::headers(field, &signature));
+    let handshake = map
+        .take("handshake")
+        .and_then(|field| handshakes::read(field, &secrets));
     let tls = map.take("tls").and_then(brokers::tls).map(|tls| {
         Arc::new(TlsFiles {
             ca: tls.ca,
@@ -142,6 +145,7 @@ pub fn read(
         secrets,
         payload,
         auth,
+        handshake,
         tls,
         concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
         adaptive: lane.adaptive.unwrap_or(false),

@@ -3,9 +3,11 @@
 
 mod auth;
 mod brokers;
+mod cases;
 mod decode;
 mod endpoints;
 mod general;
+mod handshake;
 mod payload;
 mod signature;
 mod sources;
@@ -15,9 +17,11 @@ use std::fmt;
 
 pub use auth::*;
 pub use brokers::*;
+pub use cases::*;
 pub use decode::*;
 pub use endpoints::*;
 pub use general::*;
+pub use handshake::*;
 pub use payload::*;
 pub use signature::*;
 pub use sources::*;
@@ -82,6 +86,8 @@ pub enum Form {
     Either(&'static Form, &'static Form),
     /// Any YAML map.
     Any,
+    /// Text, or anything that JSON has.
+    Json,
     /// A map without keys.
     Empty,
 }
@@ -145,6 +151,7 @@ impl fmt::Display for Form {
             Self::One(section) => write!(f, "one of {}", section.name),
             Self::Either(a, b) => write!(f, "{a}, or {b}"),
             Self::Any => f.write_str("map"),
+            Self::Json => f.write_str("text, or JSON"),
             Self::Empty => f.write_str("`{}`"),
         }
     }

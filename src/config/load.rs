@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::problems::{Format, Problems};
 use super::substitute::Env;
-use super::{Config, whole};
+use super::{Case, Config, whole};
 
 /// The config for trying out, as YAML: what `run` uses without a file.
 pub const TRY: &str = include_str!("../../config/try.yaml");
@@ -38,6 +38,15 @@ pub fn load(path: &Path, env: Env<'_>) -> Result<Loaded, Problems> {
         path: path.to_owned(),
         hash,
     })
+}
+
+/// Reads the tests of the file at `path`, which are about `config`; relative paths in it start at its
+/// folder.
+pub fn load_tests(path: &Path, env: Env<'_>, config: &Config) -> Result<Vec<Case>, Problems> {
+    let name = path.display().to_string();
+    let text = text(path)?;
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    whole::parse_tests(&text, &name, base_dir, env, config)
 }
 
 /// The config file's text; that it cannot be read is a problem too.

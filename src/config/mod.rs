@@ -23,9 +23,11 @@ mod address;
 mod attempts;
 mod auth;
 mod brokers;
+mod cases;
 mod decode;
 mod endpoints;
 mod general;
+mod handshakes;
 mod payload;
 mod signatures;
 mod sources;
@@ -46,9 +48,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+pub use cases::{Body, Case, Expected, ExpectedError, Message, Signed, Text};
 pub use effective::{Effective, effective};
 pub use keys::keys;
-pub use load::{Loaded, TRY, load, validate};
+pub use load::{Loaded, TRY, load, load_tests, validate};
 pub use node::Span;
 pub use problems::{Format, Problem, Problems};
 pub use signatures::parse as parse_signature;
@@ -84,6 +87,8 @@ pub struct Config {
     /// the subscription's name.
     pub endpoints: BTreeMap<Arc<str>, Arc<Endpoint>>,
     pub subscriptions: BTreeMap<Arc<str>, Spec>,
+    /// What `hookbridge test` carries out, in the order of the file.
+    pub tests: Vec<Case>,
 }
 
 /// `instance:` or `HOOKBRIDGE_INSTANCE`.

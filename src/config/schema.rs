@@ -103,6 +103,7 @@ fn form(of: &Form) -> Value {
         }
         Form::Either(a, b) => json!({ "anyOf": [form(a), form(b)] }),
         Form::Any => json!({ "type": "object" }),
+        Form::Json => json!({}),
         Form::Empty => json!({ "type": "object", "maxProperties": 0 }),
     }
 }

@@ -61,6 +61,13 @@ pub fn all(field: Field<'_>, known: &[brokers::Read], group: Option<&str>) -> Ve
     read
 }
 
+impl Read {
+    /// Its settings, if they could be read.
+    pub fn settings(&self) -> Option<&Source> {
+        self.source.as_ref()
+    }
+}
+
 pub fn finish(read: Vec<Read>) -> BTreeMap<Arc<str>, Source> {
     read.into_iter()
         .filter_map(|read| Some((read.name.text, read.source?)))

@@ -209,7 +209,8 @@ fn format(entry: Field<'_>) -> Option<(Pattern, Format)> {
     Some((pattern?, format?))
 }
 
-fn date(field: Field<'_>) -> Option<Timestamp> {
+/// A day, which is its beginning in UTC, or a time.
+pub fn date(field: Field<'_>) -> Option<Timestamp> {
     let text = field.text()?;
     let of_day = || {
         let day: Date = text.parse().ok()?;

@@ -12,8 +12,8 @@ use super::subscriptions::Known;
 use super::substitute::{self, Env};
 use super::versions::Versions;
 use super::{
-    Config, DeliverySettings, Problem, Problems, attempts, brokers, endpoints, general, keys,
-    sources, subscriptions,
+    Case, Config, DeliverySettings, Problem, Problems, attempts, brokers, cases, endpoints,
+    general, keys, sources, subscriptions,
 };
 
 pub const DEFAULT_GROUP: &str = "hookbridge";
@@ -28,6 +28,38 @@ pub fn parse(
     base_dir: &Path,
     env: Env<'_>,
 ) -> Result<Config, Problems> {
+    read(text, file_name, base_dir, env, |root, notes| {
+        config(root, notes, env)
+    })
+}
+
+/// Reads a file of tests, which are about `config`.
+pub fn parse_tests(
+    text: &str,
+    file_name: &str,
+    base_dir: &Path,
+    env: Env<'_>,
+    config: &Config,
+) -> Result<Vec<Case>, Problems> {
+    let sources = config.sources.iter();
+    let known = cases::Known {
+        sources: sources.map(|(name, it)| (&**name, Some(it))).collect(),
+        subscriptions: config.subscriptions.keys().map(|name| &**name).collect(),
+    };
+    read(text, file_name, base_dir, env, |root, notes| {
+        let top = reader::map(notes, root, Span::default(), &keys::CASES, "file of tests")?;
+        Some(cases::all(top.need("tests")?, &known))
+    })
+}
+
+/// What `of` makes of a text, or all of its problems.
+fn read<T>(
+    text: &str,
+    file_name: &str,
+    base_dir: &Path,
+    env: Env<'_>,
+    of: impl FnOnce(&Node, &Notes<'_>) -> Option<T>,
+) -> Result<T, Problems> {
     // A byte order mark is no part of YAML's positions.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut root = match node::read(text) {
@@ -44,7 +76,7 @@ pub fn parse(
     let notes = Notes::new(base_dir, text);
     let mut missing = Vec::new();
     substitute::all(&mut root, text, base_dir, env, &mut missing);
-    let config = config(&root, &notes, env);
+    let read = of(&root, &notes);
     let Found { problems, unread } = notes.into_found();
     // A value that could not be put in is not there, so what else is wrong with it says nothing.
     let of_missing = |span: Span| {
@@ -62,8 +94,8 @@ pub fn parse(
             .into_iter()
             .map(|gone| placed(text, gone.span, gone.message, Some(gone.help))),
     );
-    match config {
-        Some(config) if list.is_empty() => Ok(config),
+    match read {
+        Some(read) if list.is_empty() => Ok(read),
         _ => Err(Problems::new(
             file_name,
             Masked::new(text, Some(&root), &unread),
@@ -148,6 +180,15 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         })
         .unwrap_or_default();
 
+    let known = cases::Known {
+        sources: sources
+            .iter()
+            .map(|source| (&*source.name.text, source.settings()))
+            .collect(),
+        subscriptions: read.iter().map(|read| &*read.name.text).collect(),
+    };
+    let tests = top.take("tests").map(|field| cases::all(field, &known));
+
     let mut all: BTreeMap<Arc<str>, Arc<_>> = shared
         .into_iter()
         .filter_map(|(name, endpoint)| Some((name.text, Arc::new(endpoint?))))
@@ -174,6 +215,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         sources: sources::finish(sources),
         endpoints: all,
         subscriptions: specs,
+        tests: tests.unwrap_or_default(),
     })
 }
 

@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Uri};
 use jiff::Timestamp;
 
-use super::{Access, AddressPolicy, Courier, Signer, client};
+use super::{Access, AddressPolicy, Agreed, Courier, Signer, client};
 use crate::attempt::{ErrorClass, Failure, Outcome};
 use crate::event::{EventId, Facts};
 use crate::finding::Findings;
@@ -58,6 +58,7 @@ pub async fn endpoint(policy: &AddressPolicy, endpoint: &Endpoint, ping: bool, f
         }
         Some(failure) => return cannot(&shown, failure, found).await,
     }
+    handshake(&policy, endpoint, &shown, ping, found).await;
     if ping {
         send(policy, endpoint, &shown, found).await;
     }
@@ -68,6 +69,45 @@ async fn signature(endpoint: &Endpoint, found: &Findings) {
         let what = "requests are not signed (`signature: none`)";
         let advice = "the receiver cannot tell them from anybody's: give it a secret";
         found.warning(what, advice).await;
+    }
+}
+
+/// With `ping` it is asked, else only said that it will be.
+async fn handshake(
+    policy: &AddressPolicy,
+    endpoint: &Endpoint,
+    shown: &str,
+    ping: bool,
+    found: &Findings,
+) {
+    let Some(handshake) = &endpoint.handshake else {
+        return;
+    };
+    let kind = handshake.name();
+    if !ping {
+        let what = format!("{shown}: asked for its agreement (`{kind}`) before the first delivery");
+        return found.ok(what).await;
+    }
+    let courier = Courier::new(policy.clone());
+    match courier.shake_hands(endpoint).await {
+        Ok(Agreed { rate: None }) => {
+            let what = format!("{shown}: agrees to get deliveries (`{kind}`)");
+            found.ok(what).await;
+        }
+        Ok(Agreed { rate: Some(rate) }) => {
+            let what = format!("{shown}: agrees to get deliveries (`{kind}`), {rate} at most");
+            found.ok(what).await;
+        }
+        Err(not) => {
+            let what = format!(
+                "{shown}: does not agree to get deliveries (`{kind}`): {}",
+                not.why
+            );
+            match not.unreachable {
+                true => found.unreachable(what, not.advice).await,
+                false => found.problem(what, not.advice).await,
+            }
+        }
     }
 }
 

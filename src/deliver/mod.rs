@@ -10,6 +10,7 @@ pub mod batch;
 mod client;
 pub mod fetch;
 pub mod guard;
+mod handshake;
 pub mod inspect;
 pub mod lane;
 pub mod reach;
@@ -32,6 +33,7 @@ use crate::outgoing::Outgoing;
 use crate::subscription::{Auth, TlsFiles};
 
 pub use guard::{AddressPolicy, Denied};
+pub use handshake::{Agreed, NotAgreed};
 pub use signature::{SecretError, Signer};
 
 static PRODUCT: HeaderValue =
@@ -158,40 +160,54 @@ impl Courier {
 
     fn prepare(
         &self,
-        mut request: Outgoing,
+        request: Outgoing,
         signer: &Signer,
         event: Facts<'_>,
         auth: Option<&Auth>,
         at: Timestamp,
     ) -> Result<Request<Full<Bytes>>, Outcome> {
-        if let Some(Auth::Query { name, key }) = auth {
-            let url = Arc::make_mut(&mut request.url);
-            url.query_pairs_mut().append_pair(name, key.expose());
-        }
-        signer.sign(event, at, &mut request);
+        let (request, uri) = ready(request, signer, event, auth, &self.policy, at)?;
         let Outgoing {
             method,
-            url,
-            mut headers,
+            headers,
             body,
-            deadline: _,
+            ..
         } = request;
-        self.policy.check_url(&url).map_err(|denied| {
-            Outcome::Failed(Failure {
-                class: ErrorClass::Denied,
-                detail: denied.to_string(),
-            })
-        })?;
-        let uri = Uri::try_from(url.as_str())
-            .map_err(|error| Outcome::Unsendable(format!("the URL cannot be sent: {error}")))?;
-        if let Some(Auth::Header(name, value)) = auth {
-            headers.insert(name, value.clone());
-        }
-        headers.entry(USER_AGENT).or_insert_with(|| PRODUCT.clone());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
     }
+}
+
+/// `request` as it goes out at the time `at`, and where to: signed, and with what `auth` adds to it
+/// but for a token that has to be asked for. The error says why it is never sent.
+pub fn ready(
+    mut request: Outgoing,
+    signer: &Signer,
+    event: Facts<'_>,
+    auth: Option<&Auth>,
+    policy: &AddressPolicy,
+    at: Timestamp,
+) -> Result<(Outgoing, Uri), Outcome> {
+    if let Some(Auth::Query { name, key }) = auth {
+        let url = Arc::make_mut(&mut request.url);
+        url.query_pairs_mut().append_pair(name, key.expose());
+    }
+    signer.sign(event, at, &mut request);
+    policy.check_url(&request.url).map_err(|denied| {
+        Outcome::Failed(Failure {
+            class: ErrorClass::Denied,
+            detail: denied.to_string(),
+        })
+    })?;
+    let uri = Uri::try_from(request.url.as_str())
+        .map_err(|error| Outcome::Unsendable(format!("the URL cannot be sent: {error}")))?;
+    let headers = &mut request.headers;
+    if let Some(Auth::Header(name, value)) = auth {
+        headers.insert(name, value.clone());
+    }
+    headers.entry(USER_AGENT).or_insert_with(|| PRODUCT.clone());
+    Ok((request, uri))
 }

@@ -175,6 +175,7 @@ impl Known {
                 State::Active => None,
                 State::Paused => Some("paused"),
                 State::Disabled => Some("disabled"),
+                State::Unverified => Some("not verified yet"),
                 State::Off => Some("not enabled"),
             },
         })

@@ -174,6 +174,9 @@ fn receiver(operations: &Operations, request: &Request) -> Result<Receiver, NotS
         State::Disabled => Some(format!(
             "subscription `{name}` is disabled, because its endpoint is gone or asked for it: enable it first"
         )),
+        State::Unverified => Some(format!(
+            "the endpoint of subscription `{name}` has not agreed to get deliveries: what is replayed would only wait"
+        )),
         State::Off => Some(format!(
             "subscription `{name}` is not enabled (`enabled: false`)"
         )),

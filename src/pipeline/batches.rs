@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::door::Entrance;
 use super::lanes::EndpointLane;
+use super::resolve::STANDING_HOLD;
 use super::target::Target;
 use super::{Job, Pipeline, suspects};
 use crate::deliver::batch::Gathering;
@@ -76,7 +77,7 @@ impl Load {
         }
     }
 
-    fn target(&self) -> Option<Arc<Target>> {
+    pub fn target(&self) -> Option<Arc<Target>> {
         let job = match self {
             Self::One(job) => Some(job),
             Self::Many(members) => members.first().map(|member| &member.job),
@@ -304,6 +305,9 @@ impl Pipeline {
         let lane = self.lane_of(&target);
         if target.is_paused() || !target.subscription.spec.enabled || lane.is_disabled() {
             return load.apart(|job| self.hold_standing(job, &lane));
+        }
+        if let Some(wait) = target.unverified_for(STANDING_HOLD) {
+            return load.apart(|job| self.spawn_hold(job, wait, &lane));
         }
         let since = Instant::now();
         if self.egress.is_out() {

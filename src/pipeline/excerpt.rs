@@ -21,6 +21,11 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
     if answer.excerpt.is_empty() {
         return;
     }
+    masked(&mut answer.excerpt, endpoint);
+}
+
+/// Masks what the config says of `endpoint` in `text`.
+pub fn masked(text: &mut String, endpoint: &Endpoint) {
     let (url, headers) = (&endpoint.url, &endpoint.headers);
     let values = headers.values().filter_map(|value| value.to_str().ok());
     // `Bearer x`, of which a receiver may repeat `x`.
@@ -36,8 +41,8 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
     let values = values.chain(shown.map(Cow::Owned));
     for secret in values.chain(params.map(Cow::Borrowed)) {
         let secret = &*secret;
-        if secret.len() >= SHORTEST && answer.excerpt.contains(secret) {
-            answer.excerpt = answer.excerpt.replace(secret, MASK);
+        if secret.len() >= SHORTEST && text.contains(secret) {
+            *text = text.replace(secret, MASK);
         }
     }
 }
@@ -65,6 +70,7 @@ mod tests {
             secrets: Vec::new(),
             payload: Default::default(),
             auth: None,
+            handshake: None,
             tls: None,
             concurrency: 1,
             adaptive: false,

@@ -12,7 +12,7 @@ use super::batches::Load;
 use super::ticket::Ticket;
 use crate::deliver::lane::{Lane, Limits};
 use crate::store::EndpointStanding;
-use crate::subscription::Subscription;
+use crate::subscription::{Rate, Subscription};
 
 /// A lane that has been idle for this long is dropped.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
@@ -28,11 +28,15 @@ pub struct EndpointLane {
 }
 
 impl EndpointLane {
-    fn new(subscription: &Subscription, standing: &EndpointStanding) -> Self {
+    fn new(
+        subscription: &Subscription,
+        allowed: Option<Rate>,
+        standing: &EndpointStanding,
+    ) -> Self {
         let now = Instant::now();
         Self {
             name: subscription.endpoint.name.clone(),
-            lane: Lane::new(limits_of(subscription), now),
+            lane: Lane::new(limits_of(subscription, allowed), now),
             disabled: AtomicBool::new(standing.disabled.is_some()),
             first_gone_at: Mutex::new(standing.first_gone_at),
             last_used: Mutex::new(now),
@@ -80,13 +84,18 @@ impl EndpointLane {
     }
 }
 
-fn limits_of(subscription: &Subscription) -> Limits {
+/// `allowed`: what the endpoint takes by its own word; the lower rate counts.
+fn limits_of(subscription: &Subscription, allowed: Option<Rate>) -> Limits {
     let endpoint = &subscription.endpoint;
     Limits {
         slow_after: subscription.spec.slow_after,
         concurrency: endpoint.concurrency,
         adaptive: endpoint.adaptive,
-        rate: endpoint.rate,
+        rate: endpoint
+            .rate
+            .into_iter()
+            .chain(allowed)
+            .max_by_key(Rate::interval),
         breaker: endpoint.breaker,
     }
 }
@@ -147,6 +156,7 @@ impl Lanes {
     pub fn of(
         &self,
         subscription: &Subscription,
+        allowed: Option<Rate>,
         standing: impl FnOnce() -> EndpointStanding,
     ) -> Arc<EndpointLane> {
         let mut lanes = self
@@ -156,7 +166,7 @@ impl Lanes {
         if let Some(lane) = lanes.get(&subscription.endpoint.name) {
             return lane.clone();
         }
-        let lane = Arc::new(EndpointLane::new(subscription, &standing()));
+        let lane = Arc::new(EndpointLane::new(subscription, allowed, &standing()));
         lanes.insert(subscription.endpoint.name.clone(), lane.clone());
         lane
     }
@@ -171,9 +181,9 @@ impl Lanes {
     }
 
     /// After a reload: lanes in use take the new limits over.
-    pub fn update(&self, subscription: &Subscription) {
+    pub fn update(&self, subscription: &Subscription, allowed: Option<Rate>) {
         if let Some(lane) = self.get(&subscription.endpoint.name) {
-            lane.lane.set_limits(limits_of(subscription));
+            lane.lane.set_limits(limits_of(subscription, allowed));
         }
     }
 

@@ -8,10 +8,11 @@
 //! wait for each other first ([`batches`], [`together`]). What starts is attempted once ([`attempt`]),
 //! the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the latter two
 //! confirmed by the broker ([`keeper`]). What hangs for long is parked beside its request
-//! ([`release`]). When all deliveries of an event are resolved, its receipt is settled. While it is us
-//! who can reach nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the
-//! ticket, and the broker delivers again; what makes it go wrong three times is dead-lettered
-//! ([`suspects`]).
+//! ([`release`]). An endpoint that has to agree before it gets anything is asked ([`handshakes`]). When
+//! all deliveries of an event are resolved, its receipt is settled. While it is us who can reach
+//! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
+//! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
+//! event would become can be looked at without any of it ([`preview`]).
 
 mod attempt;
 mod batches;
@@ -19,10 +20,12 @@ mod decoding;
 mod door;
 mod egress;
 mod excerpt;
+mod handshakes;
 mod intake;
 mod keeper;
 mod lanes;
 mod panics;
+mod preview;
 mod receiver;
 mod release;
 mod resolve;
@@ -33,7 +36,7 @@ mod ticket;
 mod together;
 mod under_way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,6 +60,7 @@ use crate::subscription::{Subscription, Uid};
 
 use self::decoding::Decoding;
 use self::egress::Egress;
+use self::handshakes::Handshakes;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
 use self::release::Ends;
@@ -67,6 +71,8 @@ use self::under_way::UnderWay;
 
 pub use self::decoding::OverHttp;
 pub use self::egress::Check;
+pub use self::handshakes::HandshakeStatus;
+pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
 pub use self::under_way::Running;
@@ -125,6 +131,7 @@ pub struct Pipeline {
     meters: Arc<Meters>,
     journal: Journal,
     egress: Egress,
+    handshakes: Handshakes,
     under_way: UnderWay,
     suspects: Arc<Suspects>,
     ends: Ends,
@@ -211,6 +218,7 @@ impl Pipeline {
             meters,
             journal,
             egress,
+            handshakes: Handshakes::default(),
             under_way: UnderWay::default(),
             suspects,
             ends: Ends::default(),
@@ -238,13 +246,34 @@ impl Pipeline {
                     .unwrap_or_else(|poisoned| poisoned.into_inner());
                 all.entry(subscription.uid.clone()).or_default().clone()
             };
-            self.lanes.update(&subscription);
+            let kept = || self.endpoint_standing(&subscription.endpoint.name).agreed;
+            let handshake = match subscription.spec.enabled {
+                true => self.handshakes.of(&subscription.endpoint, kept),
+                false => None,
+            };
+            let allowed = handshake.as_ref().and_then(|it| it.allowed());
+            self.lanes.update(&subscription, allowed);
             warn_of_versions(&subscription);
-            let target = Target::new(subscription, paused, parked, &self.meters)
+            let mut target = Target::new(subscription, paused, parked, &self.meters)
                 .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
+            target.handshake = handshake;
+            target.meters.unverified.set(target.is_unverified().into());
             targets.push(Arc::new(target));
         }
-        self.routes.store(Arc::new(Routes::build(targets)));
+        let routes = Routes::build(targets);
+        for before in self.routes.load().iter() {
+            let name = &before.subscription.spec.name;
+            if routes.by_name(name).is_none() {
+                before.meters.unverified.set(0);
+            }
+        }
+        let asked: BTreeSet<_> = routes
+            .iter()
+            .filter(|target| target.handshake.is_some())
+            .map(|target| target.subscription.endpoint.name.clone())
+            .collect();
+        self.routes.store(Arc::new(routes));
+        self.handshakes.keep(|name| asked.contains(name));
         Ok(())
     }
 

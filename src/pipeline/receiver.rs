@@ -82,6 +82,8 @@ impl Pipeline {
             State::Disabled
         } else if target.is_paused() {
             State::Paused
+        } else if target.is_unverified() {
+            State::Unverified
         } else {
             State::Active
         }

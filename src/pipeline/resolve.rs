@@ -22,7 +22,7 @@ use crate::failpoint;
 use crate::verdict::{self, Fate, Signal, Situation, Verdict};
 
 /// How long a delivery to a paused or disabled receiver is held at a time.
-const STANDING_HOLD: Duration = Duration::from_secs(60);
+pub(super) const STANDING_HOLD: Duration = Duration::from_secs(60);
 /// How long one is held whose endpoint fails, while no other endpoint has anything held.
 const SOLE_HOLD: Duration = Duration::from_secs(1);
 
@@ -41,6 +41,9 @@ impl Pipeline {
         let lane = self.lane_of(&job.target);
         if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
             return self.spawn_hold(job, STANDING_HOLD, &lane);
+        }
+        if let Some(wait) = job.target.unverified_for(STANDING_HOLD) {
+            return self.spawn_hold(job, wait, &lane);
         }
         if self.egress.is_out() {
             return self.keep_in_hand(job, &lane, Instant::now(), None);
@@ -71,7 +74,7 @@ impl Pipeline {
             {
                 continue;
             }
-            if !is_full && job.target.subscription.endpoint.rate.is_some() {
+            if !is_full && job.target.has_rate() {
                 job.target.meters.rate_limited.inc();
             }
             let wait = self.hold_of(&lane, now, || lane.lane.reserve(now));
@@ -148,7 +151,7 @@ impl Pipeline {
             return lane;
         }
         let endpoint = &target.subscription.endpoint;
-        let lane = self.lanes.of(&target.subscription, || {
+        let lane = self.lanes.of(&target.subscription, target.allowed(), || {
             self.endpoint_standing(&endpoint.name)
         });
         target.remember_lane(&lane);
@@ -168,6 +171,12 @@ impl Pipeline {
                 // It was disabled while this one waited in the room.
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
                 load.apart(|job| self.hold_standing(job, &lane));
+                continue;
+            }
+            let target = load.target();
+            if let Some(wait) = target.and_then(|target| target.unverified_for(STANDING_HOLD)) {
+                next = place.give_back(Ended::Unknown, Duration::ZERO, None);
+                load.apart(|job| self.spawn_hold(job, wait, &lane));
                 continue;
             }
             if self.egress.is_out() {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tracing::{error, warn};
 
 use super::Pipeline;
+use super::handshakes::HandshakeStatus;
 use super::lanes::EndpointLane;
 use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 use crate::subscription::{Endpoint, Spec, Uid};
@@ -27,6 +28,8 @@ pub struct SubscriptionStatus {
     /// Its earlier names.
     pub was: Vec<Arc<str>>,
     pub state: State,
+    /// Of its endpoint, if that has one.
+    pub handshake: Option<HandshakeStatus>,
 }
 
 impl SubscriptionStatus {
@@ -41,6 +44,7 @@ impl SubscriptionStatus {
             topics: spec.topics.clone(),
             was: spec.was.clone(),
             state,
+            handshake: None,
         }
     }
 }
@@ -54,6 +58,8 @@ pub enum State {
     Paused,
     /// The endpoint is gone: held, until it is enabled or `give_up_after` is over.
     Disabled,
+    /// The endpoint has not agreed to get deliveries: held, until it has or `give_up_after` is over.
+    Unverified,
     /// `enabled: false`: not matched.
     Off,
 }
@@ -68,7 +74,10 @@ impl Pipeline {
                 let spec = &target.subscription.spec;
                 let endpoint = &target.subscription.endpoint;
                 let (uid, state) = (target.subscription.uid.clone(), self.state_of(target));
-                SubscriptionStatus::of(uid, spec, endpoint, state)
+                SubscriptionStatus {
+                    handshake: target.handshake.as_ref().map(|it| it.status()),
+                    ..SubscriptionStatus::of(uid, spec, endpoint, state)
+                }
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -103,7 +112,9 @@ impl Pipeline {
         };
         let endpoint = &target.subscription.endpoint.name;
         self.store
-            .set_endpoint_standing(endpoint, EndpointStanding::default())
+            .change_endpoint_standing(endpoint, |standing| {
+                (standing.disabled, standing.first_gone_at) = (None, None);
+            })
             .await?;
         if let Some(lane) = self.lanes.get(endpoint) {
             lane.set_disabled(false);
@@ -114,18 +125,15 @@ impl Pipeline {
     /// Carries out what an attempt said about its endpoint.
     pub(super) fn note_endpoint(self: &Arc<Self>, lane: &Arc<EndpointLane>, news: EndpointNews) {
         let now = Timestamp::now();
-        let standing = match news {
+        let (disabled, first_gone_at) = match news {
             EndpointNews::None => return,
             EndpointNews::FirstGone => {
                 lane.set_first_gone_at(Some(now));
-                EndpointStanding {
-                    first_gone_at: Some(now),
-                    disabled: None,
-                }
+                (None, Some(now))
             }
             EndpointNews::NotGone => {
                 lane.set_first_gone_at(None);
-                EndpointStanding::default()
+                (None, None)
             }
             EndpointNews::Gone | EndpointNews::Unwilling => {
                 if lane.is_disabled() {
@@ -138,15 +146,17 @@ impl Pipeline {
                 } else {
                     DisabledBecause::Asked
                 };
-                EndpointStanding {
-                    disabled: Some(Disabled { reason, at: now }),
-                    first_gone_at: lane.first_gone_at(),
-                }
+                let disabled = Disabled { reason, at: now };
+                (Some(disabled), lane.first_gone_at())
             }
         };
         let (pipeline, name) = (self.clone(), lane.name.clone());
         tokio::spawn(async move {
-            if let Err(error) = pipeline.store.set_endpoint_standing(&name, standing).await {
+            let change = move |standing: &mut EndpointStanding| {
+                (standing.disabled, standing.first_gone_at) = (disabled, first_gone_at);
+            };
+            let stored = pipeline.store.change_endpoint_standing(&name, change);
+            if let Err(error) = stored.await {
                 // In memory it holds; after a restart the endpoint is asked once more.
                 error!(endpoint = %name, %error, "the endpoint's state cannot be stored");
             }

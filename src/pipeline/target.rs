@@ -2,13 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use super::batches::Gatherer;
+use super::handshakes::Handshaking;
 use super::lanes::EndpointLane;
 use crate::deliver::signature::{SecretError, Signer};
 use crate::meters::{Meters, SubscriptionMeters};
 use crate::render::{RenderError, Renderer};
-use crate::subscription::Subscription;
+use crate::subscription::{Rate, Subscription};
 
 /// A subscription with its renderer, its signer, its meters and what this instance knows of it.
 pub struct Target {
@@ -22,6 +24,8 @@ pub struct Target {
     pub gatherer: Option<Gatherer>,
     /// Matched and held.
     pub paused: AtomicBool,
+    /// What the endpoint has to agree to before the first delivery.
+    pub handshake: Option<Arc<Handshaking>>,
     parked: Arc<Parked>,
     lane: Mutex<Weak<EndpointLane>>,
 }
@@ -93,6 +97,7 @@ impl Target {
             signer,
             meters,
             paused: AtomicBool::new(paused),
+            handshake: None,
             parked,
             lane: Mutex::new(Weak::new()),
         })
@@ -100,6 +105,27 @@ impl Target {
 
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Whether its endpoint has yet to agree to get deliveries.
+    pub fn is_unverified(&self) -> bool {
+        let handshake = self.handshake.as_ref();
+        handshake.is_some_and(|handshake| !handshake.is_agreed())
+    }
+
+    /// How long deliveries are held that come now, `most` at most, because the endpoint has yet to agree.
+    pub fn unverified_for(&self, most: Duration) -> Option<Duration> {
+        let handshake = self.handshake.as_ref()?;
+        (!handshake.is_agreed()).then(|| handshake.hold().min(most))
+    }
+
+    pub fn has_rate(&self) -> bool {
+        self.subscription.endpoint.rate.is_some() || self.allowed().is_some()
+    }
+
+    /// What the endpoint has allowed.
+    pub fn allowed(&self) -> Option<Rate> {
+        self.handshake.as_ref()?.allowed()
     }
 
     /// The lane that was used last, if it is still there.

@@ -136,6 +136,7 @@ mod tests {
             secrets: Vec::new(),
             payload: Default::default(),
             auth: None,
+            handshake: None,
             tls: None,
             concurrency: 1,
             adaptive: false,

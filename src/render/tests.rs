@@ -50,6 +50,7 @@ pub(super) fn endpoint(payload: Payload) -> Endpoint {
         secrets: Vec::new(),
         payload,
         auth: None,
+        handshake: None,
         tls: None,
         concurrency: 1,
         adaptive: false,

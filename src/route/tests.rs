@@ -22,6 +22,7 @@ fn endpoint() -> Arc<Endpoint> {
         secrets: Vec::new(),
         payload: Default::default(),
         auth: None,
+        handshake: None,
         tls: None,
         concurrency: 1,
         adaptive: false,

@@ -31,7 +31,7 @@ use seal::Sum;
 
 pub use codec::{Unreadable, Why};
 pub use open::OpenError;
-pub use standing::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
+pub use standing::{Agreement, Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 pub use subscriptions::{Changes, Owner, Record};
 pub use suspects::{Begun, Suspect};
 

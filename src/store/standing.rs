@@ -18,6 +18,20 @@ pub struct EndpointStanding {
     /// When the first 410 of a row came; a second one a minute later disables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_gone_at: Option<Timestamp>,
+    /// It has agreed to get deliveries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<Agreement>,
+}
+
+/// What an endpoint has agreed to in its handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// What it holds for, as a hash ([`crate::subscription::Endpoint::agreement_key`]).
+    pub key: String,
+    pub at: Timestamp,
+    /// No more requests than this in a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_minute: Option<u32>,
 }
 
 /// Since when and why an endpoint is not called.
@@ -59,6 +73,23 @@ impl Store {
         self.put(Tree::EndpointStandings, name, standing).await
     }
 
+    /// Changes one part of an endpoint's standing; the others stay as they are.
+    pub async fn change_endpoint_standing(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut EndpointStanding) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.write(move |kept| {
+            let tree = Tree::EndpointStandings;
+            let found = kept.guarded(|kept| kept.endpoint_standings.get(&name))?;
+            let mut standing: EndpointStanding = decoded(tree, &name, found)?;
+            change(&mut standing);
+            Ok(((), vec![edit(tree, &name, &standing)?]))
+        })
+        .await
+    }
+
     pub fn subscription_standing(&self, uid: &Uid) -> Result<SubscriptionStanding, StoreError> {
         let found = self.read(|kept| kept.subscription_standings.get(uid.as_str()))?;
         decoded(Tree::SubscriptionStandings, uid.as_str(), found)
@@ -79,14 +110,23 @@ impl Store {
         key: &str,
         standing: T,
     ) -> Result<(), StoreError> {
-        let value = match standing == T::default() {
-            true => None,
-            false => Some(codec::encode(key, &standing)?),
-        };
-        let key = key.as_bytes().to_vec();
-        self.write(move |_| Ok(((), vec![Edit { tree, key, value }])))
-            .await
+        let edit = edit(tree, key, &standing)?;
+        self.write(move |_| Ok(((), vec![edit]))).await
     }
+}
+
+/// A standing that is the default has no record.
+fn edit<T: Default + PartialEq + Serialize>(
+    tree: Tree,
+    key: &str,
+    standing: &T,
+) -> Result<Edit, StoreError> {
+    let value = match *standing == T::default() {
+        true => None,
+        false => Some(codec::encode(key, standing)?),
+    };
+    let key = key.as_bytes().to_vec();
+    Ok(Edit { tree, key, value })
 }
 
 fn decoded<T: Default + DeserializeOwned>(

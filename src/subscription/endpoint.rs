@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use url::Url;
 
-use super::{Auth, Payload, Scheme, Secret};
+use super::{Auth, Handshake, Payload, Scheme, Secret};
 
 /// A receiver. Subscriptions that name the same endpoint share its lane, secrets and breaker.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub secrets: Vec<Secret>,
     pub payload: Payload,
     pub auth: Option<Auth>,
+    /// What it is asked before the first delivery.
+    pub handshake: Option<Handshake>,
     pub tls: Option<Arc<TlsFiles>>,
     /// Attempts under way at once.
     pub concurrency: usize,

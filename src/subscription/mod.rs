@@ -7,6 +7,7 @@
 mod auth;
 mod endpoint;
 mod filter;
+mod handshake;
 mod pattern;
 mod payload;
 mod retry;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::{Auth, Credentials, OAuth2};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
+pub use handshake::{Challenge, Handshake};
 pub use pattern::{Pattern, PatternError, Segment, segments};
 pub use payload::{
     Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,

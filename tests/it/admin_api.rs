@@ -45,6 +45,7 @@ fn listed(state: &'static str) -> Listed {
         name: "crm".into(),
         uid: "config:crm".into(),
         state,
+        handshake: None,
         why: None,
         topics: vec!["orders.*".into()],
         endpoint: "crm".into(),

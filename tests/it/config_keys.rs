@@ -96,11 +96,14 @@ fn places(node: &Value, path: &str, into: &mut Vec<String>) {
         Value::Object(map) => {
             for (key, value) in map {
                 let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
-                // What is below a filter is not made of our keys.
-                if key != "filter" {
+                // What is below a filter is not made of our keys; the body of a test is any JSON.
+                let is_body = path.starts_with("/tests/") && key == "body";
+                if key != "filter" && !is_body {
                     places(value, &path, into);
                 }
-                into.push(path);
+                if !is_body {
+                    into.push(path);
+                }
             }
         }
         Value::Array(items) => {
@@ -147,6 +150,8 @@ fn unknown_keys_are_refused_everywhere() {
                     "subscriptions",
                     "versions",
                     "formats",
+                    "tests",
+                    "expect",
                 ];
                 let texts = [
                     "headers",
@@ -158,6 +163,8 @@ fn unknown_keys_are_refused_everywhere() {
                     "params",
                     // Of `encrypt`, a JWK.
                     "key",
+                    // Of a test, any JSON.
+                    "body",
                 ];
                 for (key, value) in map.iter_mut() {
                     if !texts.contains(&key.as_str()) {
@@ -196,10 +203,10 @@ limits: {}
 attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q } }
-endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, batch: { url: https://h/, signature: none, batch: {} }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
+endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, options: { url: https://h/, signature: none, handshake: { options: {} } }, challenge: { url: https://h/, signature: none, handshake: { challenge: {} } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, batch: { url: https://h/, signature: none, batch: {} }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 23] = [
+    const PLACES: [(&str, &str); 25] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
@@ -218,6 +225,11 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("jira_signature", "/endpoints/jira/signature/jira"),
         ("gitlab_signature", "/endpoints/gitlab/signature/gitlab"),
         ("hmac_signature", "/endpoints/hmac/signature/hmac"),
+        ("options_handshake", "/endpoints/options/handshake/options"),
+        (
+            "challenge_handshake",
+            "/endpoints/challenge/handshake/challenge",
+        ),
         ("xml_format", "/endpoints/xml/format/xml"),
         ("template_format", "/endpoints/template/format/template"),
         ("batch", "/endpoints/batch/batch"),

@@ -218,6 +218,7 @@ async fn without_a_bridge_the_store_tells_who_is_disabled_or_paused() {
             at: Timestamp::now(),
         }),
         first_gone_at: None,
+        ..EndpointStanding::default()
     };
     store.set_endpoint_standing("crm", gone).await.unwrap();
     let stock = Uid::of_config("stock");

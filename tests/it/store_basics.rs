@@ -102,6 +102,7 @@ async fn standings_and_the_instance_name_outlive_the_process() {
             at,
         }),
         first_gone_at: Some(at),
+        ..EndpointStanding::default()
     };
     let paused = SubscriptionStanding { paused: true };
     let uid = Uid::of_config("crm");

@@ -39,6 +39,8 @@ pub enum Mode {
     Slice(usize),
 }
 
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
 /// See the module. Gone when it is dropped, connections included.
 pub struct Proxy {
     pub address: SocketAddr,
@@ -145,7 +147,15 @@ async fn accept(
     mode: watch::Receiver<Mode>,
     counts: Arc<Counts>,
 ) {
-    while let Ok((client, _)) = listener.accept().await {
+    loop {
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => {
+                eprintln!("the proxy in front of {}: {error}", route.target);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         let number = counts.connections.fetch_add(1, Ordering::SeqCst);
         let now = *mode.borrow();
         if matches!(now, Mode::Cut | Mode::Reset) {
@@ -154,19 +164,29 @@ async fn accept(
             }
             continue;
         }
-        let Ok(server) = TcpStream::connect(route.target).await else {
-            continue;
-        };
-        let (from_client, to_client) = client.into_split();
-        let (from_server, to_server) = server.into_split();
-        let back = route.is_kafka.then(|| Answers::new(route));
-        for (from, to, answers) in [
-            (from_client, to_server, None),
-            (from_server, to_client, back),
-        ] {
-            let (mode, counts) = (mode.clone(), counts.clone());
-            tokio::spawn(pump(from, to, mode, number, answers, counts));
-        }
+        // By itself: a target that is starting or stopped may let one wait for minutes.
+        let (mode, counts) = (mode.clone(), counts.clone());
+        tokio::spawn(async move {
+            let connecting = TcpStream::connect(route.target);
+            let Ok(Ok(server)) = tokio::time::timeout(CONNECT_WITHIN, connecting).await else {
+                return;
+            };
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            let back = route.is_kafka.then(|| Answers::new(route));
+            let there = pump(
+                from_client,
+                to_server,
+                mode.clone(),
+                number,
+                None,
+                counts.clone(),
+            );
+            tokio::join!(
+                there,
+                pump(from_server, to_client, mode, number, back, counts)
+            );
+        });
     }
 }
 

@@ -267,6 +267,9 @@ impl Soak {
         }
         std::fs::write(folder.join("log"), self.bridge.log()).expect("written");
         println!("not drained: see {}", folder.display());
+        for proxy in &self.proxies {
+            println!("{} connections through a proxy", proxy.connections());
+        }
     }
 
     async fn parked(&self) -> u64 {

@@ -2,10 +2,10 @@
 //! [`super::signature`] and [`super::auth`].
 
 use super::{
-    AUTH, BATCH, CONCURRENCY, ENCRYPT, FIELDS, FORMAT, FORMATS, Form, MANDATORY, SIGNATURE,
-    Section, TLS, key,
+    AUTH, BATCH, CONCURRENCY, ENCRYPT, FIELDS, FORMAT, FORMATS, Form, HANDSHAKE, MANDATORY,
+    SIGNATURE, Section, TLS, key,
 };
-use crate::subscription::Scheme;
+use crate::subscription::{Handshake, Scheme};
 
 pub const METHODS: [&str; 5] = ["POST", "PUT", "PATCH", "DELETE", "GET"];
 
@@ -89,6 +89,12 @@ pub static ENDPOINT: Section = Section {
             Form::One(&AUTH),
             "none",
             "What requests show of us beside the signature, or instead of it.",
+        ),
+        key(
+            "handshake",
+            Form::Either(&Form::OneOf(&Handshake::NAMES), &Form::One(&HANDSHAKE)),
+            "none",
+            "What it is asked before the first delivery, by its name, or by its name with settings. Until it agrees its deliveries are held.",
         ),
         key(
             "tls",

@@ -1,7 +1,7 @@
 //! The keys at the top, and those of everything that belongs to the bridge itself.
 
 use super::{
-    BROKER, ENDPOINT, Form, MANDATORY, SOURCE, SUBSCRIPTION, Section, VERSION, WINDOW, key,
+    BROKER, CASE, ENDPOINT, Form, MANDATORY, SOURCE, SUBSCRIPTION, Section, VERSION, WINDOW, key,
 };
 
 /// The whole file.
@@ -85,6 +85,12 @@ pub static TOP: Section = Section {
             Form::Named(&SUBSCRIPTION),
             "none",
             "Which events go to which endpoint, by name.",
+        ),
+        key(
+            "tests",
+            Form::Named(&CASE),
+            "none",
+            "Messages and what is to become of them, by name, for `hookbridge test`.",
         ),
     ],
 };

@@ -294,7 +294,7 @@ pub(super) fn unfit_receiver(letter: &Letter, known: &[SubscriptionStatus]) -> O
         return Some(format!("subscription `{name}` is gone"));
     };
     match receiver.state {
-        State::Active | State::Paused => None,
+        State::Active | State::Paused | State::Unverified => None,
         State::Disabled => Some(format!(
             "subscription `{name}` is disabled by its receiver: enable it first"
         )),

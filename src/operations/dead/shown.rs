@@ -97,7 +97,7 @@ pub struct Receiver {
     pub method: String,
     /// Scheme, host and port; paths are often credentials.
     pub url: String,
-    /// `active`, `paused`, `disabled` or `not_enabled`.
+    /// `active`, `paused`, `disabled`, `unverified` or `not_enabled`.
     pub state: String,
 }
 
@@ -107,6 +107,7 @@ impl Receiver {
             State::Active => "active",
             State::Paused => "paused",
             State::Disabled => "disabled",
+            State::Unverified => "unverified",
             State::Off => "not_enabled",
         };
         Self {
