@@ -191,21 +191,22 @@ impl Pipeline {
             let wait = self.hold_of(lane, now, || gatherer.slot(lane, now));
             return self.spawn_hold(job, wait, lane);
         }
-        if let Err(job) = self.hand_over(gatherer, job) {
+        if let Some(job) = self.hand_over(gatherer, job) {
             // More wait than the windows let in.
             self.spawn_hold(job, gatherer.slot(lane, Instant::now()), lane);
         }
     }
 
-    fn hand_over(self: &Arc<Self>, gatherer: &Gatherer, job: Job) -> Result<(), Job> {
+    /// Gives the job back when it cannot be taken.
+    fn hand_over(self: &Arc<Self>, gatherer: &Gatherer, job: Job) -> Option<Job> {
         let mut inbox = gatherer
             .inbox
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let job = match &*inbox {
             Some(open) => match open.try_send(job) {
-                Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full(job)) => return Err(job),
+                Ok(()) => return None,
+                Err(mpsc::error::TrySendError::Full(job)) => return Some(job),
                 // Its task has failed.
                 Err(mpsc::error::TrySendError::Closed(job)) => job,
             },
@@ -215,7 +216,7 @@ impl Pipeline {
         tokio::spawn(self.clone().gather_from(jobs, gatherer.limits));
         let sent = sender.try_send(job);
         *inbox = Some(sender);
-        sent.map_err(mpsc::error::TrySendError::into_inner)
+        sent.err().map(mpsc::error::TrySendError::into_inner)
     }
 
     /// Gathers what comes until its subscription is gone.

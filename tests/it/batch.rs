@@ -2,6 +2,7 @@
 //! long, and that none of them is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -230,6 +231,43 @@ async fn embedded_parks_each_member_by_itself() {
 async fn rabbitmq_parks_each_member_by_itself() {
     let bus = Bus::rabbitmq(brokers::env("HOOKBRIDGE_TEST_AMQP")).await;
     a_failure_parks_each_by_itself(bus).await;
+}
+
+/// A breaker that shuts holds what it does not let through, which has not been attempted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_only_held_comes_back_to_a_batch() {
+    const COUNT: usize = 100;
+    let bus = Bus::embedded();
+    let asked = AtomicUsize::new(0);
+    let receiver = Receiver::answering(move |_, _| {
+        let fails = asked.fetch_add(1, Ordering::Relaxed) < 2;
+        Answer::status(if fails { 503 } else { 204 }).after(Duration::from_millis(100))
+    })
+    .await;
+    let more = "concurrency: 1, breaker: { failures: 2, cool_down: 1s },";
+    let batch = "count: 5, within: 500ms";
+    let bridge = started(&bus, &batched(&receiver, batch, more)).await;
+    bus.publish(&bridge, &bodies(COUNT)).await;
+    settled(&bridge, COUNT).await;
+    eventually("all are accepted", WITHIN, async || {
+        let requests = receiver.requests();
+        let accepted = requests.iter().filter(|request| request.answered == 204);
+        let accepted: BTreeSet<_> = accepted.flat_map(members).collect();
+        (accepted.len() == COUNT).then_some(())
+    })
+    .await;
+    let held = r#"hookbridge_deliveries_parked_total{subscription="crm",reason="hold"}"#;
+    assert!(
+        bridge.metric(held).await >= 20.0,
+        "{}",
+        bridge.metrics().await
+    );
+    let sizes = sizes(&receiver.requests());
+    let alone = sizes.iter().filter(|size| **size == 1).count();
+    assert!(
+        alone <= 14,
+        "ten of the two that failed, and few more: {sizes:?}"
+    );
 }
 
 /// What is refused for good is refused for one member, and only that one is given up.
