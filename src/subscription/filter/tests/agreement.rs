@@ -85,8 +85,8 @@ fn seen(path: &str, event: &Event) -> Option<Seen> {
         },
         path => {
             let body: Value = serde_json::from_slice(&event.body).ok()?;
-            let steps = path.split('.').skip(1);
-            let found = steps.fold(Some(&body), |at, key| match at? {
+            let mut steps = path.split('.').skip(1);
+            let found = steps.try_fold(&body, |at, key| match at {
                 Value::Array(list) => list.get(key.parse::<usize>().ok()?),
                 at => at.get(key),
             });
@@ -135,11 +135,12 @@ fn says(condition: &Value, seen: &Seen) -> bool {
 
 fn equal(seen: &Seen, value: &Value) -> bool {
     match (seen, value) {
-        (Seen::Nothing, _) | (Seen::Header(_), Value::Null) => false,
+        (Seen::Nothing, _) => false,
         (Seen::Json(found), value) => same(found, value),
         (Seen::Header(text), Value::String(other)) => text == other,
         (Seen::Header(_), Value::Number(_)) => order(seen, value).is_some_and(Ordering::is_eq),
-        (Seen::Header(text), other) => *text == other.to_string(),
+        (Seen::Header(text), Value::Bool(is)) => text == if *is { "true" } else { "false" },
+        (Seen::Header(_), _) => false,
     }
 }
 
