@@ -11,56 +11,62 @@ use super::{Decode, DeliverySettings, SchemaRegistry, auth, brokers, keys};
 use crate::decode::{Coding, Format};
 use crate::subscription::Scheme;
 
-const DEFAULT_MAX_BYTES: usize = 16 << 20;
+const DEFAULT_MAX_BYTES: u64 = 16 << 20;
 const DEFAULT_CACHE: usize = 1_000;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn read(field: Field<'_>) -> Option<Decode> {
     let map = field.map(&keys::DECODE)?;
-    let coding = map.take("content_encoding");
-    let coding = match coding.map(|field| field.one_of(&keys::CODINGS)) {
-        Some(word) => match word? {
-            "gzip" => Coding::Gzip,
-            "zstd" => Coding::Zstd,
-            "none" => Coding::None,
-            _ => Coding::Auto,
-        },
-        None => Coding::Auto,
+    let coding = match map.take("content_encoding") {
+        Some(field) => field.one_of(&keys::CODINGS).map(coding),
+        None => Some(Coding::Auto),
     };
-    let format = map.take("format");
-    if let Some(format) = format.filter(|_| !map.has("registry") && !misses_registry(&map)) {
-        format.note_key(
+    let format = match map.take("format") {
+        Some(field) => schemas(field, &map),
+        None => Some(Format::Auto),
+    };
+    let max_bytes = match map.take("max_bytes") {
+        Some(field) => field.bytes(1..=keys::LARGEST_DECODED),
+        None => Some(DEFAULT_MAX_BYTES),
+    };
+    let registry = match map.take("registry") {
+        Some(field) => field
+            .map(&keys::REGISTRY)
+            .and_then(|map| registry(&map))
+            .map(Some),
+        None => Some(None),
+    };
+    Some(Decode {
+        coding: coding?,
+        format: format?,
+        max_bytes: max_bytes? as usize,
+        registry: registry?,
+    })
+}
+
+fn coding(word: &str) -> Coding {
+    match word {
+        "gzip" => Coding::Gzip,
+        "zstd" => Coding::Zstd,
+        "none" => Coding::None,
+        _ => Coding::Auto,
+    }
+}
+
+fn schemas(field: Field<'_>, decode: &Map<'_>) -> Option<Format> {
+    let format = match field.one_of(&keys::SCHEMAS)? {
+        "avro" => Format::Avro,
+        "protobuf" => Format::Protobuf,
+        "json-schema" => Format::JsonSchema,
+        _ => return Some(Format::Auto),
+    };
+    if !decode.has("registry") && !decode.means_one_of(&["registry"]) {
+        field.note_key(
             "`format` is of schemas, and there is no `registry` that has them",
             "add `registry: { url: ... }`, or leave it out: JSON needs no format".to_owned(),
         );
     }
-    let format = match format.map(|field| field.one_of(&keys::SCHEMAS)) {
-        Some(word) => match word? {
-            "avro" => Format::Avro,
-            "protobuf" => Format::Protobuf,
-            "json-schema" => Format::JsonSchema,
-            _ => Format::Auto,
-        },
-        None => Format::Auto,
-    };
-    let max_bytes = match map.take("max_bytes") {
-        Some(field) => field.bytes(1..=keys::LARGEST_DECODED)? as usize,
-        None => DEFAULT_MAX_BYTES,
-    };
-    let registry = match map.take("registry") {
-        Some(field) => Some(registry(&field.map(&keys::REGISTRY)?)?),
-        None => None,
-    };
-    Some(Decode {
-        coding,
-        format,
-        max_bytes,
-        registry,
-    })
-}
-
-fn misses_registry(map: &Map<'_>) -> bool {
-    map.means_one_of(&["registry"])
+    Some(format)
 }
 
 fn registry(map: &Map<'_>) -> Option<SchemaRegistry> {

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_bomb_is_not_blown_up() {
-        let zeros = vec![0; 32 << 20];
+        let zeros = vec![0; 4 << 20];
         for (step, body) in [(Step::Gzip, gzip(&zeros)), (Step::Zstd, zstd(&zeros))] {
             assert!(body.len() < 100_000);
             let why = undo(&[step], &body, 1 << 20).unwrap_err();

@@ -172,7 +172,9 @@ async fn filters_and_formats_see_what_a_message_says_and_raw_sends_what_came() {
         publish(&bridge, topic, &typed, registry.message(name)).await;
     }
     let requests = receiver.wait_for(12, WITHIN).await;
-    assert!(requests.iter().all(|request| request.verified));
+    // Their library takes nothing but UTF-8.
+    let mut texts = requests.iter().filter(|it| !it.path.starts_with("/raw"));
+    assert!(texts.all(|request| request.verified));
 
     let mut large: Vec<_> = at(&requests, "/large").into_iter().map(read).collect();
     large.sort_by_key(|event| event["type"].to_string());
@@ -245,6 +247,15 @@ async fn letters(bridge: &Bridge, count: usize) -> Vec<Value> {
     .await
 }
 
+/// The bytes of a letter's event.
+fn body_of(letter: &Value) -> Vec<u8> {
+    match (&letter["data_base64"], &letter["text"]) {
+        (Value::String(encoded), _) => STANDARD.decode(encoded).expect("base64"),
+        (_, Value::String(text)) => text.clone().into_bytes(),
+        _ => letter["data"].to_string().into_bytes(),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_decoded_is_a_dead_letter_as_it_came_until_its_schema_is_there() {
     let registry = Registry::start();
@@ -264,7 +275,7 @@ async fn what_cannot_be_decoded_is_a_dead_letter_as_it_came_until_its_schema_is_
     let bridge = bridge.ready().await;
     let avro = registry.message("avro");
     let missing = registry.message("avro_missing");
-    let bomb = gzip(&vec![0; 8 << 20]);
+    let bomb = gzip(&vec![0; 2 << 20]);
     let zipped = [("hookbridge-header-content-encoding", "gzip")];
     let rows: [(&str, &[(&str, &str)], &[u8], &str); 6] = [
         (
@@ -280,7 +291,7 @@ async fn what_cannot_be_decoded_is_a_dead_letter_as_it_came_until_its_schema_is_
             "schema 1: it ends before the schema does",
         ),
         ("bomb", &zipped, &bomb, "longer than 1048576 bytes"),
-        ("plain", &[], br#"{"total": 120}"#, "0x7b"),
+        ("plain", &[], br#"{"total":120}"#, "0x7b"),
         ("no-gzip", &zipped, avro, "not valid gzip"),
         (
             "brotli",
@@ -303,10 +314,7 @@ async fn what_cannot_be_decoded_is_a_dead_letter_as_it_came_until_its_schema_is_
         let letter = letter.unwrap_or_else(|| panic!("no letter of {topic}"));
         assert_eq!(letter["reason"], "decode_failed", "{letter}");
         assert!(letter.to_string().contains(why), "{letter}");
-        let data = letter["data"].as_str().map(|text| text.as_bytes().to_vec());
-        let encoded = letter["data_base64"].as_str();
-        let data = encoded.map(|text| STANDARD.decode(text).unwrap()).or(data);
-        assert_eq!(data.as_deref(), Some(*body), "{letter}");
+        assert_eq!(body_of(letter), *body, "{letter}");
     }
     let failed = r#"hookbridge_decode_total{source="shop",result="failed"}"#;
     assert_eq!(bridge.metric(failed).await, 6.0);
@@ -497,5 +505,19 @@ fn mistakes_are_told_at_their_places() {
         .iter()
         .map(|problem| format!("{}:{} {}", problem.line, problem.col, problem.message))
         .collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    3:43 `decode` is a map, not text
+    4:63 `brotli` is not a value of `content_encoding`
+    5:45 `format` is of schemas, and there is no `registry` that has them
+    6:53 `thrift` is not a value of `format`
+    6:61 `url` is missing
+    7:62 this is not an `http:` or `https:` URL
+    8:62 a user in the URL of a registry is not used
+    9:56 `max_bytes` must be from 1 to 268435456 bytes
+    9:79 the URL of a registry has neither query nor fragment
+    9:105 `timeout` must be from 100ms to 1m
+    9:116 `0` is not a whole number from 1 to 100000
+    10:82 `password` is missing
+    11:45 unknown key `regisrty` in `decode`
+    ");
 }

@@ -48,7 +48,7 @@ pub static REGISTRY: Section = Section {
         ),
         key(
             "auth",
-            Form::Section(&AUTH),
+            Form::One(&AUTH),
             "none",
             "What requests show of us.",
         ),

@@ -11,6 +11,7 @@ const DEEPEST: usize = 128;
 /// Of the number without its point: 154 digits.
 pub(super) const LONGEST_DECIMAL: usize = 64;
 const DAY_SECONDS: i64 = 86_400;
+const DAY_NANOS: i128 = DAY_SECONDS as i128 * 1_000_000_000;
 
 pub(super) fn json(schema: &Schema, bytes: &[u8], limit: usize) -> Result<Vec<u8>, Why> {
     let mut reader = Reader {
@@ -150,7 +151,7 @@ impl<'a> Reader<'a> {
                     _ => self.long()?,
                 };
                 let at = moment(*unit, time);
-                let at = at.filter(|at| (0..DAY_SECONDS).contains(&at.as_second()));
+                let at = at.filter(|at| (0..DAY_NANOS).contains(&at.as_nanosecond()));
                 self.moment(at, time, |shown| {
                     shown
                         .split_once('T')
