@@ -154,6 +154,8 @@ pub enum Reason {
     SubscriptionUnknown,
     /// The subscription is not enabled.
     SubscriptionDisabled,
+    /// The event is not what `decode` of its source says it is, or its schema is not there.
+    DecodeFailed,
     /// The event matched no subscription and the source says `unmatched: dead_letter`.
     Unmatched,
     /// No HTTP request can be made of it (a header that HTTP cannot carry, for instance).
@@ -169,7 +171,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AttemptsExhausted,
         Self::GaveUp,
         Self::NoRetry,
@@ -178,6 +180,7 @@ impl Reason {
         Self::ParkedLimit,
         Self::SubscriptionUnknown,
         Self::SubscriptionDisabled,
+        Self::DecodeFailed,
         Self::Unmatched,
         Self::Unsendable,
         Self::RenderFailed,
@@ -196,6 +199,7 @@ impl Reason {
             Self::ParkedLimit => "parked_limit",
             Self::SubscriptionUnknown => "subscription_unknown",
             Self::SubscriptionDisabled => "subscription_disabled",
+            Self::DecodeFailed => "decode_failed",
             Self::Unmatched => "unmatched",
             Self::Unsendable => "unsendable",
             Self::RenderFailed => "render_failed",

@@ -58,6 +58,16 @@ impl Event {
     }
 }
 
+/// What an event's body says where its source decodes. Made when the event is taken, and kept
+/// beside the bytes that came, which stay what they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    pub body: Bytes,
+    /// Made of it by a schema, whatever type the message gives its bytes. Else it is the message's
+    /// own content, uncompressed.
+    pub is_json: bool,
+}
+
 /// What a request says of its event outside of the body: the id, and the names that headers of
 /// signatures are filled with.
 #[derive(Debug, Clone, Copy)]

@@ -20,6 +20,7 @@ pub mod tls;
 
 // stages
 pub mod broker;
+pub mod decode;
 pub mod deliver;
 pub mod journal;
 pub mod render;

@@ -84,6 +84,7 @@ pub struct Meters {
     gone: Family<BySource, Counter>,
     lag: Family<BySourcePartition, Gauge>,
     matched: Family<BySourceResult, Counter>,
+    decoded: Family<BySourceResult, Counter>,
     paused: Family<BySourceReason, Gauge>,
     attempts: Family<BySubscriptionOutcome, Counter>,
     duration: SecondsFamily,
@@ -131,6 +132,10 @@ pub struct SourceMeters {
     pub paused_by_broker: Gauge,
     /// 1 while intake is paused because nobody can be reached from here.
     pub paused_by_egress: Gauge,
+    /// 1 while its schema registry does not answer.
+    pub paused_by_registry: Gauge,
+    pub decoded: Counter,
+    pub undecoded: Counter,
     source: String,
     lag: Family<BySourcePartition, Gauge>,
 }
@@ -304,6 +309,7 @@ impl Meters {
                 Family::default()
             ),
             matched: register!("match", "Events routed, by result", Family::default()),
+            decoded: register!("decode", "Messages decoded, by result", Family::default()),
             paused: register!(
                 "intake_paused",
                 "1 while intake is paused, by reason",
@@ -399,6 +405,9 @@ impl Meters {
             unmatched: handle(&self.matched, &result("unmatched")),
             paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
             paused_by_egress: handle(&self.paused, &reason("egress")),
+            paused_by_registry: handle(&self.paused, &reason("registry")),
+            decoded: handle(&self.decoded, &result("decoded")),
+            undecoded: handle(&self.decoded, &result("failed")),
             source: source.to_owned(),
             lag: self.lag.clone(),
         }

@@ -15,9 +15,11 @@ use crate::broker::rabbitmq::{self, RabbitMq};
 use crate::broker::upkeep::Upkeep;
 use crate::broker::{Broker, Naming};
 use crate::config::{self, BrokerKind, Config, Instance};
-use crate::meters::Meters;
+use crate::decode::{self, DecodeMeters, Decoder};
+use crate::deliver::fetch::{self, Fetcher};
+use crate::meters::{Meters, SourceMeters};
 use crate::operations::sources::Source;
-use crate::pipeline::{BrokerPlan, Check, SourcePlan};
+use crate::pipeline::{BrokerPlan, Check, OverHttp, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
 
@@ -44,6 +46,8 @@ pub fn build(
     instance: Option<Arc<str>>,
     meters: &Meters,
 ) -> Result<Built, Failure> {
+    // What is decoded is kept beside what came, which may take all of its own budget.
+    let room = decode::Room::new(config.limits.in_flight_bytes / 2);
     let mut built = Built {
         plans: Vec::new(),
         brokers: BTreeMap::new(),
@@ -69,7 +73,7 @@ pub fn build(
             broker,
             retries_on: settings.retries_on.clone(),
             sources: sources
-                .map(|(name, source)| source_plan(name, source, meters))
+                .map(|(name, source)| source_plan(name, source, meters, &room))
                 .collect(),
             due_window: config.limits.due_window,
         });
@@ -251,13 +255,62 @@ fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
     }
 }
 
-fn source_plan(name: &Arc<str>, source: &config::Source, meters: &Meters) -> SourcePlan {
+fn source_plan(
+    name: &Arc<str>,
+    source: &config::Source,
+    meters: &Meters,
+    room: &decode::Room,
+) -> SourcePlan {
     SourcePlan {
         name: name.clone(),
         window: source.window,
         unmatched: source.unmatched,
+        decoder: source.decode.as_ref().map(|decode| {
+            let decoder = decoder(name, decode, room.clone(), &meters.of_source(name));
+            Arc::new(decoder)
+        }),
         meters: meters.of_source(name),
     }
+}
+
+/// What requests to a registry ask for.
+const SCHEMAS: &str = "application/vnd.schemaregistry.v1+json, application/json";
+/// The text of a schema is in it as a JSON string.
+const LARGEST_SCHEMA_ANSWER: usize = 8 << 20;
+
+fn decoder(
+    source: &Arc<str>,
+    settings: &config::Decode,
+    room: decode::Room,
+    meters: &SourceMeters,
+) -> Decoder {
+    let registry = settings.registry.as_ref();
+    let fetch = registry.map(|registry| -> Arc<dyn decode::Fetch> {
+        let fetcher = Fetcher::new(fetch::Settings {
+            auth: registry.auth.clone(),
+            tls: registry.tls.clone(),
+            timeout: registry.timeout,
+            max_bytes: LARGEST_SCHEMA_ANSWER,
+            accept: SCHEMAS,
+        });
+        Arc::new(OverHttp(fetcher))
+    });
+    let settings = decode::Settings {
+        source: source.clone(),
+        coding: settings.coding,
+        format: settings.format,
+        max_bytes: settings.max_bytes,
+        registry: registry.map(|registry| decode::RegistrySettings {
+            url: registry.url.clone(),
+            cache: registry.cache,
+        }),
+    };
+    let meters = DecodeMeters {
+        decoded: meters.decoded.clone(),
+        failed: meters.undecoded.clone(),
+        waiting: meters.paused_by_registry.clone(),
+    };
+    Decoder::new(settings, fetch, room, meters)
 }
 
 pub(super) fn rabbitmq_source(

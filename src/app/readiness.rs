@@ -31,6 +31,8 @@ pub fn of(
             why,
         });
         components.push(egress(pipeline.why_out()));
+        let registries = pipeline.registries().into_iter();
+        components.extend(registries.map(|(source, why)| registry(&source, why)));
         Readiness { components }
     })
 }
@@ -43,6 +45,19 @@ fn egress(why: Option<String>) -> Component {
     };
     Component {
         name: "egress".into(),
+        state,
+        why,
+    }
+}
+
+/// Down while events of the source wait for it.
+fn registry(source: &str, why: Option<String>) -> Component {
+    let state = match why {
+        None => Condition::Ready,
+        Some(_) => Condition::Down,
+    };
+    Component {
+        name: format!("registry {source}"),
         state,
         why,
     }

@@ -3,6 +3,7 @@
 
 mod auth;
 mod brokers;
+mod decode;
 mod endpoints;
 mod general;
 mod payload;
@@ -14,6 +15,7 @@ use std::fmt;
 
 pub use auth::*;
 pub use brokers::*;
+pub use decode::*;
 pub use endpoints::*;
 pub use general::*;
 pub use payload::*;

@@ -23,6 +23,7 @@ mod address;
 mod attempts;
 mod auth;
 mod brokers;
+mod decode;
 mod endpoints;
 mod general;
 mod payload;
@@ -43,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use url::Url;
 
 pub use effective::{Effective, effective};
 pub use keys::keys;
@@ -55,11 +57,12 @@ pub use whole::parse;
 
 pub use crate::broker::kafka::{Sasl, SaslMechanism, Start};
 pub use crate::broker::rabbitmq::Binding;
+pub use crate::decode::{Coding, Format as SchemaFormat};
 pub use crate::pipeline::Unmatched;
 pub use crate::subscription::TlsFiles as Tls;
 
 use crate::broker::{IdFrom, tiers::Tiers};
-use crate::subscription::{Endpoint, Secret, Spec};
+use crate::subscription::{Auth, Endpoint, Secret, Spec};
 
 /// A whole, valid config.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,6 +251,28 @@ pub struct Source {
     /// `topic:` replaces the broker's own topic.
     pub topic: Option<Arc<str>>,
     pub id: Option<IdFrom>,
+    pub decode: Option<Decode>,
+}
+
+/// `decode:` of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decode {
+    pub coding: Coding,
+    pub format: SchemaFormat,
+    /// Default 16 MiB.
+    pub max_bytes: usize,
+    pub registry: Option<SchemaRegistry>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchemaRegistry {
+    pub url: Url,
+    pub auth: Option<Auth>,
+    pub tls: Option<Arc<Tls>>,
+    /// Default 5 s.
+    pub timeout: Duration,
+    /// Schemas kept; default 1000.
+    pub cache: usize,
 }
 
 /// The broker's side of a source; its kind is the broker's kind.

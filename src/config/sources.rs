@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::brokers::{self, Kind};
+use super::decode;
 use super::field::{Field, Name};
 use super::keys;
 use super::node::Span;
@@ -141,6 +142,10 @@ fn source(
         .and_then(|field| field.text())
         .map(Arc::from);
     let id = map.take("id").and_then(id);
+    let decode = match map.take("decode") {
+        Some(field) => Some(decode::read(field)?),
+        None => None,
+    };
     Some(Source {
         broker: broker?.text,
         from: from?,
@@ -148,6 +153,7 @@ fn source(
         unmatched,
         topic,
         id,
+        decode,
     })
 }
 

@@ -7,6 +7,7 @@
 mod answer;
 mod auth;
 mod client;
+pub mod fetch;
 pub mod guard;
 pub mod inspect;
 pub mod lane;

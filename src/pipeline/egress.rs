@@ -414,9 +414,13 @@ impl Pipeline {
         }
     }
 
-    /// The process ends: what is in hand only because of an outage is left to the next one.
+    /// The process ends: what is in hand only because of an outage, ours or that of a schema
+    /// registry, is left to the next one.
     pub fn leave_in_hand(&self) {
         self.egress.leave();
+        for decoding in self.decodings.values() {
+            decoding.decoder.leave();
+        }
     }
 
     /// Why we count as cut off from all receivers, if we do.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::decoding::{self, PATIENCE, Seen};
 use super::door::Door;
 use super::keeper::Keeper;
 use super::release::End;
@@ -20,6 +21,7 @@ use super::suspects::{self, Witness};
 use super::target::Target;
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, target_of};
 use crate::broker::{Filling, Receipt, Received, Wait};
+use crate::decode::Decoder;
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::failpoint;
@@ -85,6 +87,7 @@ impl Loop {
                     door: Door::new(Instant::now()),
                     matching: Vec::new(),
                     renewing: false,
+                    overdue: 0,
                     warned: BTreeSet::new(),
                 };
                 while let Some(received) = self.taken.recv().await {
@@ -125,6 +128,8 @@ struct Source<'a> {
     matching: Vec<Arc<Target>>,
     /// What is taken now is parked first, so that its source can forget how often it came.
     renewing: bool,
+    /// So many may have waited for their turn as long as one that has waited too long.
+    overdue: usize,
     warned: BTreeSet<Arc<str>>,
 }
 
@@ -147,8 +152,24 @@ impl Source<'_> {
             return self.bury(event, ticket);
         }
         failpoint::reach("take", &event.body);
+        let mut json = None;
+        let plan = self.plan;
+        if let Some(decoder) = &plan.decoder {
+            let patience = self.patience();
+            // Boxed, so that those that are not decoded do not carry it.
+            let looking = Box::pin(self.pipeline.look_into(&event, decoder, patience));
+            match looking.await {
+                Seen::Says(said) => json = said,
+                Seen::ForNobody => {
+                    return self.unmatched(event, ticket, Timestamp::now()).await;
+                }
+                Seen::Undecodable(why) => return self.undecodable(event, ticket, why),
+                Seen::NotYet => return self.postpone(event, ticket, decoder),
+            }
+            self.overdue = 0;
+        }
         {
-            let body = LazyJson::new(&event.body);
+            let body = LazyJson::new(read_as(&event, json.as_ref()));
             self.pipeline
                 .routes
                 .load()
@@ -161,15 +182,15 @@ impl Source<'_> {
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, ticket, None, now).await;
+                self.deliver(&event, target, ticket, json, now).await;
             }
             count => {
                 self.plan.meters.matched.inc();
                 let targets = std::mem::take(&mut self.matching);
-                let json = shared_json(&event, &targets);
+                let json = shared_json(&event, json, &targets);
                 for (target, ticket) in targets.into_iter().zip(ticket.split(count)) {
-                    self.deliver(&event, target, ticket, json.clone(), now)
-                        .await;
+                    let json = json.as_ref().map(own_json);
+                    self.deliver(&event, target, ticket, json, now).await;
                 }
             }
         }
@@ -210,6 +231,39 @@ impl Source<'_> {
         self.pipeline.offer(job, Some(&mut self.door)).await;
     }
 
+    /// How long the next event may wait for its schema registry.
+    fn patience(&mut self) -> Duration {
+        match (self.overdue, self.renewing) {
+            (0, false) => PATIENCE,
+            (0, true) => Duration::ZERO,
+            (overdue, _) => {
+                self.overdue = overdue - 1;
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Holds an event on the broker that has waited for its schema registry long enough, and has
+    /// those that waited behind it follow. When the process ends it is left to be taken again.
+    fn postpone(&mut self, event: Arc<Event>, ticket: Ticket, decoder: &Decoder) {
+        if decoder.is_leaving() {
+            return;
+        }
+        if self.overdue == 0 && !self.renewing {
+            self.overdue = self.window.size();
+        }
+        let delivery = unaddressed(event, Timestamp::now());
+        let (keeper, delay) = (self.keeper.clone(), decoder.next_look());
+        tokio::spawn(decoding::hold(keeper, delivery, ticket, delay));
+    }
+
+    fn undecodable(&mut self, event: Arc<Event>, ticket: Ticket, why: String) {
+        // The registry has answered, so nobody waits for it.
+        self.overdue = 0;
+        let (keeper, delivery) = (self.keeper.clone(), unaddressed(event, Timestamp::now()));
+        tokio::spawn(decoding::bury_undecodable(keeper, delivery, ticket, why));
+    }
+
     /// Dead-letters an event that the bridge fails at before it is known whom it is for.
     fn bury(&self, event: Arc<Event>, ticket: Ticket) {
         let delivery = unaddressed(event, Timestamp::now());
@@ -232,24 +286,54 @@ impl Source<'_> {
         }
         let delivery = unaddressed(event, now);
         let (keeper, unmatched) = (self.keeper.clone(), self.plan.unmatched);
-        tokio::spawn(async move {
-            match unmatched {
-                Unmatched::DeadLetter => keeper.dead_letter(&delivery, Reason::Unmatched).await,
-                Unmatched::Hold | Unmatched::Settle => keeper.hold(&delivery, UNMATCHED_HOLD).await,
-            }
-            ticket.resolved();
-        });
+        tokio::spawn(keep_unmatched(keeper, delivery, ticket, unmatched));
     }
 }
 
-/// A place for the body's JSON, where more than one of `targets` may look for it.
-fn shared_json(event: &Event, targets: &[Arc<Target>]) -> Option<SharedJson> {
+async fn keep_unmatched(
+    keeper: Arc<Keeper>,
+    delivery: Delivery,
+    ticket: Ticket,
+    unmatched: Unmatched,
+) {
+    match unmatched {
+        Unmatched::DeadLetter => keeper.dead_letter(&delivery, Reason::Unmatched).await,
+        Unmatched::Hold | Unmatched::Settle => keeper.hold(&delivery, UNMATCHED_HOLD).await,
+    }
+    ticket.resolved();
+}
+
+/// What is read of an event: its body, or what was decoded of it.
+fn read_as<'a>(event: &'a Event, json: Option<&'a SharedJson>) -> &'a [u8] {
+    let decoded = json.and_then(SharedJson::decoded);
+    decoded.map_or(&event.body, |decoded| &decoded.body)
+}
+
+/// The share of one of several deliveries in what was read of their event.
+fn own_json(json: &SharedJson) -> SharedJson {
+    let decoded = json.decoded();
+    match decoded.is_some_and(|decoded| decoded.body.len() > LARGEST_SHARED_JSON) {
+        true => json.apart(),
+        false => json.clone(),
+    }
+}
+
+/// A place for the body's JSON, where more than one of `targets` may look for it, or for what was
+/// `decoded` of it.
+fn shared_json(
+    event: &Event,
+    decoded: Option<SharedJson>,
+    targets: &[Arc<Target>],
+) -> Option<SharedJson> {
+    if decoded.is_some() {
+        return decoded;
+    }
     let readers = targets.iter().filter(|target| target.renderer.reads_json());
     (event.body.len() <= LARGEST_SHARED_JSON && readers.count() > 1).then(SharedJson::default)
 }
 
 /// What is kept of an event of which it is not known whom it is for.
-fn unaddressed(event: Arc<Event>, now: Timestamp) -> Delivery {
+pub(super) fn unaddressed(event: Arc<Event>, now: Timestamp) -> Delivery {
     Delivery::first(event, "".into(), Uid::from_stored("none"), now)
 }
 
@@ -281,8 +365,15 @@ async fn offer_due(
     let pass = pipeline.suspects.enter(key).await;
     let ticket = Ticket::whole(receipt, pass);
     failpoint::reach("due", &delivery.event.body);
+    let decoding = pipeline.decoding(&delivery.event.source);
     if delivery.subscription.is_empty() {
-        return take_unmatched(pipeline, keeper, window, delivery, ticket).await;
+        if decoding.is_some() {
+            let (by, keeper, window) = (pipeline.clone(), keeper.clone(), window.clone());
+            tokio::spawn(by.route_decoded(keeper, window, delivery, ticket, witness));
+            return;
+        }
+        let held = Unmatched::Hold;
+        return take_unmatched(pipeline, keeper, window, delivery, ticket, None, held).await;
     }
     let routes = pipeline.routes.load();
     let found = target_of(&routes, &delivery).cloned();
@@ -316,35 +407,46 @@ async fn offer_due(
             return pipeline.carry_out(job, fate, &lane);
         }
     }
+    if let Some(decoding) = decoding.filter(|_| job.target.renderer.reads_json()) {
+        // Its registry may keep it waiting, and this loop is for the deliveries of all sources.
+        tokio::spawn(
+            pipeline
+                .clone()
+                .offer_decoded(job, decoding.decoder.clone()),
+        );
+        return;
+    }
     pipeline.offer(job, None).await;
 }
 
-/// An event that matched nothing and was held: routed again, and held again while nothing matches.
-async fn take_unmatched(
+/// An event that was held before it was known whom it is for, or dead-lettered and sent again:
+/// routed, as what `json` says where it was decoded. What matches nothing is `unmatched`.
+pub(super) async fn take_unmatched(
     pipeline: &Arc<Pipeline>,
     keeper: &Arc<Keeper>,
     window: &Filling,
     delivery: Delivery,
     ticket: Ticket,
+    json: Option<SharedJson>,
+    unmatched: Unmatched,
 ) {
     let mut targets = Vec::new();
     {
-        let body = LazyJson::new(&delivery.event.body);
+        let body = LazyJson::new(read_as(&delivery.event, json.as_ref()));
         pipeline
             .routes
             .load()
             .matching(&delivery.event, &body, &mut targets);
     }
     if targets.is_empty() {
-        let keeper = keeper.clone();
-        tokio::spawn(async move {
-            keeper.hold(&delivery, UNMATCHED_HOLD).await;
-            ticket.resolved();
-        });
+        if unmatched == Unmatched::Settle {
+            return ticket.resolved();
+        }
+        tokio::spawn(keep_unmatched(keeper.clone(), delivery, ticket, unmatched));
         return;
     }
     let tickets = ticket.split(targets.len());
-    let json = shared_json(&delivery.event, &targets);
+    let json = shared_json(&delivery.event, json, &targets);
     for (target, ticket) in targets.into_iter().zip(tickets) {
         let subscription = &target.subscription;
         let mut own = Delivery::first(
@@ -363,7 +465,7 @@ async fn take_unmatched(
                     keeper: keeper.clone(),
                     ticket,
                     window: window.clone(),
-                    json: json.clone(),
+                    json: json.as_ref().map(own_json),
                 },
                 None,
             )

@@ -1,7 +1,7 @@
 //! The pipeline: the path of one event. The only place where stages meet.
 //!
 //! A broker hands over [`Received`](crate::broker::Received) through an intake ([`intake`]). A fresh
-//! event is routed; each subscription that matches gets a delivery with a [`Ticket`](ticket::Ticket)
+//! event is decoded where its source says so ([`decoding`]), and routed; each subscription that matches gets a delivery with a [`Ticket`](ticket::Ticket)
 //! for the event's receipt. A delivery whose wait is over comes in beside it, with a receipt of its
 //! own. Both are offered to the lane of their endpoint ([`lanes`]), which starts them, lets them wait
 //! a little, or hands them back to be parked until it has a slot. What starts is attempted once
@@ -13,6 +13,7 @@
 //! ([`suspects`]).
 
 mod attempt;
+mod decoding;
 mod door;
 mod egress;
 mod excerpt;
@@ -40,6 +41,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::broker::{Broker, Budget, Filling, Intake, Intakes, Received, Window, parked};
+use crate::decode::Decoder;
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
 use crate::journal::{self, Journal};
@@ -49,6 +51,7 @@ use crate::route::Routes;
 use crate::store::Store;
 use crate::subscription::{Subscription, Uid};
 
+use self::decoding::Decoding;
 use self::egress::Egress;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
@@ -58,6 +61,7 @@ use self::target::{Parked, Target};
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
 
+pub use self::decoding::OverHttp;
 pub use self::egress::Check;
 pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
@@ -72,7 +76,7 @@ pub struct Job {
     witness: Witness,
     /// The window that it was taken through.
     window: Filling,
-    /// The event's body, parsed once for all that are made of it here.
+    /// The event's body, decoded and parsed once for all that are made of it here.
     json: Option<SharedJson>,
 }
 
@@ -92,6 +96,8 @@ pub struct SourcePlan {
     /// Messages in flight.
     pub window: usize,
     pub unmatched: Unmatched,
+    /// Where its messages are not to be read as they are.
+    pub decoder: Option<Arc<Decoder>>,
     pub meters: SourceMeters,
 }
 
@@ -107,6 +113,8 @@ pub enum Unmatched {
 /// See the module.
 pub struct Pipeline {
     routes: ArcSwap<Routes<Target>>,
+    /// By the source.
+    decodings: BTreeMap<Arc<str>, Decoding>,
     lanes: Lanes,
     courier: Arc<Courier>,
     store: Arc<Store>,
@@ -173,12 +181,22 @@ impl Pipeline {
             .collect();
         let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
         let suspects = Suspects::new(store.clone(), meters.clone());
+        let sources = plans.iter().flat_map(|plan| &plan.sources);
+        let decodings = sources.filter_map(|source| {
+            let decoding = Decoding {
+                decoder: source.decoder.clone()?,
+                unmatched: source.unmatched,
+            };
+            Some((source.name.clone(), decoding))
+        });
+        let decodings = decodings.collect();
         let feedings = plans
             .into_iter()
             .map(|plan| feeding(plan, &budget, &pauses, &keepers, &suspects))
             .collect();
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
+            decodings,
             lanes: Lanes::new((windows + due_windows) / 4),
             courier,
             store,

@@ -302,7 +302,7 @@ pub(super) fn ended_of(signal: Signal) -> Ended {
 }
 
 /// Dead-letters a delivery and resolves it when the broker has it.
-async fn bury(job: Job, reason: Reason) {
+pub(super) async fn bury(job: Job, reason: Reason) {
     let Job {
         delivery,
         target,

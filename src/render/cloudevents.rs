@@ -50,13 +50,13 @@ enum Content {
 }
 
 pub(super) fn form(settings: &CloudEvents, piece: &Piece<'_>) -> Result<Formed, RenderError> {
-    let coding = headers::coding(piece.event);
+    let coding = piece.coding();
     if settings.mode != CloudEventsMode::Binary && coding.is_some() {
         return Err(RenderError::new(
             "the body is compressed, which a CloudEvent cannot say of its data",
         ));
     }
-    let known = match cloud::is_structured(piece.event.content_type.as_deref()) {
+    let known = match cloud::is_structured(piece.said_type()) {
         true => structured(piece)?,
         false => Known {
             attributes: attributes(settings, piece),
@@ -147,7 +147,7 @@ fn attributes(settings: &CloudEvents, piece: &Piece<'_>) -> Vec<(Box<str>, Json)
     // Of a message that has its data's type as its own.
     came.retain(|(name, _)| **name != *CONTENT_TYPE);
     if !piece.data().bytes.is_empty() {
-        let content_type = raw::content_type(event);
+        let content_type = piece.content_type();
         let text = String::from_utf8_lossy(content_type.as_bytes()).into_owned();
         all.push((CONTENT_TYPE.into(), Json::Text(text.into())));
     }
@@ -161,7 +161,7 @@ fn content(piece: &Piece<'_>) -> Result<Content, RenderError> {
     if bytes.is_empty() {
         return Ok(Content::None);
     }
-    let content_type = raw::content_type(piece.event);
+    let content_type = piece.content_type();
     let said = content_type.to_str().ok();
     if is_json(said)
         && let Ok(text) = piece.data().json_text()
@@ -223,7 +223,7 @@ impl Known {
 
     /// The attributes as headers, the data as the body.
     fn binary(self, piece: &Piece<'_>) -> Formed {
-        let mut content_type = raw::content_type(piece.event);
+        let mut content_type = piece.content_type();
         let mut out = Vec::with_capacity(self.attributes.len());
         for (name, value) in &self.attributes {
             let Some(value) = value.plain() else { continue };
@@ -243,7 +243,7 @@ impl Known {
             content_type = raw::JSON;
         }
         let content_type = (!body.is_empty()).then_some(content_type);
-        let encoding = headers::coding(piece.event);
+        let encoding = piece.coding();
         Formed {
             body: body.into(),
             content_type,

@@ -16,11 +16,10 @@ const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlen
 const MOST_FIELDS: usize = 10_000;
 
 pub(super) fn form(fields: &FormFields, piece: &Piece<'_>) -> Result<Formed, RenderError> {
-    let given = piece.event.content_type.as_deref().unwrap_or_default();
+    let given = piece.said_type().unwrap_or_default();
     if super::essence(given).eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        let encoding = super::headers::coding(piece.event);
         return Ok(Formed {
-            content_encoding: encoding.and_then(super::headers::value),
+            content_encoding: piece.coding().and_then(super::headers::value),
             ..Formed::of(piece.data().bytes.clone(), FORM)
         });
     }

@@ -8,6 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use serde::de::IgnoredAny;
 
+use crate::event::Decoded;
+
 /// Nesting beyond this is no JSON to us.
 const MAX_DEPTH: usize = 128;
 
@@ -24,17 +26,44 @@ pub(super) enum Json {
 }
 
 /// The body of one event as JSON: parsed when somebody first asks, and then shared by all
-/// deliveries of the event that are here.
+/// deliveries of the event that are here. Where the event's source decodes, it is what was decoded.
 #[derive(Debug, Clone, Default)]
-pub struct SharedJson(Arc<OnceLock<Option<Json>>>);
+pub struct SharedJson(Arc<Body>);
+
+#[derive(Debug, Default)]
+struct Body {
+    decoded: Option<Decoded>,
+    tree: OnceLock<Option<Json>>,
+}
 
 impl SharedJson {
+    pub fn of_decoded(decoded: Decoded) -> Self {
+        Self(Arc::new(Body {
+            decoded: Some(decoded),
+            tree: OnceLock::new(),
+        }))
+    }
+
+    /// What the event's source has decoded.
+    pub fn decoded(&self) -> Option<&Decoded> {
+        self.0.decoded.as_ref()
+    }
+
+    /// The same body, to be parsed by itself.
+    pub fn apart(&self) -> Self {
+        let decoded = self.decoded().cloned();
+        decoded.map_or_else(Self::default, Self::of_decoded)
+    }
+
     pub(super) fn of(&self, body: &[u8]) -> Option<&Json> {
-        self.0.get_or_init(|| Json::parse(body)).as_ref()
+        self.0.tree.get_or_init(|| Json::parse(body)).as_ref()
     }
 
     pub(super) fn known(json: Json) -> Self {
-        Self(Arc::new(OnceLock::from(Some(json))))
+        Self(Arc::new(Body {
+            decoded: None,
+            tree: OnceLock::from(Some(json)),
+        }))
     }
 }
 

@@ -33,7 +33,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::delivery::Delivery;
-use crate::event::Event;
+use crate::event::{Decoded, Event};
 use crate::outgoing::Outgoing;
 use crate::subscription::{CloudEvents, Endpoint, Fields, FormFields, Format, Payload, XmlNames};
 
@@ -104,8 +104,9 @@ struct Piece<'a> {
     /// When it was published, or first taken where that is not known: the same on every attempt.
     at: Timestamp,
     version: Option<&'a str>,
-    /// The body as it came.
+    /// The body as it came, or what its source has decoded of it.
     came: Data,
+    decoded: Option<Decoded>,
     /// What `fields` has left of it.
     left: Option<Data>,
 }
@@ -113,6 +114,29 @@ struct Piece<'a> {
 impl Piece<'_> {
     fn data(&self) -> &Data {
         self.left.as_ref().unwrap_or(&self.came)
+    }
+
+    /// The content type of [`Piece::data`].
+    fn content_type(&self) -> HeaderValue {
+        match &self.decoded {
+            None => raw::content_type(self.event),
+            Some(decoded) if decoded.is_json => raw::JSON,
+            Some(decoded) => raw::typed(self.event.content_type.as_deref(), &decoded.body),
+        }
+    }
+
+    /// The same as the message has it: nothing that was decoded is of the message's type, unless it
+    /// was only uncompressed.
+    fn said_type(&self) -> Option<&str> {
+        let is_made = self.decoded.as_ref().is_some_and(|made| made.is_json);
+        let said = self.event.content_type.as_deref();
+        said.filter(|_| !is_made)
+    }
+
+    /// What has been done to [`Piece::data`]; what is decoded is plain.
+    fn coding(&self) -> Option<&str> {
+        let coding = headers::coding(self.event);
+        coding.filter(|_| self.decoded.is_none())
     }
 }
 
@@ -231,9 +255,14 @@ impl Renderer {
         if self.is_plain && version.is_none() {
             return Ok(raw::raw(event, endpoint, deadline));
         }
+        let json = json.cloned().unwrap_or_default();
+        let decoded = json.decoded().cloned();
+        let bytes = decoded
+            .as_ref()
+            .map_or(&event.body, |decoded| &decoded.body);
         let came = Data {
-            bytes: event.body.clone(),
-            json: json.cloned().unwrap_or_default(),
+            bytes: bytes.clone(),
+            json,
         };
         let fields = self.fields.as_ref();
         let piece = Piece {
@@ -242,6 +271,7 @@ impl Renderer {
             version: version.map(|version| &*version.name),
             left: fields.map(|fields| left(fields, &came)).transpose()?,
             came,
+            decoded,
         };
         let maker = version.and_then(|version| version.format(&event.kind));
         let mut formed = maker.unwrap_or(&self.format).form(&piece)?;

@@ -37,22 +37,32 @@ pub(super) fn raw(event: &Event, endpoint: &Endpoint, deadline: Duration) -> Out
     }
 }
 
-/// The same of what `fields` has left, or with what comes after the format.
+/// The same of what `fields` has left, or with what comes after the format. What was decoded is not
+/// asked for where nothing has looked into it.
 pub(super) fn form(piece: &Piece<'_>) -> Formed {
     let event = piece.event;
+    let (coding, content_type, body) = match &piece.left {
+        None => (headers::coding(event), content_type(event), &event.body),
+        Some(left) => (piece.coding(), piece.content_type(), &left.bytes),
+    };
     Formed {
-        content_encoding: headers::coding(event).and_then(value),
-        ..Formed::of(piece.data().bytes.clone(), content_type(event))
+        content_encoding: coding.and_then(value),
+        ..Formed::of(body.clone(), content_type)
     }
 }
 
 pub(super) fn content_type(event: &Event) -> HeaderValue {
-    match event.content_type.as_deref() {
+    typed(event.content_type.as_deref(), &event.body)
+}
+
+/// The type that is said of `body`, if it is one, or what it looks like.
+pub(super) fn typed(said: Option<&str>, body: &[u8]) -> HeaderValue {
+    match said {
         // By far the most frequent.
         Some("application/json") => JSON,
         given => given
             .and_then(value)
-            .unwrap_or_else(|| match looks_like_json(&event.body) {
+            .unwrap_or_else(|| match looks_like_json(body) {
                 true => JSON,
                 false => BYTES,
             }),

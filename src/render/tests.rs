@@ -10,6 +10,7 @@ use crate::event::{EventId, Headers, Origin, Place};
 use crate::subscription::{Breaker, CloudEventsMode, Scheme, Template, TemplateText, Uid};
 
 mod cloudevents;
+mod decoded;
 mod forms;
 mod templates;
 
@@ -167,7 +168,6 @@ fn xml(root: &str) -> Format {
         item: "item".into(),
     })
 }
-
 
 fn text(text: &str) -> TemplateText {
     TemplateText {

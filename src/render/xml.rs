@@ -20,11 +20,10 @@ const XML: HeaderValue = HeaderValue::from_static("application/xml; charset=utf-
 const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 
 pub(super) fn form(names: &XmlNames, piece: &Piece<'_>) -> Result<Formed, RenderError> {
-    let event = piece.event;
     let data = piece.data();
-    if let Some(content_type) = passes(event.content_type.as_deref(), &data.bytes) {
+    if let Some(content_type) = passes(piece.said_type(), &data.bytes) {
         return Ok(Formed {
-            content_encoding: headers::coding(event).and_then(headers::value),
+            content_encoding: piece.coding().and_then(headers::value),
             ..Formed::of(data.bytes.clone(), content_type)
         });
     }

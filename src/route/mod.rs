@@ -83,6 +83,21 @@ impl<S: AsRef<Subscription>> Routes<S> {
             });
     }
 
+    /// Whether `event` could be for anybody, whatever its body is.
+    pub fn has_candidate(&self, event: &Event) -> bool {
+        let mut found = false;
+        self.index
+            .visit(&event.topic, &event.kind, &event.source, |leaf| {
+                let subscription = (*self.subscriptions[leaf.subscription as usize]).as_ref();
+                let Subscription { spec, types, .. } = subscription;
+                let is_of_type =
+                    types.is_empty() || types.iter().any(|pattern| pattern.matches(&event.kind));
+                let is_of_source = spec.sources.is_empty() || spec.sources.contains(&event.source);
+                found |= is_of_type && is_of_source;
+            });
+        found
+    }
+
     /// The subscription of a delivery that comes back, enabled or not.
     pub fn by_uid(&self, uid: &Uid) -> Option<&Arc<S>> {
         self.at(self.by_uid.get(uid))

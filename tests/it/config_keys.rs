@@ -195,11 +195,11 @@ delivery: {}
 limits: {}
 attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
-sources: { s: { broker: rabbit, queue: q } }
+sources: { s: { broker: rabbit, queue: q }, d: { broker: here, topics: [t], decode: { registry: { url: https://h/ } } } }
 endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 22] = [
+    const PLACES: [(&str, &str); 24] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
@@ -208,6 +208,8 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("broker", "/brokers/here"),
         ("embedded", "/brokers/here/embedded"),
         ("source", "/sources/s"),
+        ("decode", "/sources/d/decode"),
+        ("registry", "/sources/d/decode/registry"),
         ("endpoint", "/endpoints/e"),
         ("github_signature", "/endpoints/github/signature/github"),
         ("shopify_signature", "/endpoints/shopify/signature/shopify"),

@@ -28,11 +28,11 @@ const NOUNS: &[&str] = &[
     "subscription",
 ];
 const STAGES: &[&str] = &[
-    "broker", "deliver", "journal", "render", "route", "store", "verdict",
+    "broker", "decode", "deliver", "journal", "render", "route", "store", "verdict",
 ];
 
 /// Libraries that only some files may name, so that they can be exchanged there.
-const CONFINED: [(&str, &[&str]); 8] = [
+const CONFINED: [(&str, &[&str]); 10] = [
     ("hyper", &["deliver/client"]),
     ("hyper_util", &["deliver/client"]),
     ("reqwest", &["cli"]),
@@ -41,6 +41,8 @@ const CONFINED: [(&str, &[&str]); 8] = [
     ("rdkafka", &["broker/kafka"]),
     ("redb", &["broker/embedded", "journal"]),
     ("minijinja", &["render/template"]),
+    ("prost_reflect", &["decode/protobuf"]),
+    ("protox", &["decode/protobuf"]),
 ];
 
 #[test]

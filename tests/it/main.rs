@@ -17,6 +17,7 @@ mod dead_brokers;
 mod dead_commands;
 mod dead_support;
 mod dead_thousands;
+mod decode;
 mod deliver_auth;
 mod deliver_http;
 mod deliver_listen;
