@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::{Auth, Credentials, OAuth2};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
-pub use pattern::{Pattern, PatternError, Segment, segments};
+pub use pattern::{Pattern, PatternError, Segment, fits, segments};
 pub use payload::{
     CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
     Format, Payload, Step, Template, TemplateText, Version, XmlNames,
