@@ -1,17 +1,21 @@
 //! The index: a trie over topic patterns, below each topic one over type patterns, below that the
 //! sources.
 //!
-//! Segments are interned, and all edges are in one table keyed by node and segment, so a node is 24
-//! bytes, however many children it has. A walk follows the exact edge, `*` and `#` from each
-//! node; it reaches every node in as many ways as there are matching patterns above it, but enters
-//! a `#` once only: the first arrival is the leftmost, and what a later one could take, the first
-//! one takes too. So no set of patterns makes a walk explode.
+//! As long as only one pattern goes on from a node, no nodes are made for the segments that are
+//! left: the node stands for this rest itself, and is cut when a second pattern comes. So among
+//! many subscriptions with topics of their own a walk comes to the one in two or three steps.
+//!
+//! A walk follows the exact edge, `*` and `#` from each node. Without a `#` above it a node is
+//! reached in one way only. Below a `#` it is reached in as many ways as there are matching
+//! patterns above it (so no node there stands for a rest), but the walk enters a `#` once only: the
+//! first arrival is the leftmost, and what a later one could take, the first one takes too. So no
+//! set of patterns makes a walk explode.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::Range;
+use std::str;
 
-use crate::subscription::{Pattern, Segment, segments};
+use crate::subscription::{Pattern, Segment, fits, segments};
+
+use super::nodes::{self, Edge, Node, Nodes};
 
 /// What a leaf is found by.
 pub(super) struct Key<'a> {
@@ -22,177 +26,169 @@ pub(super) struct Key<'a> {
 
 /// One subscription, found by the `topic`th of its topics and, if types are indexed for it, the
 /// `kind`th of its types.
+#[derive(Clone, Copy)]
 pub(super) struct Leaf {
     pub subscription: u32,
     pub topic: u32,
-    pub kind: Option<u32>,
+    pub kind: Option<u8>,
+    /// Whoever is found by it matches: nothing is left to be looked at.
+    pub settled: bool,
+}
+
+/// The leaves of a node.
+#[derive(Clone, Copy)]
+pub(super) enum Leaves {
+    None,
+    One(Leaf),
+    /// A range of the index's leaves.
+    Many {
+        from: u32,
+        to: u32,
+    },
 }
 
 /// A finished index.
 pub(super) struct Index {
-    tree: Tree,
-    /// Grouped by node; a node's are at its `leaves`.
-    leaves: Vec<Leaf>,
-    leaves_of: Vec<Range<u32>>,
+    nodes: Nodes,
+    /// Those that are not alone at their node, grouped by node.
+    leaves: Box<[Leaf]>,
 }
 
-#[derive(Default)]
 pub(super) struct Builder {
-    tree: Tree,
+    nodes: Nodes,
+    /// Leaves by the ids of their nodes.
     planted: Vec<(u32, Leaf)>,
+    /// How many ids were given out.
+    ids: u32,
 }
 
-struct Tree {
-    nodes: Vec<Node>,
-    edges: HashMap<u64, u32, BuildHasherDefault<Mixer>>,
-    segments: HashMap<Box<str>, u32>,
-    sources: HashMap<Box<str>, u32>,
-}
-
-/// Children other than exact ones; [`NONE`] where there is no such child.
-struct Node {
-    one: u32,
-    any: u32,
-    /// The root of the types that are asked for below this topic.
-    kinds: u32,
-    /// Has a child by an exact segment or `*`.
-    inner: bool,
-    /// A `#` below another `#`: can be reached in several ways.
-    nested: bool,
-}
-
-const ROOT: u32 = 0;
-/// No such node, or a segment that no pattern names.
-const NONE: u32 = u32::MAX;
-/// Sources are numbered from here, apart from segments.
-const FIRST_SOURCE: u32 = 1 << 31;
-
-impl Default for Tree {
+impl Default for Builder {
     fn default() -> Self {
         Self {
-            nodes: vec![Node::default()],
-            edges: HashMap::default(),
-            segments: HashMap::new(),
-            sources: HashMap::new(),
-        }
-    }
-}
-
-impl Default for Node {
-    fn default() -> Self {
-        Self {
-            one: NONE,
-            any: NONE,
-            kinds: NONE,
-            inner: false,
-            nested: false,
+            nodes: Nodes::new(),
+            planted: Vec::new(),
+            ids: 1,
         }
     }
 }
 
 impl Builder {
     pub(super) fn insert(&mut self, key: Key<'_>, leaf: Leaf) {
-        let mut node = self.tree.grow(ROOT, key.topic);
+        let root = self.nodes.place(nodes::Key::ROOT).expect("the root");
+        let mut at = self.grow(root, key.topic.as_str());
         if let Some(kind) = key.kind {
-            let mut root = self.tree.nodes[node as usize].kinds;
-            if root == NONE {
-                root = self.tree.add(Node::default());
-                self.tree.nodes[node as usize].kinds = root;
-            }
-            node = self.tree.grow(root, kind);
+            let (root, _) = self.follow_or_make(at, Edge::Kinds, b"", None);
+            at = self.grow(root, kind.as_str());
         }
         if let Some(source) = key.source {
-            let source = intern(&mut self.tree.sources, source, FIRST_SOURCE);
-            node = self.tree.exact(node, source);
+            (at, _) = self.follow_or_make(at, Edge::Source, source.as_bytes(), None);
         }
-        self.planted.push((node, leaf));
+        self.planted.push((self.nodes.at(at).id, leaf));
     }
 
     pub(super) fn finish(self) -> Index {
-        let Self { tree, mut planted } = self;
-        planted.sort_by_key(|(node, _)| *node);
-        let mut leaves_of = vec![0..0; tree.nodes.len()];
-        for (position, (node, _)) in (0..).zip(&planted) {
-            let range: &mut Range<u32> = &mut leaves_of[*node as usize];
-            if range.start == range.end {
-                range.start = position;
-            }
-            range.end = position + 1;
+        let Self {
+            mut nodes,
+            mut planted,
+            ids,
+        } = self;
+        planted.sort_by_key(|(id, _)| *id);
+        let mut leaves_of = vec![Leaves::None; ids as usize];
+        let mut leaves = Vec::new();
+        for group in planted.chunk_by(|(one, _), (other, _)| one == other) {
+            leaves_of[group[0].0 as usize] = if let [(_, leaf)] = group {
+                Leaves::One(*leaf)
+            } else {
+                let from = number(leaves.len());
+                leaves.extend(group.iter().map(|(_, leaf)| *leaf));
+                let to = number(leaves.len());
+                Leaves::Many { from, to }
+            };
         }
+        for node in nodes.all() {
+            node.leaves = leaves_of[node.id as usize];
+        }
+        nodes.shrink();
         Index {
-            tree,
-            leaves: planted.into_iter().map(|(_, leaf)| leaf).collect(),
-            leaves_of,
+            nodes,
+            leaves: leaves.into(),
         }
     }
-}
 
-impl Tree {
-    /// The node of `pattern` below `root`, made if it is not there.
-    fn grow(&mut self, root: u32, pattern: &Pattern) -> u32 {
-        let mut node = root;
+    /// Where the node of `pattern` below `root` is; makes it if there is none.
+    fn grow(&mut self, root: usize, pattern: &str) -> usize {
+        let mut at = root;
         let mut below_any = false;
         let mut last_was_any = false;
-        for segment in pattern.segments() {
-            let at = node as usize;
-            node = match segment {
-                // `#.#` is `#`.
-                Segment::Any if last_was_any => node,
-                Segment::Any if self.nodes[at].any != NONE => self.nodes[at].any,
-                Segment::Any => {
-                    let child = self.add(Node {
-                        nested: below_any,
-                        ..Node::default()
-                    });
-                    self.nodes[at].any = child;
-                    child
-                }
-                Segment::One => {
-                    self.nodes[at].inner = true;
-                    if self.nodes[at].one == NONE {
-                        self.nodes[at].one = self.add(Node::default());
-                    }
-                    self.nodes[at].one
-                }
-                Segment::Exact(text) => {
-                    self.nodes[at].inner = true;
-                    let segment = intern(&mut self.segments, text, 0);
-                    self.exact(node, segment)
-                }
+        let mut left = Some(pattern);
+        while let Some(pattern) = left {
+            let (segment, rest) = match pattern.split_once('.') {
+                Some((segment, rest)) => (segment, Some(rest)),
+                None => (pattern, None),
             };
-            last_was_any = segment == Segment::Any;
+            left = rest;
+            let (edge, text) = match Segment::of(segment) {
+                // `#.#` is `#`.
+                Segment::Any if last_was_any => continue,
+                Segment::Any => (Edge::Any, &b""[..]),
+                Segment::One => (Edge::One, &b""[..]),
+                Segment::Exact(text) => (Edge::Exact, text.as_bytes()),
+            };
+            last_was_any = edge == Edge::Any;
+            let nested = last_was_any && below_any;
             below_any |= last_was_any;
+            let (child, made) = self.follow_or_make(at, edge, text, rest.filter(|_| !below_any));
+            at = child;
+            if made {
+                self.nodes.at(at).nested = nested;
+            }
+            match self.nodes.at(at).rest() {
+                None => {}
+                same if same == rest.map(str::as_bytes) => return at,
+                Some(_) => at = self.cut(at),
+            }
         }
-        node
+        at
     }
 
-    fn exact(&mut self, node: u32, segment: u32) -> u32 {
-        let next = self.nodes.len() as u32;
-        let child = *self.edges.entry(edge(node, segment)).or_insert(next);
-        if child == next {
-            self.add(Node::default());
+    /// The child by an edge, and whether it had to be made; it stands for `rest` then.
+    fn follow_or_make(
+        &mut self,
+        at: usize,
+        edge: Edge,
+        text: &[u8],
+        rest: Option<&str>,
+    ) -> (usize, bool) {
+        let parent = self.nodes.at(at).id;
+        let key = nodes::Key { parent, edge, text };
+        if let Some(place) = self.nodes.place(key) {
+            return (place, false);
         }
-        child
+        self.nodes.at(at).lead_on(edge);
+        let id = self.give_id();
+        (self.nodes.insert(key, rest, id), true)
     }
 
-    fn add(&mut self, node: Node) -> u32 {
-        let number = u32::try_from(self.nodes.len())
-            .ok()
-            .filter(|number| *number < NONE)
-            .expect("four thousand million patterns do not fit into memory");
-        self.nodes.push(node);
-        number
+    /// Makes nodes of the rest that the node at `at` stands for. What was below it, and its leaves,
+    /// are where the rest ends then.
+    fn cut(&mut self, at: usize) -> usize {
+        let id = self.give_id();
+        let node = self.nodes.at(at);
+        let rest = node.rest().unwrap_or_default().to_vec();
+        let rest = String::from_utf8(rest).expect("a part of a pattern");
+        let below = node.cut(id);
+        let nodes::Key { parent, edge, text } = node.key();
+        let text = text.to_vec();
+        let end = self.grow(at, &rest);
+        self.nodes.at(end).take_over(below);
+        let text = &text[..];
+        let it = nodes::Key { parent, edge, text };
+        self.nodes.place(it).expect("it was there before")
     }
 
-    fn follow(&self, node: u32, segment: u32) -> Option<u32> {
-        if segment == NONE {
-            return None;
-        }
-        self.edges.get(&edge(node, segment)).copied()
-    }
-
-    fn number(&self, segment: &str) -> u32 {
-        self.segments.get(segment).copied().unwrap_or(NONE)
+    fn give_id(&mut self) -> u32 {
+        self.ids += 1;
+        self.ids - 1
     }
 }
 
@@ -202,19 +198,21 @@ impl Index {
         &'a self,
         topic: &'a str,
         kind: &'a str,
-        source: &str,
+        source: &'a str,
         found: impl FnMut(&'a Leaf),
     ) {
         let mut walk = Walk {
             index: self,
-            topic: Path::of(topic, &self.tree),
+            topic: Path::of(topic),
             kind: None,
             kind_text: kind,
-            source: self.tree.sources.get(source).copied().unwrap_or(NONE),
+            source,
             entered: Vec::new(),
             found,
         };
-        walk.at(ROOT, 0, Level::Topic);
+        if let Some(root) = self.nodes.get(nodes::Key::ROOT) {
+            walk.at(root, 0, Level::Topic);
+        }
     }
 }
 
@@ -228,11 +226,11 @@ enum Level {
 /// One question being answered.
 struct Walk<'a, F> {
     index: &'a Index,
-    topic: Path,
-    /// Looked up when the first topic with types below it is reached.
-    kind: Option<Path>,
+    topic: Path<'a>,
+    /// Split when the first topic with types below it is reached.
+    kind: Option<Path<'a>>,
     kind_text: &'a str,
-    source: u32,
+    source: &'a str,
     /// Nested `#` nodes that were entered. Stays empty, and so unallocated, where no pattern has
     /// two of them.
     entered: Vec<u32>,
@@ -241,144 +239,141 @@ struct Walk<'a, F> {
 
 impl<'a, F: FnMut(&'a Leaf)> Walk<'a, F> {
     /// `node` has been reached with the segments from `position` on still to be matched.
-    fn at(&mut self, node: u32, position: usize, level: Level) {
-        if position == self.path(level).len() {
+    fn at(&mut self, node: &'a Node, position: usize, level: Level) {
+        if let Some(rest) = node.rest() {
+            if self.path(level).goes_on(position, rest, node.wild) {
+                self.arrive(node, level);
+            }
+            return;
+        }
+        if position == self.path(level).len {
             self.arrive(node, level);
         } else {
             self.step(node, position, level);
         }
-        let any = self.node(node).any;
-        if any != NONE {
+        if let Some(any) = self.child(node, Edge::Any, b"") {
             self.enter(any, position, level);
         }
     }
 
-    fn step(&mut self, node: u32, position: usize, level: Level) {
-        let segment = self.path(level)[position];
-        if let Some(child) = self.index.tree.follow(node, segment) {
-            self.at(child, position + 1, level);
+    fn step(&mut self, node: &'a Node, position: usize, level: Level) {
+        if node.has(Edge::Exact) {
+            let segment = self.path(level).segment(position);
+            if let Some(child) = self.child(node, Edge::Exact, segment) {
+                self.at(child, position + 1, level);
+            }
         }
-        let one = self.node(node).one;
-        if one != NONE {
+        if let Some(one) = self.child(node, Edge::One, b"") {
             self.at(one, position + 1, level);
         }
     }
 
     /// A `#`: takes all the rest, or any part of it before the patterns below.
-    fn enter(&mut self, any: u32, position: usize, level: Level) {
-        if self.node(any).nested {
-            if self.entered.contains(&any) {
+    fn enter(&mut self, any: &'a Node, position: usize, level: Level) {
+        if any.nested {
+            if self.entered.contains(&any.id) {
                 return;
             }
-            self.entered.push(any);
+            self.entered.push(any.id);
         }
         self.arrive(any, level);
-        if self.node(any).inner {
-            for from in position..self.path(level).len() {
+        if any.is_inner() {
+            for from in position..self.path(level).len {
                 self.step(any, from, level);
             }
         }
     }
 
     /// The whole name has been matched at `node`.
-    fn arrive(&mut self, node: u32, level: Level) {
+    fn arrive(&mut self, node: &'a Node, level: Level) {
         self.report(node);
-        if let Some(below) = self.index.tree.follow(node, self.source) {
+        if let Some(below) = self.child(node, Edge::Source, self.source.as_bytes()) {
             self.report(below);
         }
-        let kinds = self.node(node).kinds;
-        if let (Level::Topic, true) = (level, kinds != NONE) {
-            let Self { kind, index, .. } = self;
-            kind.get_or_insert_with(|| Path::of(self.kind_text, &index.tree));
+        if let (Level::Topic, Some(kinds)) = (level, self.child(node, Edge::Kinds, b"")) {
+            self.kind.get_or_insert_with(|| Path::of(self.kind_text));
             self.at(kinds, 0, Level::Kind);
         }
     }
 
-    fn report(&mut self, node: u32) {
-        let index = self.index;
-        let Range { start, end } = index.leaves_of[node as usize];
-        for leaf in &index.leaves[start as usize..end as usize] {
-            (self.found)(leaf);
-        }
-    }
-
-    fn node(&self, node: u32) -> &'a Node {
-        &self.index.tree.nodes[node as usize]
-    }
-
-    fn path(&self, level: Level) -> &[u32] {
-        match level {
-            Level::Topic => self.topic.segments(),
-            Level::Kind => self.kind.as_ref().map_or(&[], Path::segments),
-        }
-    }
-}
-
-/// The interned segments of a name, on the stack unless there are many.
-struct Path {
-    few: [u32; 16],
-    len: usize,
-    many: Vec<u32>,
-}
-
-impl Path {
-    fn of(name: &str, tree: &Tree) -> Self {
-        let mut path = Self {
-            few: [NONE; 16],
-            len: 0,
-            many: Vec::new(),
+    fn report(&mut self, node: &'a Node) {
+        let leaves = match &node.leaves {
+            Leaves::None => return,
+            Leaves::One(leaf) => std::slice::from_ref(leaf),
+            Leaves::Many { from, to } => &self.index.leaves[*from as usize..*to as usize],
         };
+        leaves.iter().for_each(&mut self.found);
+    }
+
+    fn child(&self, node: &Node, edge: Edge, text: &[u8]) -> Option<&'a Node> {
+        let parent = node.id;
+        let key = nodes::Key { parent, edge, text };
+        node.has(edge).then(|| self.index.nodes.get(key)).flatten()
+    }
+
+    fn path(&self, level: Level) -> &Path<'a> {
+        match (level, &self.kind) {
+            (Level::Kind, Some(kind)) => kind,
+            _ => &self.topic,
+        }
+    }
+}
+
+/// A name and where its segments begin, on the stack unless there are many.
+struct Path<'a> {
+    name: &'a str,
+    few: [usize; 16],
+    many: Vec<usize>,
+    len: usize,
+}
+
+impl<'a> Path<'a> {
+    fn of(name: &'a str) -> Self {
+        let mut path = Self {
+            name,
+            few: [0; 16],
+            many: Vec::new(),
+            len: 0,
+        };
+        let mut begin = 0;
         for segment in segments(name) {
-            let number = tree.number(segment);
             match path.few.get_mut(path.len) {
-                Some(place) => *place = number,
-                None if path.many.is_empty() => {
-                    path.many.extend_from_slice(&path.few);
-                    path.many.push(number);
-                }
-                None => path.many.push(number),
+                Some(place) => *place = begin,
+                None => path.many.push(begin),
             }
+            begin += segment.len() + 1;
             path.len += 1;
         }
         path
     }
 
-    fn segments(&self) -> &[u32] {
-        self.few.get(..self.len).unwrap_or(&self.many)
+    fn segment(&self, position: usize) -> &'a [u8] {
+        let begin = self.begin(position);
+        let end = match position + 1 {
+            next if next == self.len => self.name.len(),
+            next => self.begin(next) - 1,
+        };
+        &self.name.as_bytes()[begin..end]
     }
-}
 
-fn intern(table: &mut HashMap<Box<str>, u32>, text: &str, first: u32) -> u32 {
-    if let Some(number) = table.get(text) {
-        return *number;
+    /// Whether the segments from `position` on match `rest`, a pattern.
+    fn goes_on(&self, position: usize, rest: &[u8], wild: bool) -> bool {
+        if wild {
+            let rest = str::from_utf8(rest).expect("a part of a pattern");
+            let rest = rest.split('.').map(Segment::of);
+            return fits(rest, segments(self.name).skip(position));
+        }
+        position < self.len && &self.name.as_bytes()[self.begin(position)..] == rest
     }
-    let number = first + u32::try_from(table.len()).expect("fewer segments than memory");
-    table.insert(text.into(), number);
-    number
-}
 
-fn edge(node: u32, segment: u32) -> u64 {
-    u64::from(node) << 32 | u64::from(segment)
-}
-
-/// Hashes edges. They are two numbers that we gave out ourselves, so one multiplication that
-/// spreads them over all bits is enough, and a fifth of the default hasher's time.
-#[derive(Default)]
-struct Mixer(u64);
-
-impl Hasher for Mixer {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
+    fn begin(&self, position: usize) -> usize {
+        match self.few.get(position) {
+            Some(begin) => *begin,
+            None => self.many[position - self.few.len()],
         }
     }
+}
 
-    fn write_u64(&mut self, number: u64) {
-        let product = u128::from(self.0 ^ number) * 0x9E37_79B9_7F4A_7C15;
-        self.0 = (product as u64) ^ (product >> 64) as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("four thousand million leaves do not fit into memory")
 }

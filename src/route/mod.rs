@@ -11,23 +11,26 @@
 //! test holds that it finds the same ones.
 
 mod index;
+mod keyed;
+mod names;
+mod nodes;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::Event;
 use crate::subscription::{LazyJson, Subscription, Uid};
 
 use index::{Index, Key, Leaf};
+use names::Names;
 
 /// All subscriptions at one moment, `S` being a [`Subscription`] with whatever the caller keeps
 /// beside it (meters, a lane).
 pub struct Routes<S> {
     subscriptions: Vec<Arc<S>>,
     index: Index,
-    by_uid: HashMap<Uid, u32>,
-    by_name: HashMap<Arc<str>, u32>,
-    renamed: HashMap<Arc<str>, u32>,
+    by_uid: Names,
+    by_name: Names,
+    renamed: Names,
 }
 
 /// A subscription stands in the index once for each combination of its topics, types and sources.
@@ -40,27 +43,24 @@ impl<S: AsRef<Subscription>> Routes<S> {
     pub fn build(subscriptions: impl IntoIterator<Item = Arc<S>>) -> Self {
         let subscriptions: Vec<_> = subscriptions.into_iter().collect();
         let mut index = index::Builder::default();
-        let mut by_uid = HashMap::with_capacity(subscriptions.len());
-        let mut by_name = HashMap::with_capacity(subscriptions.len());
-        let mut renamed = HashMap::new();
         for (number, subscription) in (0..).zip(&subscriptions) {
             let subscription = (**subscription).as_ref();
-            by_uid.entry(subscription.uid.clone()).or_insert(number);
-            let name = &subscription.spec.name;
-            by_name.entry(Arc::clone(name)).or_insert(number);
-            for was in &subscription.spec.was {
-                renamed.entry(Arc::clone(was)).or_insert(number);
-            }
             if subscription.spec.enabled {
                 plant(&mut index, number, subscription);
             }
         }
+        let all = || (0..).zip(subscriptions.iter().map(|one| (**one).as_ref()));
+        let uids = all().map(|(number, one)| (number, one.uid.as_str()));
+        let names = all().map(|(number, one)| (number, &*one.spec.name));
+        let former =
+            all().flat_map(|(number, one)| one.spec.was.iter().map(move |was| (number, &**was)));
+        let one = |number: u32| (*subscriptions[number as usize]).as_ref();
         Self {
-            subscriptions,
+            by_uid: Names::new(uids, |number, uid| one(number).uid.as_str() == uid),
+            by_name: Names::new(names, |number, name| &*one(number).spec.name == name),
+            renamed: Names::new(former, |number, name| was_called(one(number), name)),
             index: index.finish(),
-            by_uid,
-            by_name,
-            renamed,
+            subscriptions,
         }
     }
 
@@ -77,7 +77,7 @@ impl<S: AsRef<Subscription>> Routes<S> {
         self.index
             .visit(&event.topic, &event.kind, &event.source, |leaf| {
                 let subscription = &self.subscriptions[leaf.subscription as usize];
-                if lets_through((**subscription).as_ref(), leaf, event, body) {
+                if leaf.settled || lets_through((**subscription).as_ref(), leaf, event, body) {
                     found(subscription);
                 }
             });
@@ -100,17 +100,21 @@ impl<S: AsRef<Subscription>> Routes<S> {
 
     /// The subscription of a delivery that comes back, enabled or not.
     pub fn by_uid(&self, uid: &Uid) -> Option<&Arc<S>> {
-        self.at(self.by_uid.get(uid))
+        let uid = uid.as_str();
+        let is_it = |number| self.one(number).uid.as_str() == uid;
+        self.named(self.by_uid.get(uid, is_it))
     }
 
     pub fn by_name(&self, name: &str) -> Option<&Arc<S>> {
-        self.at(self.by_name.get(name))
+        let is_it = |number| &*self.one(number).spec.name == name;
+        self.named(self.by_name.get(name, is_it))
     }
 
     /// The subscription that was once called `name` (`was:`). One that is called so now is not
     /// meant, and is to be looked for first.
     pub fn renamed(&self, name: &str) -> Option<&Arc<S>> {
-        self.at(self.renamed.get(name))
+        let is_it = |number| was_called(self.one(number), name);
+        self.named(self.renamed.get(name, is_it))
     }
 
     /// Every subscription, in the order given to [`Routes::build`].
@@ -126,9 +130,17 @@ impl<S: AsRef<Subscription>> Routes<S> {
         self.subscriptions.is_empty()
     }
 
-    fn at(&self, number: Option<&u32>) -> Option<&Arc<S>> {
-        self.subscriptions.get(*number? as usize)
+    fn named(&self, number: Option<u32>) -> Option<&Arc<S>> {
+        self.subscriptions.get(number? as usize)
     }
+
+    fn one(&self, number: u32) -> &Subscription {
+        (*self.subscriptions[number as usize]).as_ref()
+    }
+}
+
+fn was_called(subscription: &Subscription, name: &str) -> bool {
+    subscription.spec.was.iter().any(|was| **was == *name)
 }
 
 /// Puts every combination of topic, type and source that `subscription` names into the index.
@@ -145,11 +157,16 @@ fn plant(index: &mut index::Builder, number: u32, subscription: &Subscription) {
     let source_is_indexed = !sources.is_empty() && leaves * sources.len() <= MAX_LEAVES_EACH;
 
     let kinds = || {
-        let all = (0..).zip(types).map(|(number, kind)| Some((number, kind)));
+        let all = types.iter().enumerate().map(Some);
         let unless_none = type_is_indexed.then_some(all);
         let none = (!type_is_indexed).then_some(None);
         unless_none.into_iter().flatten().chain(none)
     };
+    // Then the index has looked at all there is, where the first patterns speak.
+    let settled = (types.is_empty() || type_is_indexed)
+        && (sources.is_empty() || source_is_indexed)
+        && subscription.filter.is_none();
+
     let mut from: Vec<Option<&str>> = vec![None];
     if source_is_indexed {
         from = sources.iter().map(|source| Some(&**source)).collect();
@@ -164,10 +181,12 @@ fn plant(index: &mut index::Builder, number: u32, subscription: &Subscription) {
                     kind: kind.map(|(_, pattern)| pattern),
                     source: *source,
                 };
+                let kind = kind.map(|(number, _)| u8::try_from(number).expect("256 at the most"));
                 let leaf = Leaf {
                     subscription: number,
                     topic: topic_number,
-                    kind: kind.map(|(number, _)| number),
+                    kind,
+                    settled: settled && topic_number == 0 && kind.is_none_or(|kind| kind == 0),
                 };
                 index.insert(key, leaf);
             }

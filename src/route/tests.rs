@@ -177,6 +177,41 @@ fn more_combinations_than_are_indexed_still_match() {
 }
 
 #[test]
+fn patterns_part_wherever_they_differ_however_long_they_are() {
+    let long = "a-segment-longer-than-a-node-has-room-for";
+    let patterns = [
+        format!("{long}.{long}.created"),
+        format!("{long}.{long}.*"),
+        format!("{long}.{long}"),
+        format!("{long}.{long}.created.#"),
+        format!("{long}.{long}-too.created"),
+    ];
+    let specs = patterns.iter().map(|pattern| spec(pattern, &[pattern]));
+    let routes = routes(specs);
+    let [created, any, whole, below, too] = &patterns;
+    for (topic, wanted) in [
+        (created.clone(), vec![any, created, below]),
+        (whole.clone(), vec![whole]),
+        (format!("{created}.{long}"), vec![below]),
+        (too.clone(), vec![too]),
+        (format!("{long}."), vec![]),
+        (long.to_owned(), vec![]),
+    ] {
+        let found = found(&routes, &event(&topic, "k", "s"));
+        assert!(found.iter().eq(wanted), "{topic}: {found:?}");
+    }
+}
+
+#[test]
+fn as_many_types_as_are_indexed() {
+    let mut typed = spec("typed", &["t"]);
+    typed.types = (0..256).map(|n| format!("kind{n}")).collect();
+    let routes = routes([typed]);
+    assert_eq!(found(&routes, &event("t", "kind255", "s")), ["typed"]);
+    assert!(found(&routes, &event("t", "kind256", "s")).is_empty());
+}
+
+#[test]
 fn many_hashes_and_a_long_topic_do_not_explode() {
     let patterns: Vec<String> = (1..40).map(|n| vec!["#.a"; n].join(".") + ".#.b").collect();
     let patterns: Vec<&str> = patterns.iter().map(String::as_str).collect();

@@ -26,7 +26,7 @@ pub use auth::{Auth, Credentials, OAuth2};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use handshake::{Challenge, Handshake};
-pub use pattern::{Pattern, PatternError, Segment, segments};
+pub use pattern::{Pattern, PatternError, Segment, fits, segments};
 pub use payload::{
     Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
     Format, Payload, Step, Template, TemplateText, Version, XmlNames,

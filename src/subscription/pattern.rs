@@ -95,44 +95,58 @@ impl Pattern {
     }
 
     pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> + Clone {
-        self.text.split('.').map(|segment| match segment {
-            "*" => Segment::One,
-            "#" => Segment::Any,
-            exact => Segment::Exact(exact),
-        })
+        self.text.split('.').map(Segment::of)
     }
 
     /// Whether `name` (a topic or a type) is one of those the pattern stands for. Takes at most as
     /// many steps as the pattern's segments times the name's, whatever they are.
     pub fn matches(&self, name: &str) -> bool {
-        let mut pattern = self.segments();
-        let mut rest = segments(name);
-        // Where to go on when the last `#` seen has to take one segment more. An earlier one never
-        // has to: whatever it could still take, the later one can take as well.
-        let mut retry = None;
-        loop {
-            let before = rest.clone();
-            let fits = match (pattern.next(), rest.next()) {
-                (None, None) => return true,
-                (Some(Segment::Any), _) => {
-                    rest = before;
-                    retry = Some((pattern.clone(), rest.clone()));
-                    continue;
-                }
-                (Some(Segment::One), Some(_)) => true,
-                (Some(Segment::Exact(exact)), Some(segment)) => exact == segment,
-                (None, Some(_)) => false,
-                // The name is at its end: giving `#` even more of it cannot help.
-                (Some(_), None) => return false,
-            };
-            if !fits {
-                let Some((after_any, from)) = &mut retry else {
-                    return false;
-                };
-                from.next();
-                pattern = after_any.clone();
-                rest = from.clone();
+        fits(self.segments(), segments(name))
+    }
+}
+
+impl<'a> Segment<'a> {
+    /// What stands between two dots of a pattern.
+    pub fn of(text: &'a str) -> Self {
+        match text {
+            "*" => Self::One,
+            "#" => Self::Any,
+            exact => Self::Exact(exact),
+        }
+    }
+}
+
+/// [`Pattern::matches`], for a pattern and a name, or what is left of them, in segments.
+pub fn fits<'a>(
+    mut pattern: impl Iterator<Item = Segment<'a>> + Clone,
+    name: impl Iterator<Item = &'a str> + Clone,
+) -> bool {
+    let mut rest = name;
+    // Where to go on when the last `#` seen has to take one segment more. An earlier one never
+    // has to: whatever it could still take, the later one can take as well.
+    let mut retry = None;
+    loop {
+        let before = rest.clone();
+        let fits = match (pattern.next(), rest.next()) {
+            (None, None) => return true,
+            (Some(Segment::Any), _) => {
+                rest = before;
+                retry = Some((pattern.clone(), rest.clone()));
+                continue;
             }
+            (Some(Segment::One), Some(_)) => true,
+            (Some(Segment::Exact(exact)), Some(segment)) => exact == segment,
+            (None, Some(_)) => false,
+            // The name is at its end: giving `#` even more of it cannot help.
+            (Some(_), None) => return false,
+        };
+        if !fits {
+            let Some((after_any, from)) = &mut retry else {
+                return false;
+            };
+            from.next();
+            pattern = after_any.clone();
+            rest = from.clone();
         }
     }
 }
