@@ -177,6 +177,16 @@ impl SubscriptionMeters {
         self.attempts.get_or_create(&labels).inc();
     }
 
+    /// An attempt that was delivered by another answer than a 2xx.
+    pub fn delivered_by(&self, status_class: &'static str) {
+        let labels = BySubscriptionOutcome {
+            subscription: self.subscription.clone(),
+            outcome: "delivered",
+            status_class,
+        };
+        self.attempts.get_or_create(&labels).inc();
+    }
+
     pub fn parked(&self, kind: WaitKind) {
         match kind {
             WaitKind::Retry => self.parked_retry.inc(),

@@ -1,6 +1,7 @@
 //! The keys of the config: one table from which the reader knows what to accept, and from which
 //! the JSON Schema and the tables of docs/configuration.md are made.
 
+mod adapters;
 mod auth;
 mod brokers;
 mod endpoints;
@@ -12,6 +13,7 @@ mod subscriptions;
 
 use std::fmt;
 
+pub use adapters::*;
 pub use auth::*;
 pub use brokers::*;
 pub use endpoints::*;
@@ -68,6 +70,8 @@ pub enum Form {
     Duration,
     Bytes,
     Rate,
+    /// A status, or a range of them.
+    Status,
     OneOf(&'static [&'static str]),
     List(&'static Form),
     /// Free keys.
@@ -132,6 +136,7 @@ impl fmt::Display for Form {
             Self::Duration => f.write_str("duration"),
             Self::Bytes => f.write_str("bytes"),
             Self::Rate => f.write_str("rate"),
+            Self::Status => f.write_str("statuses"),
             Self::OneOf(names) => {
                 let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
                 f.write_str(&names.join(", "))

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{EventId, Headers, Origin, Place};
-use crate::subscription::{Breaker, CloudEventsMode, Scheme, Template, TemplateText, Uid};
+use crate::subscription::{Breaker, CloudEventsMode, Scheme, Setting, Template, TemplateText, Uid};
 
+mod adapters;
 mod cloudevents;
 mod forms;
 mod templates;
@@ -168,7 +169,6 @@ fn xml(root: &str) -> Format {
     })
 }
 
-
 fn text(text: &str) -> TemplateText {
     TemplateText {
         name: "body".into(),
@@ -184,6 +184,7 @@ fn template(body: &str) -> Template {
         query: Vec::new(),
         path: Vec::new(),
         params: [("channel".into(), "#or\"ders".into())].into(),
+        adapted: None,
     }
 }
 
