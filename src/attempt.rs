@@ -27,7 +27,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Two hundred and something: the receiver has it.
+    /// Two hundred and something. Whether that is what a subscription takes for delivered, its
+    /// answers say.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Answered(answer) if (200..300).contains(&answer.status))
     }
@@ -74,6 +75,9 @@ pub struct Answer {
     pub status: u16,
     /// From `Retry-After`, seconds or HTTP-date, not yet clamped to any policy. Never negative.
     pub retry_after: Option<Duration>,
+    /// How long until a limit of the receiver's is over, as Discord says it: `retry_after` of a 429's
+    /// JSON, or `X-RateLimit-Reset-After` of a 429 or of an answer after which nothing is left.
+    pub limit: Option<Duration>,
     /// From `webhook-delivery` (Standard Webhooks proposal).
     pub wish: Option<Wish>,
     /// The first 512 bytes of the body as text, lossy.

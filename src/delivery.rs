@@ -144,7 +144,7 @@ pub enum Reason {
     GaveUp,
     /// The answer is listed in `no_retry`.
     NoRetry,
-    /// The endpoint is disabled (410, or `webhook-delivery: disable`) and `give_up_after` has passed.
+    /// The endpoint is disabled (410, a status of `disable`, or `webhook-delivery: disable`) and `give_up_after` has passed.
     Gone,
     /// The receiver answered `webhook-delivery: abort-message`.
     Aborted,

@@ -201,6 +201,16 @@ impl SubscriptionMeters {
             .observe(deliveries as f64);
     }
 
+    /// An attempt that was delivered by another answer than a 2xx.
+    pub fn delivered_by(&self, status_class: &'static str) {
+        let labels = BySubscriptionOutcome {
+            subscription: self.subscription.clone(),
+            outcome: "delivered",
+            status_class,
+        };
+        self.attempts.get_or_create(&labels).inc();
+    }
+
     pub fn parked(&self, kind: WaitKind) {
         match kind {
             WaitKind::Retry => self.parked_retry.inc(),

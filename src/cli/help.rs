@@ -23,7 +23,10 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Diagnostics",
         &["doctor", "echo", "tap", "top", "sign", "verify"],
     ),
-    ("Tooling", &["schema", "completions", "man", "help"]),
+    (
+        "Tooling",
+        &["preset", "schema", "completions", "man", "help"],
+    ),
 ];
 const UNGROUPED: &str = "More";
 

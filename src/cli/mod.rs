@@ -19,6 +19,7 @@ mod init;
 pub mod listen;
 mod man;
 mod parked;
+mod preset;
 mod replay;
 mod run;
 mod schema;
@@ -65,6 +66,8 @@ enum Command {
     Man(man::Args),
     /// Show what waits on the brokers, bring it forward, or drop it.
     Parked(parked::Args),
+    /// List the adapters for Slack, PagerDuty and others; print the template of one.
+    Preset(preset::Args),
     /// Send what a source made in a span of time again, to one subscription.
     Replay(replay::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Listen(args) => run_small(listen::run(args)),
         Command::Man(args) => ended(man::run(&args)),
         Command::Parked(args) => run_small(parked::run(args)),
+        Command::Preset(args) => ended(preset::run(&args)),
         Command::Replay(args) => run_small(replay::run(args)),
         Command::Run(args) => run::run(args),
         Command::Schema => ended(schema::run()),

@@ -16,6 +16,7 @@ use super::node::{self, Node, Scalar, Typed, Value};
 use super::problems::Problems;
 use super::substitute::{self, Env};
 use super::{load, values, whole};
+use crate::render::adapters::named;
 use crate::subscription::{RetryPolicy, Spec};
 
 /// A valid config with its defaults, secrets masked.
@@ -140,6 +141,11 @@ fn default(
         {
             return None;
         }
+        ("endpoint", "signature")
+            if is_adapted(node) && given("secret").or(given("secrets")).is_none() =>
+        {
+            return Some(Shown::One("none".to_owned()));
+        }
         ("source", "declare") if given("queue").is_none() => return None,
         ("subscription", "connect_timeout") => {
             let timeout = given("timeout").and_then(duration);
@@ -178,6 +184,16 @@ fn optional_section(of: &Form) -> Option<&'static Section> {
         Form::Section(section) => Some(section),
         Form::Either(Form::Integer(..), Form::Section(section)) => Some(section),
         _ => None,
+    }
+}
+
+/// Whether the endpoint has an adapter, which nobody asks for a signature.
+fn is_adapted(endpoint: Option<&Node>) -> bool {
+    let format = endpoint.and_then(|endpoint| child(endpoint, "format"));
+    match format.map(|format| &format.value) {
+        Some(Value::Scalar(scalar)) => named(&scalar.text).is_some(),
+        Some(Value::Map(entries)) => entries.iter().any(|entry| named(&entry.key).is_some()),
+        _ => false,
     }
 }
 

@@ -9,7 +9,9 @@ use url::Url;
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
 use super::versions::Versions;
-use super::{DeliverySettings, address, auth, brokers, handshakes, keys, payload, signatures};
+use super::{
+    DeliverySettings, adapters, address, auth, brokers, handshakes, keys, payload, signatures,
+};
 use crate::deliver::signature::sets_header;
 use crate::subscription::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
 
@@ -102,7 +104,12 @@ pub fn read(
         _ => Method::POST,
     };
     let written = url_field.filter(|_| url.is_some()).and_then(|f| f.text());
-    let (mut signature, secrets) = signatures::read(&map);
+    let adapter = map.take("format").and_then(adapters::meant);
+    let (mut signature, secrets) = match adapter {
+        // Nobody there looks for a signature.
+        Some(_) if !signatures::is_given(&map) => (Scheme::None, Vec::new()),
+        _ => signatures::read(&map),
+    };
     let payload = payload::read(&map, &signature, &method, versions);
     let extended = payload::extends_url(&payload, &method) || has_key_in_query(&map);
     signatures::sign_as_written(&mut signature, &map, written, url.as_ref(), extended);
@@ -149,7 +156,7 @@ pub fn read(
         tls,
         concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
         adaptive: lane.adaptive.unwrap_or(false),
-        rate: lane.rate,
+        rate: lane.rate.or_else(|| adapter?.rate()),
         breaker: lane.breaker.unwrap_or_default(),
     })
 }

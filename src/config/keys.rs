@@ -1,6 +1,7 @@
 //! The keys of the config: one table from which the reader knows what to accept, and from which
 //! the JSON Schema and the tables of docs/configuration.md are made.
 
+mod adapters;
 mod auth;
 mod brokers;
 mod cases;
@@ -15,6 +16,7 @@ mod subscriptions;
 
 use std::fmt;
 
+pub use adapters::*;
 pub use auth::*;
 pub use brokers::*;
 pub use cases::*;
@@ -74,6 +76,8 @@ pub enum Form {
     Duration,
     Bytes,
     Rate,
+    /// A status, or a range of them.
+    Status,
     OneOf(&'static [&'static str]),
     List(&'static Form),
     /// Free keys.
@@ -140,6 +144,7 @@ impl fmt::Display for Form {
             Self::Duration => f.write_str("duration"),
             Self::Bytes => f.write_str("bytes"),
             Self::Rate => f.write_str("rate"),
+            Self::Status => f.write_str("statuses"),
             Self::OneOf(names) => {
                 let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
                 f.write_str(&names.join(", "))

@@ -16,8 +16,15 @@ use super::node::{Node, Span, Value};
 const MASK: &str = "***";
 
 /// Everything below these keys is secret.
-const SECRET_KEYS: [&str; 7] = [
-    "secret", "secrets", "password", "token", "headers", "params", "api_key",
+const SECRET_KEYS: [&str; 8] = [
+    "secret",
+    "secrets",
+    "password",
+    "token",
+    "headers",
+    "params",
+    "api_key",
+    "routing_key",
 ];
 /// A plain value whose key contains one of these is secret.
 const SECRET_WORDS: [&str; 10] = [
@@ -287,7 +294,7 @@ static USER_INFO: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"[A-Za-z][A-Za-z0-9+.-]*://((?:\$\{[^}\s]*\}|[^/\s"'$]|\$)*)@"#));
 static KEY_IN_LINE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r#"(?i)(?:^|[\s{,"'-])(?:[a-z0-9_.-]*(?:secret|passw|token|auth|credential|api_?key)[a-z0-9_.-]*|headers|params|bearer|urls?)["']?\s*:"#,
+        r#"(?i)(?:^|[\s{,"'-])(?:[a-z0-9_.-]*(?:secret|passw|token|auth|credential|api_?key)[a-z0-9_.-]*|headers|params|routing_key|bearer|urls?)["']?\s*:"#,
     )
 });
 

@@ -19,6 +19,7 @@ mod reader;
 mod values;
 
 // values to settings, section by section
+mod adapters;
 mod address;
 mod attempts;
 mod auth;

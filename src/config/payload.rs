@@ -6,12 +6,14 @@ use std::time::Duration;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method};
 
+use super::adapters;
 use super::field::Field;
 use super::keys;
 use super::reader::Map;
 use super::templates;
 use super::versions::Versions;
 use crate::deliver::signature::sets_header;
+use crate::render::adapters::named;
 use crate::render::{check_batch, check_key, is_xml_name};
 use crate::subscription::{
     Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
@@ -19,7 +21,7 @@ use crate::subscription::{
 };
 
 const MOST_PATHS: usize = 1_000;
-const MOST_PARTS: usize = 64;
+pub const MOST_PARTS: usize = 64;
 /// As long as any body that is made.
 const LONGEST_BATCH: u64 = 16 << 20;
 /// A receipt may not get old while its delivery waits for others.
@@ -172,6 +174,9 @@ pub fn format(field: Field<'_>, scheme: &Scheme) -> Option<Format> {
             );
             return None;
         }
+        if let Some(adapter) = field.text().and_then(named) {
+            return adapters::plain(adapter, field);
+        }
         return Some(plain(field.one_of(&keys::FORMATS)?, scheme));
     }
     let map = field.map(&keys::FORMAT)?;
@@ -194,6 +199,7 @@ pub fn format(field: Field<'_>, scheme: &Scheme) -> Option<Format> {
         "form" => form(settings.map(&keys::FORM_FORMAT)?, scheme),
         "xml" => xml(settings.map(&keys::XML_FORMAT)?),
         "template" => template(settings.map(&keys::TEMPLATE_FORMAT)?, scheme),
+        name if named(name).is_some() => adapters::format(settings),
         name => {
             let map = settings.map(&keys::CLOUDEVENTS_FORMAT)?;
             let source = map.take("source").and_then(uri_reference);
@@ -338,6 +344,7 @@ fn template(map: Map<'_>, scheme: &Scheme) -> Option<Format> {
         query,
         path,
         params,
+        adapted: None,
     })))
 }
 
@@ -472,7 +479,7 @@ mod tests {
   k: { url: 'https://h/', signature: none, method: GET, gzip: true, format: xml }
 "
         ), @r#"
-        3:52: `jsonx` is not a value of `format` (known here: `raw`, `envelope`, `cloudevents`, `cloudevents-binary`, `cloudevents-batch`, `form`, `xml`)
+        3:52: `jsonx` is not a value of `format` (known here: `raw`, `envelope`, `cloudevents`, `cloudevents-binary`, `cloudevents-batch`, `form`, `xml`, `slack`, `discord`, `teams`, `zapier`, `jenkins`)
         4:52: format `template` needs a template (write `{ template: { body: ... } }`)
         5:44: `format` has exactly one key, the name of a format (such as `{ xml: { root: order } }`)
         6:72: the whole body in one `field`, and flattened, are two forms (keep one of them)
@@ -555,7 +562,7 @@ versions: { v1: { formats: { 'a.#': envelope, '#': form } } }
         12:20: the header `content-type` is not a template's to set (it belongs to HTTP, to the body, to the signature or to hookbridge)
         12:37: the header `webhook-id` is not a template's to set (it belongs to HTTP, to the body, to the signature or to hookbridge)
         12:54: `b c` cannot be the name of a header (-)
-        12:73: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, params, version (-)
+        12:73: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, body, params, version (-)
         13:28: syntax error: unexpected end of block (-)
         14:23: syntax error: unexpected end of input, expected end of variable block (-)
         18:33: syntax error at line 2, column 13 of the value of `${env:BODY}` (-)

@@ -86,6 +86,10 @@ fn form(of: &Form) -> Value {
             pattern("^[0-9]+ *([kKMGT]?B|[KMGT]iB)?$"),
         ] }),
         Form::Rate => pattern("^[0-9]+ */ *[smh]$"),
+        Form::Status => json!({ "anyOf": [
+            { "type": "integer", "minimum": 200, "maximum": 599 },
+            pattern("^([2-5][0-9][0-9]( *- *[2-5][0-9][0-9])?|[2-5][xX][xX])$"),
+        ] }),
         Form::OneOf(names) => or_put_in(json!({ "enum": names })),
         Form::List(of) => json!({ "type": "array", "items": form(of) }),
         Form::Map(Form::Text) => {

@@ -22,6 +22,13 @@ const LONGEST_PREFIX: usize = 100;
 /// What they say would be lost.
 static OF_THE_BODY: [HeaderName; 2] = [CONTENT_TYPE, CONTENT_ENCODING];
 
+/// Whether the endpoint `map` says anything about it.
+pub fn is_given(map: &Map<'_>) -> bool {
+    ["signature", "secret", "secrets"]
+        .into_iter()
+        .any(|key| map.has(key))
+}
+
 /// Reads what signs the requests of the endpoint `map`.
 pub fn read(map: &Map<'_>) -> (Scheme, Vec<Secret>) {
     let scheme = match map.take("signature") {

@@ -8,7 +8,7 @@ use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
 use super::versions::{Versions, misfit_of_sources};
 use super::{DeliverySettings, brokers, keys, sources};
-use crate::subscription::{Endpoint, Filter, MaxParked, RetryPolicy, Spec};
+use crate::subscription::{Endpoint, Filter, MaxParked, RetryPolicy, Spec, StatusRange, Statuses};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const MOST_DELAYS: usize = 100;
@@ -313,14 +313,19 @@ fn retry(field: Field<'_>) -> Option<RetryPolicy> {
         max_attempts,
         give_up_after: duration("give_up_after", defaults.give_up_after),
         max_retry_after: duration("max_retry_after", defaults.max_retry_after),
-        no_retry: map
-            .take("no_retry")
-            .map(|field| field.list())
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(|field| field.integer((300, 599)))
-            .map(|status| status as u16)
-            .collect(),
+        // With none nothing would ever be delivered.
+        success: map.take("success").map(|field| statuses(field.full_list())),
+        disable: map.take("disable").map(|field| statuses(field.list())),
+        no_retry: map.take("no_retry").map(|field| statuses(field.list())),
         schedule,
     })
+}
+
+fn statuses(ranges: Vec<Field<'_>>) -> Statuses {
+    let ranges = ranges.into_iter();
+    Statuses(
+        ranges
+            .filter_map(|field| field.parsed(StatusRange::WHAT))
+            .collect(),
+    )
 }

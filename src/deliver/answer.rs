@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
@@ -38,6 +38,7 @@ pub(super) async fn read(
     Answer {
         status: head.status.as_u16(),
         retry_after: retry_after(&head.headers, now),
+        limit: limit(head.status, &head.headers, &start),
         wish: wish(&head.headers),
         excerpt: excerpt(&start),
     }
@@ -93,6 +94,31 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
+/// How long until a limit is over, as Discord says it: seconds with a fraction, in
+/// `X-RateLimit-Reset-After` and in the JSON of a 429. The header is there without a limit being
+/// reached too, unless nothing of it remains.
+fn limit(status: StatusCode, headers: &HeaderMap, start: &[u8]) -> Option<Duration> {
+    #[derive(serde::Deserialize)]
+    struct Limited {
+        retry_after: f64,
+    }
+    let refused = status == StatusCode::TOO_MANY_REQUESTS;
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let reset = text("x-ratelimit-reset-after")
+        .filter(|_| refused || text("x-ratelimit-remaining") == Some("0"))
+        .and_then(|text| text.parse().ok());
+    let said = match refused && start.first() == Some(&b'{') {
+        true => serde_json::from_slice::<Limited>(start).ok(),
+        false => None,
+    };
+    let seconds = [reset, said.map(|said| said.retry_after)];
+    let waits = seconds.into_iter().flatten().filter_map(|seconds| {
+        let wait = Duration::try_from_secs_f64(seconds).ok()?;
+        Some(wait.min(MAX_RETRY_AFTER))
+    });
+    waits.max()
+}
+
 /// `webhook-delivery`, a proposal of Standard Webhooks.
 fn wish(headers: &HeaderMap) -> Option<Wish> {
     let text = headers.get("webhook-delivery")?.to_str().ok()?.trim();
@@ -135,6 +161,30 @@ mod tests {
         assert_eq!(wait("Fri, 31 Dec 9999 23:59:59 GMT"), Some(MAX_RETRY_AFTER));
         for garbage in ["", "-1", "+1", "1.5", "1e3", "soon", "1 minute", "0x10"] {
             assert_eq!(wait(garbage), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn limits_as_discord_says_them() {
+        let limited = |status: u16, headers: &[(&'static str, &'static str)], body: &str| {
+            let of = |(name, value): &(&'static str, &'static str)| {
+                let name = http::HeaderName::from_static(name);
+                (name, http::HeaderValue::from_static(value))
+            };
+            let headers: HeaderMap = headers.iter().map(of).collect();
+            let status = StatusCode::from_u16(status).unwrap();
+            limit(status, &headers, body.as_bytes()).map(|wait| wait.as_millis())
+        };
+        let (left, reset) = ("x-ratelimit-remaining", "x-ratelimit-reset-after");
+        let body = r#"{"message":"You are being rate limited.","retry_after":0.65,"global":false}"#;
+        assert_eq!(limited(429, &[], body), Some(650));
+        assert_eq!(limited(429, &[(reset, "1.5")], body), Some(1500));
+        assert_eq!(limited(429, &[(reset, "0.25")], "slow down"), Some(250));
+        assert_eq!(limited(204, &[(reset, "1.5"), (left, "3")], ""), None);
+        assert_eq!(limited(204, &[(reset, "1.5"), (left, "0")], ""), Some(1500));
+        assert_eq!(limited(500, &[], body), None);
+        for wrong in ["-1", "NaN", "inf", "soon", ""] {
+            assert_eq!(limited(429, &[(reset, wrong)], "{}"), None, "{wrong}");
         }
     }
 

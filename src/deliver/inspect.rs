@@ -59,13 +59,19 @@ pub async fn endpoint(policy: &AddressPolicy, endpoint: &Endpoint, ping: bool, f
         Some(failure) => return cannot(&shown, failure, found).await,
     }
     handshake(&policy, endpoint, &shown, ping, found).await;
-    if ping {
-        send(policy, endpoint, &shown, found).await;
+    match endpoint.payload.adapted() {
+        Some(adapted) if ping => {
+            let name = adapted.name;
+            let what = format!("{shown}: not pinged, since `{name}` would take it for a message");
+            found.ok(what).await;
+        }
+        _ if ping => send(policy, endpoint, &shown, found).await,
+        _ => {}
     }
 }
 
 async fn signature(endpoint: &Endpoint, found: &Findings) {
-    if endpoint.signature == Scheme::None {
+    if endpoint.signature == Scheme::None && endpoint.payload.adapted().is_none() {
         let what = "requests are not signed (`signature: none`)";
         let advice = "the receiver cannot tell them from anybody's: give it a secret";
         found.warning(what, advice).await;

@@ -52,6 +52,7 @@ fn answered(status: u16, excerpt: &str) -> Attempt {
         outcome: Outcome::Answered(Answer {
             status,
             retry_after: None,
+            limit: None,
             wish: None,
             excerpt: excerpt.to_owned(),
         }),

@@ -50,10 +50,11 @@ impl Pipeline {
         }
         let attempt = self.send(rendered, target, delivery.event.facts()).await;
         failpoint::reach("posted", &delivery.event.body);
-        note(delivery, &attempt);
+        let delivered = target.subscription.answers.accept(&attempt.outcome);
+        note(delivery, &attempt, delivered);
         target.meters.duration.observe(attempt.took.as_secs_f64());
-        count(target, delivery, &attempt);
-        log(target, delivery, &attempt);
+        count(target, delivery, &attempt, delivered);
+        log(target, delivery, &attempt, delivered);
         job.ticket = in_flight.end();
         Made {
             attempt,
@@ -120,8 +121,8 @@ const TELLING: [&str; 8] = [
     "baggage",
 ];
 
-/// The request with `body` as it may be kept: what config and templates give for a header is masked, since most
-/// of it are credentials.
+/// The request with `body` as it may be kept: what config and templates give for a header is masked,
+/// since most of it are credentials, and so is what a body has of them.
 pub(super) fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint, body: &[u8]) -> Exchange {
     let headers = outgoing.headers.iter().map(|(name, value)| {
         let tells = TELLING.contains(&name.as_str()) || name.as_str().starts_with("ce-");
@@ -131,7 +132,8 @@ pub(super) fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint, body: &[u8])
         };
         (name.to_string(), value)
     });
-    Exchange::new(outgoing.method.as_str(), headers.collect(), body)
+    let body = excerpt::without_params(body, endpoint);
+    Exchange::new(outgoing.method.as_str(), headers.collect(), &body)
 }
 
 /// Keeps the gauge and the list right when an attempt is cancelled or panics. The ticket is in the
@@ -169,12 +171,12 @@ impl Drop for InFlight<'_> {
 }
 
 /// Writes an attempt into the delivery's progress.
-pub(super) fn note(delivery: &mut Delivery, attempt: &Attempt) {
+pub(super) fn note(delivery: &mut Delivery, attempt: &Attempt, delivered: bool) {
     let progress = &mut delivery.progress;
     progress.attempts += 1;
     progress.first_attempt_at.get_or_insert(attempt.started_at);
     progress.last_attempt_at = Some(attempt.started_at);
-    if !attempt.outcome.is_success() {
+    if !delivered {
         progress.last_result = Some(attempt.outcome.label());
         progress.last_excerpt =
             Some(attempt.outcome.excerpt().to_owned()).filter(|excerpt| !excerpt.is_empty());
@@ -182,13 +184,17 @@ pub(super) fn note(delivery: &mut Delivery, attempt: &Attempt) {
 }
 
 /// Counts what came of an attempt for one delivery.
-pub(super) fn count(target: &Target, delivery: &Delivery, attempt: &Attempt) {
+pub(super) fn count(target: &Target, delivery: &Delivery, attempt: &Attempt, delivered: bool) {
     let meters = &target.meters;
-    if !attempt.outcome.is_success() {
+    if !delivered {
         meters.failed(attempt.outcome.status_class());
         return;
     }
-    meters.delivered.inc();
+    if attempt.outcome.is_success() {
+        meters.delivered.inc();
+    } else {
+        meters.delivered_by(attempt.outcome.status_class());
+    }
     let since = delivery
         .event
         .published_at
@@ -198,11 +204,11 @@ pub(super) fn count(target: &Target, delivery: &Delivery, attempt: &Attempt) {
 }
 
 /// One line per attempt that is not a first-try success; those only at debug.
-fn log(target: &Target, delivery: &Delivery, attempt: &Attempt) {
+fn log(target: &Target, delivery: &Delivery, attempt: &Attempt, delivered: bool) {
     let subscription = &target.subscription.spec.name;
     let (event, number) = (&delivery.event.id, delivery.progress.attempts);
     let took_ms = attempt.took.as_millis() as u64;
-    if !attempt.outcome.is_success() {
+    if !delivered {
         let result = attempt.outcome.label();
         let endpoint = target.subscription.endpoint.shown();
         warn!(%subscription, %event, attempt = number, took_ms, %result, %endpoint, excerpt = attempt.outcome.excerpt(), "delivery attempt failed");

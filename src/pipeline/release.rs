@@ -187,6 +187,7 @@ fn parked_until(one: &mut super::under_way::Place, now: Instant) -> Option<Wait>
         outcome: &outcome,
         progress: &progress,
         policy: &spec.retry,
+        answers: &one.target.subscription.answers,
         first_gone_at: None,
         now: Timestamp::now(),
         jitter: rand::random(),

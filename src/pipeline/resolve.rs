@@ -265,21 +265,20 @@ impl Pipeline {
         lane: &EndpointLane,
         outcome: &crate::attempt::Outcome,
     ) -> Verdict {
+        let answers = &job.target.subscription.answers;
+        let delivered = answers.accept(outcome);
         verdict::decide(&Situation {
             outcome,
             progress: &job.delivery.progress,
             policy: &job.target.subscription.spec.retry,
+            answers,
             first_gone_at: lane.first_gone_at(),
-            now: if outcome.is_success() {
+            now: if delivered {
                 job.delivery.progress.taken_at
             } else {
                 Timestamp::now()
             },
-            jitter: if outcome.is_success() {
-                0.0
-            } else {
-                rand::random()
-            },
+            jitter: if delivered { 0.0 } else { rand::random() },
         })
     }
 

@@ -23,7 +23,7 @@ use crate::deliver::lane::Ended;
 use crate::delivery::Progress;
 use crate::event::{EventId, Facts};
 use crate::failpoint;
-use crate::subscription::RetryPolicy;
+use crate::subscription::{Answers, Statuses};
 use crate::verdict::{self, Fate, Situation, Verdict};
 
 /// The receiver takes no body of this length.
@@ -137,15 +137,16 @@ impl Pipeline {
         let attempt = self.send(rendered, target, facts).await;
         target.meters.duration.observe(attempt.took.as_secs_f64());
         target.meters.batched(members.len());
-        log(target, &id, members.len(), &attempt);
+        let delivered = target.subscription.answers.accept(&attempt.outcome);
+        log(target, &id, members.len(), &attempt, delivered);
         let mut exchanges = exchanges.into_iter();
         let is_one = members.len() == 1;
         let all = members.into_iter().zip(places).map(|(mut member, place)| {
             let delivery = &mut member.job.delivery;
             failpoint::reach("posted", &delivery.event.body);
             let before = delivery.progress.clone();
-            note(delivery, &attempt);
-            count(target, delivery, &attempt);
+            note(delivery, &attempt, delivered);
+            count(target, delivery, &attempt, delivered);
             member.job.ticket = place.end();
             Attempted {
                 made: Made {
@@ -168,18 +169,19 @@ impl Pipeline {
     /// What the answer to a batch means for one of its members. What the answer says of a request
     /// as such, it may say because of another member: it is no reason yet to give this one up.
     fn decide_of_many(&self, job: &Job, lane: &EndpointLane, outcome: &Outcome) -> Verdict {
-        let policy = &job.target.subscription.spec.retry;
-        if outcome.is_success() || policy.no_retry.is_empty() {
+        let answers = &job.target.subscription.answers;
+        if answers.accept(outcome) || answers.no_retry == Statuses::default() {
             return self.decide(job, lane, outcome);
         }
-        let lenient = RetryPolicy {
-            no_retry: Vec::new(),
-            ..policy.clone()
+        let lenient = Answers {
+            no_retry: Statuses::default(),
+            ..answers.clone()
         };
         verdict::decide(&Situation {
             outcome,
             progress: &job.delivery.progress,
-            policy: &lenient,
+            policy: &job.target.subscription.spec.retry,
+            answers: &lenient,
             first_gone_at: lane.first_gone_at(),
             now: jiff::Timestamp::now(),
             jitter: rand::random(),
@@ -231,12 +233,12 @@ fn of_members(mut ids: Vec<&EventId>) -> EventId {
 }
 
 /// One line for the request, not one for each member.
-fn log(target: &Target, id: &EventId, members: usize, attempt: &Attempt) {
+fn log(target: &Target, id: &EventId, members: usize, attempt: &Attempt, delivered: bool) {
     let subscription = &target.subscription.spec.name;
     let took_ms = attempt.took.as_millis() as u64;
     if is_too_long(&attempt.outcome) && members > 1 {
         info!(%subscription, batch = %id, members, took_ms, "the receiver takes no body of this length: the batch is halved");
-    } else if !attempt.outcome.is_success() {
+    } else if !delivered {
         let result = attempt.outcome.label();
         let endpoint = target.subscription.endpoint.shown();
         warn!(%subscription, batch = %id, members, took_ms, %result, %endpoint, excerpt = attempt.outcome.excerpt(), "delivery attempt failed, its members go alone from now on");

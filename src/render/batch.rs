@@ -108,6 +108,7 @@ pub fn check_batch(format: &Format) -> Result<(), &'static str> {
         Format::Raw | Format::Envelope => Ok(()),
         Format::CloudEvents(events) if events.mode != CloudEventsMode::Binary => Ok(()),
         Format::CloudEvents(_) => Err("has attributes of one event in its headers"),
+        Format::Template(template) if template.adapted.is_some() => Err("makes one message"),
         Format::Template(template) if !template.headers.is_empty() => {
             Err("has headers of one event")
         }

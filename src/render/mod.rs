@@ -8,6 +8,7 @@
 //! of the event ([`SharedJson`]). What cannot be rendered is an error that says why, never a body
 //! that is only nearly right.
 
+pub mod adapters;
 mod batch;
 mod cloudevents;
 mod encrypt;

@@ -1,14 +1,17 @@
 //! `template`: body, headers, query and path as minijinja templates have them.
 //!
 //! A template knows `id`, `topic`, `type`, `time`, `source`, `headers` (of the message), `data` (its
-//! body as JSON), `params` (of the config) and `version`. What is not there is an error, not an
-//! empty text. In a body that is to be JSON every value is written as JSON, quotes included, and
+//! body as JSON), `body` (the same as text), `params` (of the config) and `version`. What is not
+//! there is an error, not an empty text. In a body that is to be JSON every value is written as JSON, quotes included, and
 //! the whole is checked to be JSON; in XML and HTML values are escaped as those need.
 //!
 //! What a template gives can fill in the request, and never change where it goes or what it is
 //! made of: a header's value, a query's value and a segment of the path are encoded, scheme and
 //! host are no template. Work and output are limited, whatever the data is.
 
+mod filters;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ use serde::de::IgnoredAny;
 
 use super::json::Json;
 use super::{Formed, Piece, RenderError, headers};
-use crate::subscription::{Template, TemplateText};
+use crate::subscription::{Adapted, Setting, Template, TemplateText};
 
 /// Instructions that one text may take: some milliseconds.
 const FUEL: u64 = 200_000;
@@ -30,8 +33,8 @@ const LARGEST_BODY: usize = 16 << 20;
 const LARGEST_PART: usize = 8 << 10;
 const RECURSION: usize = 64;
 /// What templates know; `data` only where the body is JSON.
-const NAMES: [&str; 9] = [
-    "id", "topic", "type", "time", "source", "headers", "data", "params", "version",
+const NAMES: [&str; 10] = [
+    "id", "topic", "type", "time", "source", "headers", "data", "body", "params", "version",
 ];
 
 /// The compiled templates of one endpoint.
@@ -44,6 +47,24 @@ pub(super) struct Templates {
     query: Vec<(Arc<str>, Part)>,
     path: Vec<Part>,
     params: Value,
+    /// Rendered before all others, and known to them as `params`.
+    settings: Vec<(Arc<str>, Filled)>,
+    longest_body: usize,
+}
+
+/// A setting of a built-in template.
+enum Filled {
+    Text(Part),
+    Fields(Vec<(Arc<str>, Part)>),
+}
+
+impl Filled {
+    fn parts(&self) -> Vec<&Part> {
+        match self {
+            Self::Text(part) => vec![part],
+            Self::Fields(fields) => fields.iter().map(|(_, part)| part).collect(),
+        }
+    }
 }
 
 /// One text: its name in the engine, and as problems call it.
@@ -51,6 +72,7 @@ struct Part {
     name: String,
     called: Arc<str>,
     needs_data: bool,
+    needs_body: bool,
 }
 
 /// What is wrong with a template, and where.
@@ -135,23 +157,13 @@ fn engine() -> Environment<'static> {
     engine.set_debug(true);
     // Of these a small text makes one of any length, which no other limit sees.
     engine.remove_filter("indent");
-    engine.add_filter("replace", replace);
+    filters::add(&mut engine);
     engine.set_auto_escape_callback(|name| match name.rsplit_once('.') {
         Some((_, "json")) => AutoEscape::Json,
         Some((_, "xml")) => AutoEscape::Html,
         _ => AutoEscape::None,
     });
     engine
-}
-
-/// minijinja's own, within [`LARGEST_BODY`].
-fn replace(text: &str, from: &str, to: &str) -> Result<String, Error> {
-    let longest = text.len() + text.matches(from).count().saturating_mul(to.len());
-    if longest > LARGEST_BODY {
-        let why = "`replace` would make a text that is too long";
-        return Err(Error::new(ErrorKind::InvalidOperation, why));
-    }
-    Ok(text.replace(from, to))
 }
 
 impl Templates {
@@ -163,8 +175,10 @@ impl Templates {
                 .map_err(|error| failed(&text.name, &error))?;
             let compiled = engine.get_template(&name);
             let compiled = compiled.map_err(|error| failed(&text.name, &error))?;
+            let names = compiled.undeclared_variables(false);
             Ok::<_, RenderError>(Part {
-                needs_data: compiled.undeclared_variables(false).contains("data"),
+                needs_data: names.contains("data"),
+                needs_body: names.contains("body"),
                 called: text.name.clone(),
                 name,
             })
@@ -198,6 +212,25 @@ impl Templates {
             .collect::<Result<_, RenderError>>()?;
         let params = template.params.iter();
         let params = params.map(|(name, text)| (&**name, Value::from(&**text)));
+        let adapted = template.adapted.as_ref();
+        let settings = adapted.map_or(&[][..], |adapted| &adapted.settings);
+        let settings = settings.iter().map(|(name, setting)| {
+            let filled = match setting {
+                Setting::Text(text) => Filled::Text(part(format!("setting {name} "), text)?),
+                Setting::Fields(fields) => Filled::Fields(
+                    fields
+                        .iter()
+                        .map(|(field, text)| {
+                            let part = part(format!("setting {name} {field} "), text)?;
+                            Ok((field.clone(), part))
+                        })
+                        .collect::<Result<_, RenderError>>()?,
+                ),
+            };
+            Ok::<_, RenderError>((name.clone(), filled))
+        });
+        let settings = settings.collect::<Result<_, RenderError>>()?;
+        let longest = adapted.and_then(|Adapted { longest_body, .. }| *longest_body);
         Ok(Self {
             body,
             content_type,
@@ -206,6 +239,8 @@ impl Templates {
             query,
             path,
             params: Value::from_pairs(params),
+            settings,
+            longest_body: longest.unwrap_or(LARGEST_BODY),
             engine,
         })
     }
@@ -214,7 +249,7 @@ impl Templates {
         let context = self.context(piece)?;
         let mut formed = Formed::default();
         if let Some(body) = &self.body {
-            let text = self.text(body, &context, LARGEST_BODY)?;
+            let text = self.text(body, &context, self.longest_body)?;
             if self.is_json
                 && let Err(error) = serde_json::from_slice::<IgnoredAny>(&text)
             {
@@ -260,16 +295,53 @@ impl Templates {
             ("time", Value::from(piece.at.to_string())),
             ("source", Value::from(&*event.source)),
             ("headers", Value::from_pairs(texts)),
-            ("params", self.params.clone()),
             ("version", Value::from(piece.version.unwrap_or_default())),
         ];
         let parts = self.headers.iter().map(|(_, part)| part);
         let parts = parts.chain(self.query.iter().map(|(_, part)| part));
-        let mut parts = parts.chain(&self.path).chain(&self.body);
-        if parts.any(|part| part.needs_data) {
+        let parts = parts.chain(&self.path).chain(&self.body);
+        let of_settings = self.settings.iter().flat_map(|(_, filled)| filled.parts());
+        let parts: Vec<_> = parts.chain(of_settings).collect();
+        if parts.iter().any(|part| part.needs_data) {
             pairs.push(("data", value(piece.data().json()?)));
         }
+        if parts.iter().any(|part| part.needs_body) {
+            let text = String::from_utf8_lossy(&piece.data().bytes);
+            pairs.push(("body", Value::from(text.into_owned())));
+        }
+        if self.settings.is_empty() {
+            pairs.push(("params", self.params.clone()));
+            return Ok(Value::from_pairs(pairs));
+        }
+        let plain = pairs.iter().cloned();
+        let plain = Value::from_pairs(plain.chain([("params", self.params.clone())]));
+        let mut known = BTreeMap::new();
+        for name in self.params.try_iter().into_iter().flatten() {
+            let value = self.params.get_item(&name).unwrap_or_default();
+            known.insert(name.to_string(), value);
+        }
+        for (name, filled) in &self.settings {
+            known.insert(name.to_string(), self.filled(filled, &plain)?);
+        }
+        pairs.push(("params", Value::from_pairs(known)));
         Ok(Value::from_pairs(pairs))
+    }
+
+    fn filled(&self, filled: &Filled, context: &Value) -> Result<Value, RenderError> {
+        let text = |part: &Part| {
+            let text = self.text(part, context, LARGEST_BODY)?;
+            Ok(Value::from(String::from_utf8_lossy(&text).into_owned()))
+        };
+        match filled {
+            Filled::Text(part) => text(part),
+            Filled::Fields(fields) => fields
+                .iter()
+                .map(|(name, part)| {
+                    let pairs = [("name", Value::from(&**name)), ("value", text(part)?)];
+                    Ok(Value::from_pairs(pairs))
+                })
+                .collect(),
+        }
     }
 
     fn part(&self, part: &Part, context: &Value) -> Result<String, RenderError> {

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::{EventId, Headers, Origin, Place};
-use crate::subscription::{Breaker, CloudEventsMode, Scheme, Template, TemplateText, Uid};
+use crate::subscription::{Breaker, CloudEventsMode, Scheme, Setting, Template, TemplateText, Uid};
 
+mod adapters;
 mod batches;
 mod cloudevents;
 mod decoded;
@@ -186,6 +187,7 @@ fn template(body: &str) -> Template {
         query: Vec::new(),
         path: Vec::new(),
         params: [("channel".into(), "#or\"ders".into())].into(),
+        adapted: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Endpoint`] is where requests go; it holds secrets, which have no `Debug` form. A
 //! [`Subscription`] is both, compiled and ready for the routing snapshot.
 
+mod answers;
 mod auth;
 mod endpoint;
 mod filter;
@@ -22,14 +23,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use answers::{Answers, StatusError, StatusRange, Statuses};
 pub use auth::{Auth, Credentials, OAuth2};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use handshake::{Challenge, Handshake};
 pub use pattern::{Pattern, PatternError, Segment, fits, segments};
 pub use payload::{
-    Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields, FormFields,
-    Format, Payload, Step, Template, TemplateText, Version, XmlNames,
+    Adapted, Batch, CloudEvents, CloudEventsMode, Encryption, FieldPath, FieldPathError, Fields,
+    FormFields, Format, Payload, Setting, Step, Template, TemplateText, Version, XmlNames,
 };
 pub use retry::RetryPolicy;
 pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl, TimeUnit};
@@ -129,6 +131,8 @@ pub struct Subscription {
     pub topics: Vec<Pattern>,
     pub types: Vec<Pattern>,
     pub filter: Option<Filter>,
+    /// What the receiver's answers mean.
+    pub answers: Answers,
     pub endpoint: Arc<Endpoint>,
 }
 
@@ -152,7 +156,9 @@ impl Subscription {
             .map(Filter::compile)
             .transpose()
             .map_err(CompileError::Filter)?;
+        let usual = endpoint.payload.adapted().map(|adapted| &adapted.answers);
         Ok(Self {
+            answers: Answers::of(&spec.retry, usual),
             uid,
             spec,
             topics,

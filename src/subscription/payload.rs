@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::HeaderName;
 use jiff::Timestamp;
 
-use super::Pattern;
+use super::{Answers, Pattern};
 
 /// What becomes of an event's body on its way out. The default passes it on untouched.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -44,6 +44,14 @@ impl Payload {
                 _ => None,
             });
         params.flatten().map(|param| &**param)
+    }
+
+    /// The adapter that makes the bodies, if it is one.
+    pub fn adapted(&self) -> Option<&Adapted> {
+        match &self.format {
+            Format::Template(template) => template.adapted.as_ref(),
+            _ => None,
+        }
     }
 }
 
@@ -147,7 +155,7 @@ pub enum Format {
 
 impl Format {
     /// As the config calls them.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 19] = [
         "raw",
         "envelope",
         "cloudevents",
@@ -156,6 +164,17 @@ impl Format {
         "form",
         "xml",
         "template",
+        "slack",
+        "discord",
+        "teams",
+        "pagerduty",
+        "twilio",
+        "zapier",
+        "jira",
+        "asana",
+        "trello",
+        "jenkins",
+        "hubspot",
     ];
 
     pub fn name(&self) -> &'static str {
@@ -169,7 +188,10 @@ impl Format {
             },
             Self::Form(_) => "form",
             Self::Xml(_) => "xml",
-            Self::Template(_) => "template",
+            Self::Template(template) => match &template.adapted {
+                Some(adapted) => adapted.name,
+                None => "template",
+            },
         }
     }
 }
@@ -221,6 +243,30 @@ pub struct Template {
     pub path: Vec<TemplateText>,
     /// Texts that the templates know as `params`; may be secret.
     pub params: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it is one of the built-in templates.
+    pub adapted: Option<Adapted>,
+}
+
+/// What a built-in template has besides: settings, and how the service is to be treated for which it
+/// is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapted {
+    /// As `format` calls it.
+    pub name: &'static str,
+    /// Settings that are templates themselves. What they make is known as `params` too.
+    pub settings: Vec<(Arc<str>, Setting)>,
+    /// Longer bodies are not sent, in bytes.
+    pub longest_body: Option<usize>,
+    /// What the service's answers mean, where the subscription does not say.
+    pub answers: Answers,
+}
+
+/// A setting of a built-in template.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Setting {
+    Text(TemplateText),
+    /// In the order in which they are written; known as a list of `name` and `value`.
+    Fields(Vec<(Arc<str>, TemplateText)>),
 }
 
 /// Template texts may hold credentials, and `params` are for nothing else.
@@ -238,6 +284,15 @@ pub struct TemplateText {
     /// The name of a file, or of the key in which the text stands.
     pub name: Arc<str>,
     pub text: Arc<str>,
+}
+
+/// Not the text, which may hold credentials.
+impl fmt::Debug for TemplateText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TemplateText")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whom a body is encrypted for, as a JWE in its compact form.

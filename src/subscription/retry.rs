@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Statuses;
+
 /// How often and how long a delivery is tried. The default spans 75.6 hours.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
@@ -17,8 +19,16 @@ pub struct RetryPolicy {
     pub give_up_after: Duration,
     /// A longer `Retry-After` is cut to this.
     pub max_retry_after: Duration,
+    /// Statuses that mean delivered, in place of 2xx. Where it is none, and for those below, the
+    /// endpoint's adapter says it.
+    #[serde(default)]
+    pub success: Option<Statuses>,
+    /// Statuses that disable the endpoint.
+    #[serde(default)]
+    pub disable: Option<Statuses>,
     /// Statuses that are dead-lettered at once.
-    pub no_retry: Vec<u16>,
+    #[serde(default)]
+    pub no_retry: Option<Statuses>,
 }
 
 impl Default for RetryPolicy {
@@ -42,7 +52,9 @@ impl Default for RetryPolicy {
             max_attempts,
             give_up_after: hours(96),
             max_retry_after: hours(24),
-            no_retry: Vec::new(),
+            success: None,
+            disable: None,
+            no_retry: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::attempt::{ErrorClass, Outcome, Wish};
 use crate::delivery::{Progress, Reason};
-use crate::subscription::RetryPolicy;
+use crate::subscription::{Answers, RetryPolicy};
 
 pub use backoff::delay;
 
@@ -28,6 +28,8 @@ pub struct Situation<'a> {
     /// With this attempt counted already.
     pub progress: &'a Progress,
     pub policy: &'a RetryPolicy,
+    /// What statuses mean.
+    pub answers: &'a Answers,
     /// When the endpoint first answered 410, if it has not answered otherwise since.
     pub first_gone_at: Option<Timestamp>,
     pub now: Timestamp,
@@ -40,7 +42,7 @@ pub struct Situation<'a> {
 pub struct Verdict {
     pub fate: Fate,
     pub endpoint: EndpointNews,
-    /// The whole lane waits this long (`Retry-After`).
+    /// The whole lane waits this long (`Retry-After`, or a limit of the receiver's).
     pub hold_lane: Option<Duration>,
     /// What the breaker learns.
     pub signal: Signal,
@@ -64,7 +66,7 @@ pub enum EndpointNews {
     FirstGone,
     /// It answered otherwise after a 410.
     NotGone,
-    /// A second 410: disable it.
+    /// A second 410, or a status that says so at once: disable it.
     Gone,
     /// It asked to be disabled.
     Unwilling,
@@ -89,39 +91,44 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
         outcome,
         progress,
         policy,
+        answers,
         first_gone_at,
         now,
         ..
     } = *situation;
     let wish = wish(outcome);
+    let delivered = answers.accept(outcome);
     let status = status(outcome);
-    let gone_again = status == Some(410)
-        && first_gone_at.is_some_and(|first| elapsed(first, now) >= GONE_CONFIRMED_AFTER);
+    let failed = status.filter(|_| !delivered);
+    let gone = failed == Some(410);
+    let confirmed = first_gone_at.is_some_and(|first| elapsed(first, now) >= GONE_CONFIRMED_AFTER);
+    let disables = failed.is_some_and(|status| answers.disable.contains(status));
     let endpoint = if wish == Some(Wish::Disable) {
         EndpointNews::Unwilling
-    } else if gone_again {
+    } else if disables || (gone && confirmed) {
         EndpointNews::Gone
-    } else if status == Some(410) && first_gone_at.is_none() {
+    } else if gone && first_gone_at.is_none() {
         EndpointNews::FirstGone
-    } else if first_gone_at.is_some() && status.is_some_and(|status| status != 410) {
+    } else if first_gone_at.is_some() && status.is_some() && !gone {
         EndpointNews::NotGone
     } else {
         EndpointNews::None
     };
-    let retry_after = retry_after(outcome).map(|asked| asked.min(policy.max_retry_after));
-    let signal = signal(outcome);
+    let wait = asked_to_wait(outcome, answers, delivered);
+    let wait = wait.map(|asked| asked.min(policy.max_retry_after));
+    let signal = match delivered {
+        true => Signal::Works,
+        false => signal(outcome),
+    };
     let verdict = |fate| Verdict {
         fate,
         endpoint,
-        hold_lane: retry_after,
+        hold_lane: wait,
         signal,
     };
 
-    if outcome.is_success() {
-        return Verdict {
-            hold_lane: None,
-            ..verdict(Fate::Delivered)
-        };
+    if delivered {
+        return verdict(Fate::Delivered);
     }
     if matches!(outcome, Outcome::Unsendable(_)) {
         return verdict(Fate::DeadLetter(Reason::Unsendable));
@@ -135,14 +142,13 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
     if matches!(endpoint, EndpointNews::Gone | EndpointNews::Unwilling) {
         return verdict(Fate::Hold);
     }
-    if status.is_some_and(|status| policy.no_retry.contains(&status)) {
+    if status.is_some_and(|status| answers.no_retry.contains(status)) {
         return verdict(Fate::DeadLetter(Reason::NoRetry));
     }
     if progress.attempts >= policy.max_attempts {
         return verdict(Fate::DeadLetter(Reason::AttemptsExhausted));
     }
-    let mut wait =
-        delay(policy, progress.attempts, situation.jitter).max(retry_after.unwrap_or_default());
+    let mut wait = delay(policy, progress.attempts, situation.jitter).max(wait.unwrap_or_default());
     if status == Some(410) {
         wait = wait.max(GONE_CONFIRMED_AFTER);
     }
@@ -176,11 +182,14 @@ fn wish(outcome: &Outcome) -> Option<Wish> {
     }
 }
 
-fn retry_after(outcome: &Outcome) -> Option<Duration> {
-    match outcome {
-        Outcome::Answered(answer) => answer.retry_after,
-        Outcome::Failed(_) | Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
-    }
+/// How long nothing may be sent to the receiver. `Retry-After` of what was delivered is about
+/// something else.
+fn asked_to_wait(outcome: &Outcome, answers: &Answers, delivered: bool) -> Option<Duration> {
+    let Outcome::Answered(answer) = outcome else {
+        return None;
+    };
+    let retry_after = answer.retry_after.filter(|_| !delivered);
+    retry_after.max(answer.limit.filter(|_| answers.limits))
 }
 
 fn signal(outcome: &Outcome) -> Signal {
@@ -217,6 +226,7 @@ mod tests {
         Outcome::Answered(Answer {
             status,
             retry_after: None,
+            limit: None,
             wish: None,
             excerpt: String::new(),
         })
@@ -235,14 +245,25 @@ mod tests {
         first_gone_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Verdict {
-        let policy = RetryPolicy {
-            no_retry: vec![400],
-            ..RetryPolicy::default()
+        let answers = Answers {
+            no_retry: "400".parse().unwrap(),
+            ..Answers::default()
         };
+        verdict_of(outcome, &answers, attempts, first_gone_at, now)
+    }
+
+    fn verdict_of(
+        outcome: &Outcome,
+        answers: &Answers,
+        attempts: u32,
+        first_gone_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Verdict {
         decide(&Situation {
             outcome,
             progress: &after_attempts(attempts),
-            policy: &policy,
+            policy: &RetryPolicy::default(),
+            answers,
             first_gone_at,
             now,
             jitter: 0.0,
@@ -341,6 +362,7 @@ mod tests {
         let outcome = Outcome::Answered(Answer {
             status: 200,
             retry_after: None,
+            limit: None,
             wish: Some(Wish::Disable),
             excerpt: String::new(),
         });
@@ -363,6 +385,131 @@ mod tests {
         );
     }
 
+    /// With these lists, the first verdict about each status.
+    fn fates(answers: &Answers, statuses: &[u16]) -> Vec<(Fate, EndpointNews, Signal)> {
+        let one = |status: &u16| {
+            let verdict = verdict_of(&answered(*status), answers, 1, None, at(1));
+            (verdict.fate, verdict.endpoint, verdict.signal)
+        };
+        statuses.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_list_of_successes_is_all_that_is_delivered() {
+        let answers = Answers {
+            success: "202 409 503".parse().unwrap(),
+            ..Answers::default()
+        };
+        let delivered = (Fate::Delivered, EndpointNews::None, Signal::Works);
+        let again = Fate::Retry(Duration::from_secs(5));
+        let tried_again = (again, EndpointNews::None, Signal::Works);
+        assert_eq!(
+            fates(&answers, &[202, 409, 503, 200, 204]),
+            [delivered, delivered, delivered, tried_again, tried_again]
+        );
+    }
+
+    #[test]
+    fn a_status_that_disables_does_so_at_once() {
+        let answers = Answers {
+            disable: "404 410".parse().unwrap(),
+            no_retry: "4xx".parse().unwrap(),
+            ..Answers::default()
+        };
+        let gone = (Fate::Hold, EndpointNews::Gone, Signal::Works);
+        let final_one = (
+            Fate::DeadLetter(Reason::NoRetry),
+            EndpointNews::None,
+            Signal::Works,
+        );
+        assert_eq!(fates(&answers, &[404, 410, 403]), [gone, gone, final_one]);
+        // Of a status in several lists, success is the first.
+        let answers = Answers {
+            success: "404".parse().unwrap(),
+            ..answers
+        };
+        assert_eq!(fates(&answers, &[404])[0].0, Fate::Delivered);
+    }
+
+    #[test]
+    fn a_410_that_is_a_success_is_no_sign_of_being_gone() {
+        let answers = Answers {
+            success: "2xx 410".parse().unwrap(),
+            ..Answers::default()
+        };
+        let verdict = verdict_of(&answered(410), &answers, 1, Some(at(0)), at(100));
+        assert_eq!(
+            (verdict.fate, verdict.endpoint),
+            (Fate::Delivered, EndpointNews::NotGone)
+        );
+    }
+
+    #[test]
+    fn retry_after_holds_the_lane_unless_it_was_delivered() {
+        let hold = |status, retry_after, limit, limits| {
+            let outcome = Outcome::Answered(Answer {
+                status,
+                retry_after,
+                limit,
+                wish: None,
+                excerpt: String::new(),
+            });
+            let answers = Answers {
+                limits,
+                ..Answers::default()
+            };
+            verdict_of(&outcome, &answers, 1, None, at(1)).hold_lane
+        };
+        let (short, long) = (Some(Duration::from_secs(7)), Some(Duration::from_secs(9)));
+        for status in [429, 503, 400, 302] {
+            assert_eq!(hold(status, short, long, false), short, "{status}");
+        }
+        assert_eq!(hold(200, short, long, false), None);
+        // Of a receiver whose limits are believed.
+        assert_eq!(hold(429, short, long, true), long);
+        assert_eq!(hold(429, long, short, true), long);
+        assert_eq!(hold(204, short, long, true), long);
+        assert_eq!(hold(204, short, None, true), None);
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(hold(429, Some(day * 9), None, false), Some(day));
+    }
+
+    #[test]
+    fn every_status_that_is_no_success_is_tried_again() {
+        let answers = Answers::default();
+        for status in (300..600).filter(|status| *status != 410) {
+            let verdict = verdict_of(&answered(status), &answers, 1, None, at(1));
+            let again = Fate::Retry(Duration::from_secs(5));
+            assert_eq!(verdict.fate, again, "{status}");
+            let fails = matches!(status, 408 | 425 | 429 | 500..);
+            assert_eq!(verdict.signal == Signal::Fails, fails, "{status}");
+        }
+        for class in ErrorClass::ALL {
+            let failed = Outcome::Failed(Failure {
+                class,
+                detail: String::new(),
+            });
+            let verdict = verdict_of(&failed, &answers, 1, None, at(1));
+            assert!(matches!(verdict.fate, Fate::Retry(_)), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_wish_to_abort_is_final_where_it_was_not_delivered() {
+        let wishing = |status| {
+            let outcome = Outcome::Answered(Answer {
+                status,
+                retry_after: None,
+                limit: None,
+                wish: Some(Wish::Abort),
+                excerpt: String::new(),
+            });
+            verdict(&outcome, 1, None, at(1)).fate
+        };
+        assert_eq!(wishing(500), Fate::DeadLetter(Reason::Aborted));
+        assert_eq!(wishing(200), Fate::Delivered);
+    }
+
     fn any_outcome() -> impl Strategy<Value = Outcome> {
         prop_oneof![
             (
@@ -373,6 +520,7 @@ mod tests {
                 .prop_map(|(status, after, wish)| {
                     Outcome::Answered(Answer {
                         status,
+                        limit: after.map(|after| Duration::from_secs(after / 2)),
                         retry_after: after.map(Duration::from_secs),
                         wish: [None, Some(Wish::Disable), Some(Wish::Abort)][usize::from(wish)],
                         excerpt: String::new(),
@@ -398,7 +546,7 @@ mod tests {
             let policy = RetryPolicy::default();
             let progress = after_attempts(attempts);
             let verdict = decide(&Situation {
-                outcome: &outcome, progress: &progress, policy: &policy, first_gone_at: None, now: at(second), jitter,
+                outcome: &outcome, progress: &progress, policy: &policy, answers: &Answers::default(), first_gone_at: None, now: at(second), jitter,
             });
             if let Fate::Retry(wait) = verdict.fate {
                 prop_assert!(wait >= delay(&policy, attempts, jitter));

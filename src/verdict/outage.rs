@@ -327,6 +327,7 @@ mod tests {
         let answered = Outcome::Answered(Answer {
             status: 500,
             retry_after: None,
+            limit: None,
             wish: None,
             excerpt: String::new(),
         });

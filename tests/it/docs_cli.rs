@@ -202,7 +202,15 @@ fn what_is_no_command_would_be_noticed() {
 }
 
 /// Commands that need nobody, and no more than files.
-const ALONE: [&str; 6] = ["validate", "echo", "schema", "completions", "man", "init"];
+const ALONE: [&str; 7] = [
+    "validate",
+    "echo",
+    "schema",
+    "completions",
+    "man",
+    "init",
+    "preset",
+];
 
 #[test]
 fn commands_that_need_nobody_are_run_as_they_are_written() {

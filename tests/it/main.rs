@@ -1,6 +1,8 @@
 //! Integration tests, a module per behaviour, in one binary so that linking stays cheap.
 
+mod adapters;
 mod admin_api;
+mod answers;
 mod batch;
 mod chaos_broker;
 mod chaos_isolation;

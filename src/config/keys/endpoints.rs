@@ -117,7 +117,7 @@ pub static ENDPOINT: Section = Section {
         key(
             "rate",
             Form::Rate,
-            "no limit",
+            "no limit, or the adapter's",
             "Requests in a time, per instance.",
         ),
         key(

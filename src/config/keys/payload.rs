@@ -1,6 +1,9 @@
 //! The keys of a payload: `format:` where it is a map, `fields:`, `batch:`, `encrypt:` and `versions:`.
 
-use super::{Form, Key, MANDATORY, Section, key};
+use super::{
+    ASANA, DISCORD, Form, HUBSPOT, JENKINS, JIRA, Key, MANDATORY, PAGERDUTY, SLACK, Section, TEAMS,
+    TRELLO, TWILIO, key,
+};
 
 const fn plain(name: &'static str, meaning: &'static str) -> Key {
     key(name, Form::Empty, "", meaning)
@@ -11,7 +14,7 @@ const fn with(name: &'static str, section: &'static Section, meaning: &'static s
 }
 
 /// Formats that need no settings, by their name alone.
-pub const FORMATS: [&str; 7] = [
+pub const FORMATS: [&str; 12] = [
     "raw",
     "envelope",
     "cloudevents",
@@ -19,6 +22,11 @@ pub const FORMATS: [&str; 7] = [
     "cloudevents-batch",
     "form",
     "xml",
+    "slack",
+    "discord",
+    "teams",
+    "zapier",
+    "jenkins",
 ];
 
 pub static FORMAT: Section = Section {
@@ -56,6 +64,17 @@ pub static FORMAT: Section = Section {
             &TEMPLATE_FORMAT,
             "Whatever a template makes of it.",
         ),
+        with("slack", &SLACK, "A message in Slack."),
+        with("discord", &DISCORD, "An embed in Discord."),
+        with("teams", &TEAMS, "A card in Microsoft Teams."),
+        with("pagerduty", &PAGERDUTY, "An alert at PagerDuty."),
+        with("twilio", &TWILIO, "An SMS by Twilio."),
+        plain("zapier", "A run of a Zap."),
+        with("jira", &JIRA, "An issue in Jira."),
+        with("asana", &ASANA, "A task in Asana."),
+        with("trello", &TRELLO, "A card on Trello."),
+        with("jenkins", &JENKINS, "A build by Jenkins."),
+        with("hubspot", &HUBSPOT, "A contact in HubSpot."),
     ],
 };
 

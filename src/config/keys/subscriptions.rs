@@ -62,7 +62,7 @@ pub static SUBSCRIPTION: Section = Section {
         key(
             "rate",
             Form::Rate,
-            "no limit",
+            "no limit, or the adapter's",
             "As on an endpoint; only beside an endpoint of its own.",
         ),
         key(
@@ -158,10 +158,22 @@ pub static RETRY: Section = Section {
             "A longer `Retry-After` of a receiver is cut to this.",
         ),
         key(
+            "success",
+            Form::List(&Form::Status),
+            "2xx, or the adapter's",
+            "Statuses that mean delivered, and no others do: `[2xx, 409]`. A status in several lists is of the first of these three.",
+        ),
+        key(
+            "disable",
+            Form::List(&Form::Status),
+            "none, or the adapter's",
+            "Statuses that disable the endpoint at once, as a second 410 does.",
+        ),
+        key(
             "no_retry",
-            Form::List(&Form::Integer(300, 599)),
-            "none",
-            "Statuses that are dead-lettered at once.",
+            Form::List(&Form::Status),
+            "none, or the adapter's",
+            "Statuses that are dead-lettered at once: `[400, 4xx, 500-503]`.",
         ),
     ],
 };

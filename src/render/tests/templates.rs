@@ -81,7 +81,7 @@ fn mistakes_in_a_template_are_found_before_it_is_used() {
     insta::assert_snapshot!(problem("a\n  {{ b c }}"), @"2: c: syntax error: unexpected identifier, expected end of variable block");
     insta::assert_snapshot!(problem("{{ id }}\n{{ data.a.b | upcase }}"), @"2: upcase: unknown filter: filter upcase is unknown");
     insta::assert_snapshot!(problem("{% if x %}"), @"1: %}: syntax error: unexpected end of input, expected end of block");
-    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"1: dta: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, params, version");
+    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"1: dta: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, body, params, version");
     assert_eq!(
         check_template("{% set x = data %}{{ x }}{{ range(3) }}{{ namespace() }}"),
         Ok(())

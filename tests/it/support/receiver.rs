@@ -35,6 +35,7 @@ type Answers = dyn Fn(&Request, usize) -> Answer + Send + Sync;
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
+    pub body: String,
     pub after: Duration,
 }
 
@@ -43,6 +44,7 @@ impl Answer {
         Self {
             status,
             headers: Vec::new(),
+            body: String::new(),
             after: Duration::ZERO,
         }
     }
@@ -50,6 +52,11 @@ impl Answer {
     /// Answers after so long; for a receiver that hangs, longer than anybody waits.
     pub fn after(self, after: Duration) -> Self {
         Self { after, ..self }
+    }
+
+    pub fn body(self, body: impl ToString) -> Self {
+        let body = body.to_string();
+        Self { body, ..self }
     }
 
     pub fn header(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -242,9 +249,11 @@ async fn receive(
         answer
     };
     tokio::time::sleep(answer.after).await;
-    let mut response = StatusCode::from_u16(answer.status)
-        .expect("a status")
-        .into_response();
+    let status = StatusCode::from_u16(answer.status).expect("a status");
+    let mut response = match answer.body.is_empty() {
+        true => status.into_response(),
+        false => (status, answer.body).into_response(),
+    };
     for (name, value) in answer.headers {
         response
             .headers_mut()
