@@ -333,9 +333,10 @@ tests:
     insta::assert_snapshot!(said(&output), @r"
     hookbridge.yaml:
     ok    one-without-an-id
+    ok    a-small-one
     more.yaml:
     ok    one
-    2 tests: 2 passed, 0 failed
+    3 tests: 3 passed, 0 failed
     ");
 }
 
@@ -365,6 +366,45 @@ fn what_the_documentation_shows_passes() {
     let shown = page.split("```text\n").nth(1).expect("a screen");
     let shown = shown.split("```").next().expect("its end");
     assert!(failed.starts_with(shown), "{failed}");
+}
+
+#[test]
+fn the_tests_of_the_full_example_pass() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    let key = "whsk_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+    write("secrets/rabbit", "p");
+    write("secrets/warehouse", key);
+    write(
+        "expected/order.json",
+        r#"{"order": {"id": 7}, "total": 150}"#,
+    );
+    write("samples/payment.json", "{}");
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/full.yaml");
+    let full = std::fs::read_to_string(full).expect("the example");
+    write("hookbridge.yaml", &full);
+    let names = full.split("${env:").skip(1);
+    let names = names.filter_map(|rest| rest.split(['}', ':']).next());
+    let value = |name: &str| match name.contains("SECRET") {
+        true => SECRET,
+        false => "0123456789abcdef",
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+        .arg("test")
+        .current_dir(folder.path())
+        .envs(names.map(|name| (name, value(name))))
+        .env_remove("HOOKBRIDGE_CONFIG")
+        .output()
+        .expect("it runs");
+    let said = said(&output);
+    assert!(
+        said.ends_with("3 tests: 3 passed, 0 failed\n"),
+        "{output:?}"
+    );
 }
 
 /// The bytes and the signature that a test expects are those of a bridge.
