@@ -153,6 +153,7 @@ fn a_format_says_why_it_makes_no_batch() {
             query: Vec::new(),
             path: Vec::new(),
             params: Default::default(),
+            adapted: None,
         };
         change(&mut template);
         check_batch(&Format::Template(Box::new(template)))
