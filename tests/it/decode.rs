@@ -247,6 +247,9 @@ async fn letters(bridge: &Bridge, count: usize) -> Vec<Value> {
     .await
 }
 
+/// A message that cannot be decoded: its topic, its headers, its body, and what is wrong with it.
+type Undecodable<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], &'a str);
+
 /// The bytes of a letter's event.
 fn body_of(letter: &Value) -> Vec<u8> {
     match (&letter["data_base64"], &letter["text"]) {
@@ -277,7 +280,7 @@ async fn what_cannot_be_decoded_is_a_dead_letter_as_it_came_until_its_schema_is_
     let missing = registry.message("avro_missing");
     let bomb = gzip(&vec![0; 2 << 20]);
     let zipped = [("hookbridge-header-content-encoding", "gzip")];
-    let rows: [(&str, &[(&str, &str)], &[u8], &str); 6] = [
+    let rows: [Undecodable<'_>; 6] = [
         (
             "missing",
             &[],
