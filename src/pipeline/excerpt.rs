@@ -22,7 +22,8 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
         return;
     }
     let (url, headers) = (&endpoint.url, &endpoint.headers);
-    let values = headers.values().filter_map(|value| value.to_str().ok());
+    let values = headers.iter().flat_map(|all| all.values());
+    let values = values.filter_map(|value| value.to_str().ok());
     // `Bearer x`, of which a receiver may repeat `x`.
     let values = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
     let of_url = [
@@ -30,7 +31,7 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
         url.path(),
         url.password().unwrap_or_default(),
     ];
-    let shown = endpoint.auth.iter().flat_map(Auth::shown);
+    let shown = endpoint.auth.as_deref().into_iter().flat_map(Auth::shown);
     let params = endpoint.payload.params();
     let values = values.chain(of_url).map(Cow::Borrowed);
     let values = values.chain(shown.map(Cow::Owned));
@@ -60,7 +61,7 @@ mod tests {
             name: "crm".into(),
             url: Arc::new("https://h.example/hooks/T0K3N?key=s3cr3t".parse().unwrap()),
             method: Method::POST,
-            headers,
+            headers: Some(headers.into()),
             signature: Scheme::Standard,
             secrets: Vec::new(),
             payload: Default::default(),

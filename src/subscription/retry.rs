@@ -1,5 +1,6 @@
 //! The retry policy of a subscription: delays, limits, and which answers are final.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,18 @@ pub struct RetryPolicy {
     pub max_retry_after: Duration,
     /// Statuses that are dead-lettered at once.
     pub no_retry: Vec<u16>,
+}
+
+impl RetryPolicy {
+    /// The policy for a subscription to keep: all that have the default share one.
+    pub fn shared(policy: impl Into<Arc<Self>>) -> Arc<Self> {
+        static DEFAULT: LazyLock<Arc<RetryPolicy>> = LazyLock::new(Arc::default);
+        let policy = policy.into();
+        match policy == *DEFAULT {
+            true => Arc::clone(&DEFAULT),
+            false => policy,
+        }
+    }
 }
 
 impl Default for RetryPolicy {
