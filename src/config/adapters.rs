@@ -186,7 +186,7 @@ subscriptions: {{ a: {{ topics: [t], endpoint: {{ url: 'https://h/', {endpoint} 
             let spec = config.subscriptions["a"].clone();
             let endpoint = config.endpoints["a"].clone();
             let subscription = Subscription::compile(Uid::of_config("a"), spec, endpoint);
-            subscription.unwrap().answers
+            Answers::clone(&subscription.unwrap().answers)
         };
         let usual = named("slack").unwrap().answers();
         assert_eq!(answers(""), usual);

@@ -13,7 +13,7 @@ use super::{
     DeliverySettings, adapters, address, auth, brokers, handshakes, keys, payload, signatures,
 };
 use crate::deliver::signature::sets_header;
-use crate::subscription::{Breaker, Endpoint, Rate, Scheme, TlsFiles};
+use crate::subscription::{Breaker, Endpoint, Payload, Rate, Scheme, TlsFiles};
 
 const MOST_HEADERS: usize = 64;
 const LONGEST_HEADER: usize = 8 * 1024;
@@ -147,12 +147,12 @@ pub fn read(
         name,
         url: Arc::new(url?),
         method,
-        headers: headers.unwrap_or_default(),
+        headers: headers.filter(|all| !all.is_empty()).map(Box::new),
         signature,
         secrets,
-        payload,
-        auth,
-        handshake,
+        payload: Payload::shared(payload),
+        auth: auth.map(Box::new),
+        handshake: handshake.map(Box::new),
         tls,
         concurrency: lane.concurrency.unwrap_or(Endpoint::DEFAULT_CONCURRENCY),
         adaptive: lane.adaptive.unwrap_or(false),

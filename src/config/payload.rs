@@ -460,6 +460,8 @@ mod tests {
             .unwrap_or_else(|problems| panic!("{problems}"))
             .endpoints["e"]
             .payload
+            .as_ref()
+            .clone()
             .clone()
     }
 

@@ -84,13 +84,14 @@ fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
     check_versions(&map, to.as_deref(), endpoint.as_ref(), &sources, known);
     let flag = map.take("enabled").and_then(|field| field.bool());
     let retry = map.take("retry").and_then(retry).unwrap_or_default();
+    let retry = RetryPolicy::shared(retry);
     let times = Times::read(&map);
     let spec = Spec {
         name: name.text.clone(),
         topics,
         types,
         sources,
-        filter: map.take("filter").and_then(filter),
+        filter: map.take("filter").and_then(filter).map(Box::new),
         enabled: flag.unwrap_or(true),
         was: was.iter().map(|name| name.text.clone()).collect(),
         retry,

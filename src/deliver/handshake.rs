@@ -95,7 +95,7 @@ struct Question<'a> {
 impl Courier {
     /// Asks `endpoint` as its handshake says. One without a handshake agrees to everything.
     pub async fn shake_hands(&self, endpoint: &Endpoint) -> Result<Agreed, NotAgreed> {
-        let Some(handshake) = &endpoint.handshake else {
+        let Some(handshake) = endpoint.handshake.as_deref() else {
             return Ok(Agreed::default());
         };
         let question = Question {
@@ -116,7 +116,7 @@ impl Courier {
             kind: CALLED,
             source: "",
         };
-        let auth = endpoint.auth.as_ref();
+        let auth = endpoint.auth.as_deref();
         let request = question.request(endpoint)?;
         let request = self
             .prepare(request, &signer, facts, auth, Timestamp::now())
@@ -150,7 +150,7 @@ impl Courier {
 
 impl Question<'_> {
     fn request(&self, endpoint: &Endpoint) -> Result<Outgoing, NotAgreed> {
-        let mut headers = endpoint.headers.clone();
+        let mut headers = endpoint.headers.as_deref().cloned().unwrap_or_default();
         let json = HeaderValue::from_static("application/json");
         let value = |text: &str| {
             let wrong = |_| NotAgreed::new("a header cannot carry what is asked with", "use ASCII");

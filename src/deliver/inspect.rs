@@ -149,7 +149,7 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
         }
     };
     let id = EventId::random();
-    let mut headers = endpoint.headers.clone();
+    let mut headers = endpoint.headers.as_deref().cloned().unwrap_or_default();
     let json = HeaderValue::from_static("application/json");
     headers.entry(CONTENT_TYPE).or_insert(json);
     let body = format!(
@@ -169,7 +169,7 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
     let courier = Courier::new(AddressPolicy::clone(&policy));
     let access = Access {
         tls: endpoint.tls.as_ref(),
-        auth: endpoint.auth.as_ref(),
+        auth: endpoint.auth.as_deref(),
         connect_timeout: CONNECT,
     };
     let event = Facts {

@@ -75,7 +75,7 @@ impl Pipeline {
             Ok(outgoing) => {
                 let access = Access {
                     tls: endpoint.tls.as_ref(),
-                    auth: endpoint.auth.as_ref(),
+                    auth: endpoint.auth.as_deref(),
                     connect_timeout: target.subscription.spec.connect_timeout,
                 };
                 self.courier
@@ -124,9 +124,10 @@ const TELLING: [&str; 8] = [
 /// The request with `body` as it may be kept: what config and templates give for a header is masked,
 /// since most of it are credentials, and so is what a body has of them.
 pub(super) fn exchange_of(outgoing: &Outgoing, endpoint: &Endpoint, body: &[u8]) -> Exchange {
+    let given = endpoint.headers.as_deref();
     let headers = outgoing.headers.iter().map(|(name, value)| {
         let tells = TELLING.contains(&name.as_str()) || name.as_str().starts_with("ce-");
-        let value = match tells && !endpoint.headers.contains_key(name) {
+        let value = match tells && !given.is_some_and(|given| given.contains_key(name)) {
             true => String::from_utf8_lossy(value.as_bytes()).into_owned(),
             false => "***".to_owned(),
         };

@@ -31,7 +31,8 @@ pub fn mask(outcome: &mut Outcome, endpoint: &Endpoint) {
 /// Masks what the config says of `endpoint` in `text`.
 pub fn masked(text: &mut String, endpoint: &Endpoint) {
     let (url, headers) = (&*endpoint.url, &endpoint.headers);
-    let values = headers.values().filter_map(|value| value.to_str().ok());
+    let values = headers.iter().flat_map(|all| all.values());
+    let values = values.filter_map(|value| value.to_str().ok());
     // `Bearer x`, of which a receiver may repeat `x`.
     let values = values.flat_map(|value| [value, value.rsplit(' ').next().unwrap_or_default()]);
     let of_url = [
@@ -39,7 +40,7 @@ pub fn masked(text: &mut String, endpoint: &Endpoint) {
         url.path(),
         url.password().unwrap_or_default(),
     ];
-    let shown = endpoint.auth.iter().flat_map(Auth::shown);
+    let shown = endpoint.auth.as_deref().into_iter().flat_map(Auth::shown);
     let values = values.chain(of_url).map(Cow::Borrowed);
     let values = values.chain(shown.map(Cow::Owned));
     for secret in values.chain(params(endpoint)).chain(keys(url)) {
@@ -130,10 +131,10 @@ mod tests {
                     .unwrap(),
             ),
             method: Method::POST,
-            headers,
+            headers: Some(headers.into()),
             signature: Scheme::Standard,
             secrets: Vec::new(),
-            payload,
+            payload: Payload::shared(payload),
             auth: None,
             handshake: None,
             tls: None,

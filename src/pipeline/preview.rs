@@ -83,7 +83,7 @@ impl Preview {
             .renderer
             .render(&delivery, None, endpoint, spec.timeout)
             .map_err(|why| Outcome::Unrenderable(why.to_string()))?;
-        let auth = endpoint.auth.as_ref();
+        let auth = endpoint.auth.as_deref();
         let facts = event.facts();
         let made = deliver::ready(rendered, &target.signer, facts, auth, &self.policy, at);
         made.map(|(request, _)| request)

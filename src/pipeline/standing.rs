@@ -42,7 +42,7 @@ impl SubscriptionStatus {
             url: endpoint.shown(),
             method: endpoint.method.clone(),
             topics: spec.topics.clone(),
-            was: spec.was.clone(),
+            was: spec.was.to_vec(),
             state,
             handshake: None,
         }

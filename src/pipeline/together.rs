@@ -175,7 +175,7 @@ impl Pipeline {
         }
         let lenient = Answers {
             no_retry: Statuses::default(),
-            ..answers.clone()
+            ..Answers::clone(answers)
         };
         verdict::decide(&Situation {
             outcome,

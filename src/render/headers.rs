@@ -31,7 +31,7 @@ static OF_THE_CONNECTION: [HeaderName; 9] = [
 
 /// The headers of the endpoint, without those that are the client's to set.
 pub(super) fn of(endpoint: &Endpoint) -> HeaderMap {
-    let mut headers = endpoint.headers.clone();
+    let mut headers = endpoint.headers.as_deref().cloned().unwrap_or_default();
     if !headers.is_empty() {
         for name in &OF_THE_CONNECTION {
             headers.remove(name);

@@ -131,7 +131,7 @@ mod tests {
             name: "crm".into(),
             url: Arc::new("https://example.com/in".parse().unwrap()),
             method: Method::POST,
-            headers: map,
+            headers: Some(map.into()),
             signature: Scheme::Standard,
             secrets: Vec::new(),
             payload: Default::default(),

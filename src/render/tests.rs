@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 use proptest::prelude::*;
 
 use super::*;
@@ -46,10 +46,10 @@ pub(super) fn endpoint(payload: Payload) -> Endpoint {
         name: "crm".into(),
         url: Arc::new("https://example.com/in?key=1".parse().unwrap()),
         method: Method::POST,
-        headers: HeaderMap::new(),
+        headers: None,
         signature: Scheme::None,
         secrets: Vec::new(),
-        payload,
+        payload: payload.into(),
         auth: None,
         handshake: None,
         tls: None,

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn endpoint() -> Arc<Endpoint> {
         name: "e".into(),
         url: Arc::new("https://example.com".parse().unwrap()),
         method: Method::POST,
-        headers: HeaderMap::new(),
+        headers: None,
         signature: Scheme::None,
         secrets: Vec::new(),
         payload: Default::default(),
@@ -39,8 +39,8 @@ fn spec(name: &str, topics: &[&str]) -> Spec {
         sources: Vec::new(),
         filter: None,
         enabled: true,
-        was: Vec::new(),
-        retry: RetryPolicy::default(),
+        was: Default::default(),
+        retry: RetryPolicy::shared(RetryPolicy::default()),
         timeout: Spec::DEFAULT_TIMEOUT,
         connect_timeout: Spec::DEFAULT_CONNECT_TIMEOUT,
         slow_after: Spec::DEFAULT_SLOW_AFTER,
@@ -125,9 +125,9 @@ fn topic_type_source_and_filter_must_all_fit() {
     let mut crm = spec("crm", &["orders.*"]);
     crm.types = vec!["order.created".into()];
     crm.sources = vec!["shop".into()];
-    crm.filter = Some(json!({"data.total": {"$gte": 1}}));
+    crm.filter = Some(json!({"data.total": {"$gte": 1}}).into());
     let mut costly = spec("costly", &["orders.*"]);
-    costly.filter = Some(json!({"data.total": {"$gte": 100}}));
+    costly.filter = Some(json!({"data.total": {"$gte": 100}}).into());
     let routes = routes([crm, costly]);
     assert_eq!(
         found(&routes, &event("orders.new", "order.created", "shop")),
@@ -146,7 +146,7 @@ fn topic_type_source_and_filter_must_all_fit() {
 fn what_is_not_enabled_is_found_by_name_only() {
     let mut off = spec("off", &["#"]);
     off.enabled = false;
-    off.was = vec!["older".into(), "oldest".into()];
+    off.was = ["older".into(), "oldest".into()].into();
     let routes = routes([off, spec("on", &["#"])]);
     assert_eq!(found(&routes, &event("a", "a", "s")), ["on"]);
     assert!(routes.by_name("off").is_some());
@@ -253,7 +253,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
             spec.types = types;
             spec.sources = sources.into_iter().map(Arc::from).collect();
             spec.enabled = enabled;
-            spec.filter = total.map(|total| json!({"data.total": total}));
+            spec.filter = total.map(|total| json!({"data.total": total}).into());
             spec
         })
 }

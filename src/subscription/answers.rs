@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -42,6 +43,15 @@ impl Default for Answers {
 }
 
 impl Answers {
+    /// For a subscription to keep: all that have the default share one.
+    pub fn shared(answers: Self) -> Arc<Self> {
+        static DEFAULT: LazyLock<Arc<Answers>> = LazyLock::new(Arc::default);
+        match answers == **DEFAULT {
+            true => Arc::clone(&DEFAULT),
+            false => Arc::new(answers),
+        }
+    }
+
     /// What `policy` says, and where it says nothing what is usual for the endpoint.
     pub fn of(policy: &RetryPolicy, usual: Option<&Self>) -> Self {
         let usual = usual.cloned().unwrap_or_default();

@@ -18,15 +18,15 @@ pub struct Endpoint {
     /// May be a credential: only [`Endpoint::shown`] may be logged.
     pub url: Arc<Url>,
     pub method: Method,
-    /// Custom headers; values are marked sensitive.
-    pub headers: HeaderMap,
+    /// Custom headers, if there are any; values are marked sensitive.
+    pub headers: Option<Box<HeaderMap>>,
     pub signature: Scheme,
     /// Newest first; all of them sign while one is being rotated.
     pub secrets: Vec<Secret>,
-    pub payload: Payload,
-    pub auth: Option<Auth>,
+    pub payload: Arc<Payload>,
+    pub auth: Option<Box<Auth>>,
     /// What it is asked before the first delivery.
-    pub handshake: Option<Handshake>,
+    pub handshake: Option<Box<Handshake>>,
     pub tls: Option<Arc<TlsFiles>>,
     /// Attempts under way at once.
     pub concurrency: usize,

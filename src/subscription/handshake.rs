@@ -60,7 +60,7 @@ impl Endpoint {
     /// What an agreement of this endpoint holds for: its URL, how it was asked, and the newest secret,
     /// as a hash. With any of them changed it is asked anew. `None`: it is never asked.
     pub fn agreement_key(&self) -> Option<String> {
-        let handshake = self.handshake.as_ref()?;
+        let handshake = self.handshake.as_deref()?;
         let secret = self.secrets.first().map_or("", Secret::expose);
         let mut parts = vec![handshake.name(), self.url.as_str(), secret];
         match handshake {

@@ -79,13 +79,13 @@ pub struct Spec {
     pub sources: Vec<Arc<str>>,
     /// The content filter as it was written.
     #[serde(default)]
-    pub filter: Option<serde_json::Value>,
+    pub filter: Option<Box<serde_json::Value>>,
     /// `false`: not matched at all.
     pub enabled: bool,
     /// Earlier names, whose parked deliveries are taken over.
     #[serde(default)]
-    pub was: Vec<Arc<str>>,
-    pub retry: RetryPolicy,
+    pub was: Box<[Arc<str>]>,
+    pub retry: Arc<RetryPolicy>,
     /// Total time of one attempt, response included.
     pub timeout: Duration,
     pub connect_timeout: Duration,
@@ -128,17 +128,29 @@ impl Spec {
 pub struct Subscription {
     pub uid: Uid,
     pub spec: Spec,
-    pub topics: Vec<Pattern>,
-    pub types: Vec<Pattern>,
-    pub filter: Option<Filter>,
+    pub topics: Box<[Pattern]>,
+    pub types: Box<[Pattern]>,
+    pub filter: Option<Box<Filter>>,
     /// What the receiver's answers mean.
-    pub answers: Answers,
+    pub answers: Arc<Answers>,
     pub endpoint: Arc<Endpoint>,
 }
 
 impl Subscription {
     /// Compiles `spec`, which the config has checked already; a problem here names the key.
-    pub fn compile(uid: Uid, spec: Spec, endpoint: Arc<Endpoint>) -> Result<Self, CompileError> {
+    pub fn compile(
+        uid: Uid,
+        mut spec: Spec,
+        endpoint: Arc<Endpoint>,
+    ) -> Result<Self, CompileError> {
+        // A spec that was read from the store has all its values to itself.
+        spec.retry = RetryPolicy::shared(spec.retry);
+        if spec.endpoint == endpoint.name {
+            spec.endpoint = Arc::clone(&endpoint.name);
+        }
+        if spec.endpoint == spec.name {
+            spec.name = Arc::clone(&spec.endpoint);
+        }
         let patterns = |key: &'static str, texts: &[String]| {
             texts
                 .iter()
@@ -146,19 +158,19 @@ impl Subscription {
                     text.parse()
                         .map_err(|source| CompileError::Pattern { key, source })
                 })
-                .collect::<Result<Vec<Pattern>, _>>()
+                .collect::<Result<Box<[Pattern]>, _>>()
         };
         let topics = patterns("topics", &spec.topics)?;
         let types = patterns("types", &spec.types)?;
         let filter = spec
             .filter
-            .as_ref()
-            .map(Filter::compile)
+            .as_deref()
+            .map(|filter| Filter::compile(filter).map(Box::new))
             .transpose()
             .map_err(CompileError::Filter)?;
         let usual = endpoint.payload.adapted().map(|adapted| &adapted.answers);
         Ok(Self {
-            answers: Answers::of(&spec.retry, usual),
+            answers: Answers::shared(Answers::of(&spec.retry, usual)),
             uid,
             spec,
             topics,

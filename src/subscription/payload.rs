@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -33,6 +33,16 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// The payload for an endpoint to keep: all that pass bodies on untouched share one.
+    pub fn shared(payload: impl Into<Arc<Self>>) -> Arc<Self> {
+        static DEFAULT: LazyLock<Arc<Payload>> = LazyLock::new(Arc::default);
+        let payload = payload.into();
+        match payload == *DEFAULT {
+            true => Arc::clone(&DEFAULT),
+            false => payload,
+        }
+    }
+
     /// What the templates know as `params`, of the endpoint's format and of all versions.
     pub fn params(&self) -> impl Iterator<Item = &str> {
         let versions = self.version.iter().chain(self.of_sources.values());

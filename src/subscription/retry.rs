@@ -1,5 +1,6 @@
 //! The retry policy of a subscription: delays, limits, and which answers are final.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,18 @@ pub struct RetryPolicy {
     /// Statuses that are dead-lettered at once.
     #[serde(default)]
     pub no_retry: Option<Statuses>,
+}
+
+impl RetryPolicy {
+    /// The policy for a subscription to keep: all that have the default share one.
+    pub fn shared(policy: impl Into<Arc<Self>>) -> Arc<Self> {
+        static DEFAULT: LazyLock<Arc<RetryPolicy>> = LazyLock::new(Arc::default);
+        let policy = policy.into();
+        match policy == *DEFAULT {
+            true => Arc::clone(&DEFAULT),
+            false => policy,
+        }
+    }
 }
 
 impl Default for RetryPolicy {

@@ -28,10 +28,10 @@ fn spec(name: &str, topic: &str) -> Spec {
         topics: vec![topic.to_owned()],
         types: Vec::new(),
         sources: Vec::new(),
-        filter: Some(json!({"data.total": {"$gte": 0.1}})),
+        filter: Some(json!({"data.total": {"$gte": 0.1}}).into()),
         enabled: true,
-        was: Vec::new(),
-        retry: RetryPolicy::default(),
+        was: Default::default(),
+        retry: RetryPolicy::shared(RetryPolicy::default()),
         timeout: Spec::DEFAULT_TIMEOUT,
         connect_timeout: Spec::DEFAULT_CONNECT_TIMEOUT,
         slow_after: Spec::DEFAULT_SLOW_AFTER,
@@ -165,7 +165,7 @@ async fn a_record_that_is_too_large_is_refused_and_harms_nothing() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let mut large = specs(&[("a", "x")]);
-    large.get_mut("a").unwrap().filter = Some(json!({"data.a": "x".repeat(100_000)}));
+    large.get_mut("a").unwrap().filter = Some(json!({"data.a": "x".repeat(100_000)}).into());
     let error = store.reconcile(&large).await.unwrap_err().to_string();
     assert!(error.contains("subscription a takes 100"), "{error}");
     assert!(store.failure().is_none());
