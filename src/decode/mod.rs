@@ -26,7 +26,7 @@ use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use serde::de::IgnoredAny;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -138,11 +138,15 @@ pub struct Decoder {
     registry: Option<Registry>,
     room: Room,
     meters: DecodeMeters,
+    /// What comes back from the broker is decoded a few at a time: there may be a window of it, and
+    /// each may be large before it has a place in the room.
+    turns: Semaphore,
 }
 
 /// Between two looks at a message that is held meanwhile: half as long as nobody knows anything.
 const SOONEST_LOOK: Duration = Duration::from_secs(5);
 const LATEST_LOOK: Duration = Duration::from_secs(60);
+const TURNS: usize = 4;
 /// Work on more bytes than this is not done where everything else waits for it.
 const INLINE_BYTES: usize = 16 << 10;
 /// The same of compressed ones, which may be many more.
@@ -166,7 +170,13 @@ impl Decoder {
             registry,
             room,
             meters,
+            turns: Semaphore::new(TURNS),
         }
+    }
+
+    /// One's turn to decode what has come back.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
     }
 
     /// What `event` says. `None`: nothing that its own bytes do not say. A registry that does not

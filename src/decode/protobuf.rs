@@ -1,12 +1,14 @@
 //! Protobuf: `.proto` text compiled, and a message of it as JSON by Protobuf's own mapping.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FileDescriptor, Kind, MessageDescriptor, SerializeOptions,
 };
 use protox::Compiler;
 use protox::file::{File, FileResolver, GoogleFileResolver};
+use serde_json::ser::Formatter;
 
 use super::out::{self, Out};
 use super::{Why, wire};
@@ -21,6 +23,7 @@ pub(super) struct Schema {
 const MOST_VALUES: usize = 500_000;
 /// As prost has it.
 const DEEPEST: usize = 100;
+const ANY: &str = "google.protobuf.Any";
 /// Braces in `.proto` text; the compiler goes down with them.
 const DEEPEST_TEXT: usize = 100;
 
@@ -76,7 +79,7 @@ impl Schema {
         let read = DynamicMessage::decode(message, bytes)
             .map_err(|error| format!("it is not what the schema describes: {error}"))?;
         let mut out = Out::new(limit);
-        let mut json = serde_json::Serializer::new(&mut out);
+        let mut json = serde_json::Serializer::with_formatter(&mut out, Depth(DEEPEST));
         let written = read.serialize_with_options(&mut json, &SerializeOptions::new());
         match written {
             Ok(()) => Ok(out.finish()),
@@ -95,6 +98,40 @@ impl Schema {
             found = next;
         }
         Some(found)
+    }
+}
+
+/// Writes no deeper JSON than this: what is inside an `Any` is read while it is written, as deep as it
+/// goes.
+struct Depth(usize);
+
+impl Depth {
+    fn deeper(&mut self) -> io::Result<()> {
+        let left = self.0.checked_sub(1);
+        self.0 = left.ok_or_else(|| io::Error::other("it is nested too deeply"))?;
+        Ok(())
+    }
+}
+
+impl Formatter for Depth {
+    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.deeper()?;
+        out.write_all(b"{")
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0 += 1;
+        out.write_all(b"}")
+    }
+
+    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.deeper()?;
+        out.write_all(b"[")
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0 += 1;
+        out.write_all(b"]")
     }
 }
 
@@ -146,6 +183,10 @@ impl Scales<'_> {
                     let start = self.at;
                     self.skip(length, end)?;
                     match kind() {
+                        // Read while it is written, so its values are not looked at here.
+                        Some(Kind::Bytes) if of.is_some_and(|of| of.full_name() == ANY) => {
+                            self.count(length / 2)?;
+                        }
                         None | Some(Kind::String | Kind::Bytes) => {}
                         Some(Kind::Message(inner)) => {
                             let end = self.at;
@@ -221,8 +262,8 @@ fn is_too_deep(text: &str) -> bool {
     let mut depth = 0_usize;
     text.bytes().any(|byte| {
         match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'{' | b'[' | b'<' => depth += 1,
+            b'}' | b']' | b'>' => depth = depth.saturating_sub(1),
             _ => {}
         }
         depth > DEEPEST_TEXT
@@ -362,6 +403,37 @@ enum State { NEW = 0; PAID = 1; }
         }
         deep.splice(0..0, [2, 2]);
         assert!(order().json(&deep, 1 << 20).is_err());
+    }
+
+    #[test]
+    fn what_is_packed_into_itself_ends() {
+        let text = r#"syntax = "proto3";
+import "google/protobuf/any.proto";
+import "google/protobuf/empty.proto";
+message Packed { google.protobuf.Any any = 1; }"#;
+        let schema = Schema::compile(text, &[]).unwrap();
+        let field = |number: u8, inner: &[u8]| {
+            let mut bytes = vec![number << 3 | 2];
+            let mut length = inner.len();
+            while length > 0x7f {
+                bytes.push((length & 0x7f) as u8 | 0x80);
+                length >>= 7;
+            }
+            bytes.push(length as u8);
+            bytes.extend(inner);
+            bytes
+        };
+        let packed = |levels: usize| {
+            let name = field(1, b"/google.protobuf.Any");
+            let mut any = field(1, b"/google.protobuf.Empty");
+            for _ in 0..levels {
+                any = [name.clone(), field(2, &any)].concat();
+            }
+            [vec![0], field(1, &any)].concat()
+        };
+        assert!(schema.json(&packed(20), 1 << 20).is_ok());
+        let why = schema.json(&packed(20_000), 16 << 20).unwrap_err();
+        assert!(why.contains("nested too deeply"), "{why}");
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub(super) fn schema_id(body: &[u8]) -> Result<u32, Why> {
         )
         .into());
     }
-    Ok(u32::from_be_bytes([a, b, c, d]))
+    let id = u32::from_be_bytes([a, b, c, d]);
+    // Theirs are signed, and a registry does not even understand a larger one.
+    match i32::try_from(id) {
+        Ok(_) => Ok(id),
+        Err(_) => Err(format!("{id} is not the id of a schema").into()),
+    }
 }
 
 /// Which message of a `.proto` file it is, as the place of each message among those around it, and
@@ -79,7 +84,8 @@ mod tests {
     #[test]
     fn the_id_is_four_bytes_in_network_order() {
         assert_eq!(schema_id(&[0, 0, 0, 1, 2, 99]), Ok(258));
-        assert_eq!(schema_id(&[0, 0xff, 0xff, 0xff, 0xff]), Ok(u32::MAX));
+        let refused = schema_id(&[0, 0xff, 0xff, 0xff, 0xff]).unwrap_err();
+        assert!(refused.contains("4294967295"), "{refused}");
         assert!(schema_id(&[0, 0, 0, 1]).unwrap_err().contains("too short"));
         assert!(schema_id(b"{\"a\":1}").unwrap_err().contains("0x7b"));
     }

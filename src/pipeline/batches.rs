@@ -185,7 +185,7 @@ impl Pipeline {
             {
                 continue;
             }
-            if !is_full && target.subscription.endpoint.rate.is_some() {
+            if !is_full && target.has_rate() {
                 target.meters.rate_limited.inc();
             }
             let wait = self.hold_of(lane, now, || gatherer.slot(lane, now));
@@ -284,7 +284,8 @@ impl Pipeline {
         }));
         match made {
             Ok((mut job, Ok(Some(part)))) => {
-                job.json = None;
+                // What was decoded is not in the event, and is needed to render it again.
+                job.json = job.json.filter(|json| json.decoded().is_some());
                 let (kind, bytes) = (Kind::of(&job, &part), part.body().len());
                 gathering.add(kind, Member { job, part }, bytes, Instant::now())
             }
@@ -328,7 +329,7 @@ impl Pipeline {
                 Offer::Shut(back) => break (back, false),
             }
         };
-        if !is_full && target.subscription.endpoint.rate.is_some() {
+        if !is_full && target.has_rate() {
             target.meters.rate_limited.inc_by(count as u64);
         }
         let wait = lane.lane.reserve(Instant::now());

@@ -102,7 +102,10 @@ impl Pipeline {
 
     /// Decodes a delivery that has come back and offers it to its lane.
     pub(super) async fn offer_decoded(self: Arc<Self>, mut job: Job, decoder: Arc<Decoder>) {
-        match decoder.decode(&job.delivery.event, PATIENCE_DUE).await {
+        let turn = decoder.turn().await;
+        let decoded = decoder.decode(&job.delivery.event, PATIENCE_DUE).await;
+        drop(turn);
+        match decoded {
             Ok(decoded) => {
                 job.json = decoded.map(SharedJson::of_decoded);
                 self.offer(job, Entrance::Other).await;
@@ -134,7 +137,9 @@ impl Pipeline {
         let Some(Decoding { decoder, unmatched }) = self.decoding(&delivery.event.source) else {
             return;
         };
+        let turn = decoder.turn().await;
         let seen = self.look_into(&delivery.event, decoder, PATIENCE_DUE).await;
+        drop(turn);
         let json = match seen {
             Seen::Says(json) => json,
             Seen::ForNobody => None,

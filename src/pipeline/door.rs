@@ -32,8 +32,9 @@ const LONGEST: Duration = crate::deliver::lane::LONGEST_WAIT;
 const SOON: Duration = Duration::from_millis(2);
 /// One look at an endpoint that fails.
 const LOOK_AT_FAILING: Duration = Duration::from_millis(25);
-/// After a wait that was in vain so many deliveries are held again without one, so that no receipt
-/// gets old.
+/// Deliveries wait at this door one after another for so long.
+const LONGEST_RUN: Duration = Duration::from_secs(20);
+/// After that deliveries are held again without a wait for this long, so that no receipt gets old.
 const WITHOUT_PATIENCE: Duration = Duration::from_millis(250);
 /// A larger body is not kept in memory to wait for its endpoint.
 const LARGEST_WAITING: usize = 64 << 10;
@@ -129,24 +130,34 @@ impl Door {
 /// The door of what was held on a broker.
 pub struct Patience {
     none_until: Instant,
+    /// When the waits began that follow each other, and when the last of them ended.
+    run: Option<(Instant, Instant)>,
 }
 
 impl Patience {
     pub fn new(now: Instant) -> Self {
-        Self { none_until: now }
+        Self {
+            none_until: now,
+            run: None,
+        }
     }
 
-    /// Waits a moment for an endpoint that fails. `false`: hold the delivery again.
-    pub async fn wait(&mut self, size_bytes: usize, since: Instant) -> bool {
+    /// Waits a moment for an endpoint that fails or is full. `false`: hold the delivery again. What
+    /// waits behind gets old as well, so it is the run of waits that is limited, not each.
+    pub async fn wait(&mut self, lane: &EndpointLane, size_bytes: usize) -> bool {
         let now = Instant::now();
         if size_bytes > LARGEST_WAITING || now < self.none_until {
             return false;
         }
-        if now.saturating_duration_since(since) >= LONGEST {
-            self.none_until = now + WITHOUT_PATIENCE;
+        let goes_on = |last: Instant| now.saturating_duration_since(last) < LOOK_AT_FAILING * 4;
+        let run = self.run.filter(|(_, last)| goes_on(*last));
+        let began = run.map_or(now, |(began, _)| began);
+        if now.saturating_duration_since(began) >= LONGEST_RUN {
+            (self.none_until, self.run) = (now + WITHOUT_PATIENCE, None);
             return false;
         }
-        tokio::time::sleep(LOOK_AT_FAILING).await;
+        let _ = tokio::time::timeout(LOOK_AT_FAILING, lane.lane.freed()).await;
+        self.run = Some((began, Instant::now()));
         true
     }
 }

@@ -311,7 +311,10 @@ impl InHand {
 
     fn may_be_sent(&self) -> bool {
         let target = &self.job.target;
-        !target.is_paused() && target.subscription.spec.enabled && !self.lane.is_disabled()
+        !target.is_paused()
+            && target.subscription.spec.enabled
+            && !target.is_unverified()
+            && !self.lane.is_disabled()
     }
 }
 

@@ -76,11 +76,30 @@ fn params(endpoint: &Endpoint) -> impl Iterator<Item = Cow<'_, str>> {
         let encoded = form_urlencoded::byte_serialize(param.as_bytes()).collect::<String>();
         let in_json = serde_json::Value::from(param).to_string();
         let in_json = in_json[1..in_json.len() - 1].to_owned();
-        [
-            Cow::Borrowed(param),
-            Cow::Owned(encoded),
-            Cow::Owned(in_json),
-        ]
+        // As templates escape them, see `render`.
+        let in_markup = [
+            ("&", "&amp;"),
+            ("<", "&lt;"),
+            (">", "&gt;"),
+            ("\"", "&quot;"),
+        ];
+        let in_markup = in_markup.iter().chain(&[("'", "&#x27;"), ("/", "&#x2f;")]);
+        let in_markup = in_markup.fold(param.to_owned(), |text, (from, to)| text.replace(from, to));
+        let in_script = [
+            ("&", "\\u0026"),
+            ("<", "\\u003c"),
+            (">", "\\u003e"),
+            ("'", "\\u0027"),
+        ];
+        let in_script = in_script
+            .iter()
+            .fold(in_json.clone(), |text, (from, to)| text.replace(from, to));
+        let in_url = encoded.replace('+', "%20");
+        let in_path = in_url.replace("%2F", "/");
+        [encoded, in_json, in_markup, in_script, in_url, in_path]
+            .into_iter()
+            .map(Cow::Owned)
+            .chain([Cow::Borrowed(param)])
     })
 }
 
@@ -175,6 +194,9 @@ mod tests {
             kept("{\"key\":\"a\\\"bcdef\"}", template("a\"bcdef")),
             "{\"key\":\"***\"}"
         );
+        let marked = "<k>a&#x2f;b&amp;cdef</k> a/b\\u0026cdef";
+        assert_eq!(kept(marked, template("a/b&cdef")), "<k>***</k> ***");
+        assert_eq!(kept("k=a%20b/cdef", template("a b/cdef")), "k=***");
         assert_eq!(kept("plain", Payload::default()), "plain");
         let compressed = Payload {
             gzip: true,

@@ -173,7 +173,6 @@ impl Source<'_> {
                 Seen::Undecodable(why) => return self.undecodable(event, ticket, why),
                 Seen::NotYet => return self.postpone(event, ticket, decoder),
             }
-            self.overdue = 0;
         }
         {
             let body = LazyJson::new(read_as(&event, json.as_ref()));
@@ -269,8 +268,6 @@ impl Source<'_> {
     }
 
     fn undecodable(&mut self, event: Arc<Event>, ticket: Ticket, why: String) {
-        // The registry has answered, so nobody waits for it.
-        self.overdue = 0;
         let (keeper, delivery) = (self.keeper.clone(), unaddressed(event, Timestamp::now()));
         tokio::spawn(decoding::bury_undecodable(keeper, delivery, ticket, why));
     }
@@ -423,6 +420,10 @@ async fn offer_due(
         }
     }
     if let Some(decoding) = decoding.filter(|_| job.target.renderer.reads_json()) {
+        if matches!(entrance, Entrance::Holds(_)) {
+            let endpoint = &job.target.subscription.endpoint.name;
+            pipeline.lanes.holds(endpoint, Instant::now());
+        }
         // Its registry may keep it waiting, and this loop is for the deliveries of all sources.
         tokio::spawn(
             pipeline

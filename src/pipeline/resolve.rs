@@ -118,7 +118,7 @@ impl Pipeline {
                 (is_full || lane.lane.fails(now))
                     && self.lanes.holds_nothing_else(&lane.name, now)
                     && !self.leaving.is_cancelled()
-                    && patience.wait(size_bytes, since).await
+                    && patience.wait(lane, size_bytes).await
             }
             Entrance::Other => false,
         }
@@ -167,13 +167,15 @@ impl Pipeline {
                 lane: &lane,
                 taken: true,
             };
-            if lane.is_disabled() {
-                // It was disabled while this one waited in the room.
+            let target = load.target();
+            let is_off =
+                |target: &Arc<Target>| target.is_paused() || !target.subscription.spec.enabled;
+            if lane.is_disabled() || target.as_ref().is_some_and(is_off) {
+                // It was disabled or paused while this one waited in the room.
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
                 load.apart(|job| self.hold_standing(job, &lane));
                 continue;
             }
-            let target = load.target();
             if let Some(wait) = target.and_then(|target| target.unverified_for(STANDING_HOLD)) {
                 next = place.give_back(Ended::Unknown, Duration::ZERO, None);
                 load.apart(|job| self.spawn_hold(job, wait, &lane));

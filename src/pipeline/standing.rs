@@ -127,6 +127,8 @@ impl Pipeline {
         let now = Timestamp::now();
         let (disabled, first_gone_at) = match news {
             EndpointNews::None => return,
+            // An answer to what was sent before it was disabled.
+            EndpointNews::FirstGone | EndpointNews::NotGone if lane.is_disabled() => return,
             EndpointNews::FirstGone => {
                 lane.set_first_gone_at(Some(now));
                 (None, Some(now))

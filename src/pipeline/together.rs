@@ -18,7 +18,7 @@ use super::release::End;
 use super::resolve::{Place, ended_of};
 use super::target::Target;
 use super::{Job, Pipeline};
-use crate::attempt::{Attempt, Outcome};
+use crate::attempt::{Answer, Attempt, Outcome};
 use crate::deliver::lane::Ended;
 use crate::delivery::Progress;
 use crate::event::{EventId, Facts};
@@ -86,7 +86,7 @@ impl Pipeline {
             return next;
         }
         self.note_endpoint(lane, verdict.endpoint);
-        if is_too_long(&attempt.outcome) && all.len() > 1 {
+        if is_halved(&target, &attempt, all.len()) {
             let rest = all.split_off(all.len().div_ceil(2));
             for half in [all, rest] {
                 self.send_half(half);
@@ -213,8 +213,13 @@ impl Pipeline {
     }
 }
 
-fn is_too_long(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Answered(answer) if answer.status == TOO_LONG)
+/// Whether the receiver takes no body of this length, and not that it wants to be left alone: then
+/// the members go alone, since together they would come back as the same batch.
+fn is_halved(target: &Target, attempt: &Attempt, members: usize) -> bool {
+    let too_long = |answer: &Answer| answer.status == TOO_LONG && answer.retry_after.is_none();
+    matches!(&attempt.outcome, Outcome::Answered(answer) if too_long(answer))
+        && members > 1
+        && !target.subscription.answers.accept(&attempt.outcome)
 }
 
 /// The same for the same members, in whatever order they came. One by itself keeps its own.
@@ -236,7 +241,7 @@ fn of_members(mut ids: Vec<&EventId>) -> EventId {
 fn log(target: &Target, id: &EventId, members: usize, attempt: &Attempt, delivered: bool) {
     let subscription = &target.subscription.spec.name;
     let took_ms = attempt.took.as_millis() as u64;
-    if is_too_long(&attempt.outcome) && members > 1 {
+    if is_halved(target, attempt, members) {
         info!(%subscription, batch = %id, members, took_ms, "the receiver takes no body of this length: the batch is halved");
     } else if !delivered {
         let result = attempt.outcome.label();
