@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::field::Field;
+use super::formats::MOST_PARTS;
 use super::keys::{self, Form};
 use super::node::Value;
-use super::payload::MOST_PARTS;
 use super::templates;
 use crate::render::adapters::{Adapter, Kind, Known, named};
 use crate::subscription::{Format, Setting};

@@ -27,6 +27,7 @@ mod brokers;
 mod cases;
 mod decode;
 mod endpoints;
+mod formats;
 mod general;
 mod handshakes;
 mod payload;

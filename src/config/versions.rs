@@ -13,7 +13,7 @@ use jiff::civil::Date;
 
 use super::field::{Field, Name};
 use super::reader::{Notes, suggestion};
-use super::{keys, payload};
+use super::{formats, keys, payload};
 use crate::subscription::{Endpoint, Format, Pattern, Scheme, Version};
 
 /// Versions by source.
@@ -144,7 +144,7 @@ impl Written<'_> {
 /// Reads a format once more; what is wrong with it has been noted.
 fn again(field: Field<'_>, scheme: &Scheme) -> Option<Format> {
     let notes = Notes::new(field.notes.base_dir, field.notes.text);
-    payload::format(
+    formats::format(
         Field {
             notes: &notes,
             ..field
@@ -205,7 +205,7 @@ fn format(entry: Field<'_>) -> Option<(Pattern, Format)> {
             None
         }
     };
-    let format = payload::format(entry, &Scheme::default());
+    let format = formats::format(entry, &Scheme::default());
     Some((pattern?, format?))
 }
 
