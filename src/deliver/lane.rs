@@ -28,6 +28,8 @@ const FURTHEST_SLOT: Duration = Duration::from_secs(24 * 3600);
 /// An endpoint that does not work is asked again after this share of the time that it has not worked
 /// for: it goes on soon after a short failure.
 const ASKED_SHARE: u32 = 16;
+/// For so long only what has not failed before asks it.
+const OTHERS_PROBE_FOR: Duration = Duration::from_secs(3);
 /// What waits for it is spread over this share of that time.
 const SPREAD_SHARE: u32 = 4;
 /// The first time it is asked again, and the least spread.
@@ -302,6 +304,13 @@ impl<J> Lane<J> {
             self.freed.notify_one();
         }
         due
+    }
+
+    /// Whether a probe is due, and has not been for long: one that has failed already had better
+    /// leave it to another, since the schedule makes it wait the longer, the more often it fails.
+    pub fn probes_with_others(&self, now: Instant) -> bool {
+        let state = self.lock();
+        matches!(state.gate, Gate::Shut { until } if now < until + OTHERS_PROBE_FOR)
     }
 
     /// Nothing passes but single probes, since the endpoint fails or does not answer.

@@ -55,7 +55,12 @@ impl Pipeline {
         self.comes_in(&mut entrance, &lane, since);
         loop {
             let (now, share) = (Instant::now(), job.ticket.share());
-            let offered = lane.lane.offer(Load::One(job), now, self.lanes.room_left());
+            let spared = job.delivery.progress.attempts > 0 && lane.lane.probes_with_others(now);
+            let load = Load::One(job);
+            let offered = match spared {
+                true => Offer::Shut(load),
+                false => lane.lane.offer(load, now, self.lanes.room_left()),
+            };
             let (back, is_full) = match offered {
                 Offer::Start(load) => return self.start(&lane, load),
                 Offer::Waiting { wake } => return self.waits(&lane, wake, share),

@@ -8,6 +8,7 @@ mod chaos_broker;
 mod chaos_isolation;
 mod chaos_kill;
 mod chaos_parking;
+mod chaos_recovery;
 mod chaos_release;
 mod cli_tooling;
 mod compose;

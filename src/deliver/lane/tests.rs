@@ -99,6 +99,21 @@ fn a_failed_probe_shuts_the_lane_for_longer_up_to_its_cool_down() {
 }
 
 #[test]
+fn a_lane_that_has_been_shut_for_long_is_probed_by_whatever_there_is() {
+    let now = Instant::now();
+    let lane = Lane::new(limits(4), now);
+    assert!(!lane.probes_with_others(now), "it is open");
+    for _ in 0..3 {
+        started(lane.offer(0, now, true));
+        lane.finished(Ended::Badly, MS, None, now);
+    }
+    let due = now + Duration::from_secs(1);
+    assert!(lane.probes_with_others(now));
+    assert!(lane.probes_with_others(due));
+    assert!(!lane.probes_with_others(due + OTHERS_PROBE_FOR));
+}
+
+#[test]
 fn waiting_jobs_leave_a_lane_that_shuts() {
     let now = Instant::now();
     let lane = Lane::new(
