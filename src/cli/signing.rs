@@ -38,7 +38,7 @@ pub struct Signing {
     secret_file: Vec<PathBuf>,
 
     /// Endpoint of the config (or subscription that has one of its own) whose signature, secrets
-    /// and URL are meant
+    /// and URL are meant. The URL of an adapter is a credential: it is to be given by --url
     #[arg(long, value_name = "NAME")]
     endpoint: Option<String>,
 
@@ -90,6 +90,11 @@ impl Signing {
                 secrets.clone_from(&endpoint.secrets);
             }
             scheme.get_or_insert_with(|| endpoint.signature.clone());
+            if url.is_none() && endpoint.payload.adapted().is_some() {
+                let message =
+                    format!("the URL of `{name}` is a credential and is not shown: give --url");
+                return Err(Exit::usage(message).into());
+            }
             url.get_or_insert_with(|| endpoint.url.as_str().to_owned());
         }
         let scheme = scheme.unwrap_or_default();

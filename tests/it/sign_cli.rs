@@ -156,3 +156,20 @@ endpoints: { sms: { url: 'https://h.example.com/in', signature: twilio, secret: 
     );
     assert_eq!(sign(&["--signature", "twillio"]).0, Some(64));
 }
+
+#[test]
+fn the_url_of_an_adapter_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("c.yaml");
+    let text = "brokers: { here: { embedded: {} } }
+endpoints: { chat: { url: 'https://hooks.slack.com/services/T0/B0/confidential', format: slack } }
+";
+    std::fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    let args = ["sign", "--json", "--config", &config, "--endpoint", "chat"];
+    let refused = hookbridge(&args, TEXT, "{}");
+    assert_eq!(refused.status.code(), Some(64));
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(why.contains("give --url"), "{why}");
+    assert!(!format!("{why}{}", said(&refused)).contains("confidential"));
+}
