@@ -31,7 +31,7 @@ const ASKED_SHARE: u32 = 16;
 /// For so long only what has not failed before asks it.
 const OTHERS_PROBE_FOR: Duration = Duration::from_secs(3);
 /// What waits for it is spread over this share of that time.
-const SPREAD_SHARE: u32 = 4;
+const SPREAD_SHARE: u32 = 6;
 /// The first time it is asked again, and the least spread.
 const LEAST_SPREAD: Duration = Duration::from_secs(1);
 /// When it has not worked for long, what waits is spread over all of that time but this, so that it

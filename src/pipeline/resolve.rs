@@ -285,7 +285,11 @@ impl Pipeline {
             } else {
                 Timestamp::now()
             },
-            jitter: if delivered { 0.0 } else { rand::random() },
+            jitter: match delivered || matches!(lane.lane.gate(), Gate::Probing) {
+                // What probes is alone, and is not to come later than what waits for it.
+                true => 0.0,
+                false => rand::random(),
+            },
         })
     }
 
