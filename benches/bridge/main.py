@@ -1,6 +1,6 @@
 """Measures the bridge beside its floors, prints a table with the targets, and writes JSON.
 
-Everything takes about twenty minutes; `--quick` takes about three and tells orders of magnitude, `--full`
+Everything takes about twenty-five minutes; `--quick` takes about three and tells orders of magnitude, `--full`
 takes about an hour.
 Each round runs every variant of a workload once. Medians of the rounds are shown; a ratio is the median
 of the ratios of each round. The measured process has a core of its own; brokers, receiver and
@@ -55,6 +55,7 @@ def main():
             json.dump(result, file, indent=1)
         print(report.text(result))
     if options.write:
+        result = page.with_the_rest(result)
         page.write(result)
     plots.write(result, page.FOLDER if options.write else WORK)
     if any("failed" in row for workload in result["workloads"] for row in workload["rows"]):
@@ -69,7 +70,7 @@ def arguments(every):
     parser.add_argument("--rounds", type=int, help="at the most; some workloads have fewer (default: 3)")
     parser.add_argument("--quick", action="store_true", help="small numbers, one round")
     parser.add_argument("--full", action="store_true", help="200000 events in a drain, five rounds, 60 s where it is steady")
-    parser.add_argument("--write", action="store_true", help="write the figures and plots into docs/")
+    parser.add_argument("--write", action="store_true", help="write the figures and plots into docs/; with --only just those")
     parser.add_argument("--render", action="store_true", help="measure nothing; make page and plots of the JSON")
     parser.add_argument("--variant", metavar="TEXT", help="only variants with this in their name, and their floors")
     parser.add_argument("--bridge", action="append", default=[], metavar="NAME=PATH", help="other builds of hookbridge, beside each other")

@@ -12,6 +12,19 @@ PAGE = os.path.join(ROOT, "docs", "performance.md")
 BEGIN, END = "<!-- figures: benches/run --write -->", "<!-- end of the figures -->"
 
 
+def with_the_rest(result):
+    """What was measured by itself takes the place of the same in the last JSON of everything."""
+    try:
+        with open(JSON) as file:
+            whole = json.load(file)
+    except FileNotFoundError:
+        return result
+    again = {w["name"]: {**w, "again": {k: result[k] for k in ("date", "command")}} for w in result["workloads"]}
+    if not {w["name"] for w in whole["workloads"]} - set(again):
+        return result
+    return {**whole, "workloads": [again.get(w["name"], w) for w in whole["workloads"]]}
+
+
 def write(result):
     """Rewrites the section, and keeps the JSON beside it."""
     os.makedirs(FOLDER, exist_ok=True)
@@ -41,6 +54,8 @@ def section(result):
         part = f"## {workload['title'].partition(':')[0]}\n\n{workload['title']}."
         if workload["note"]:
             part += f" {workload['note']}"
+        if "again" in workload:
+            part += f" Measured by itself: {workload['again']['date']}, `{workload['again']['command']}`."
         part += "\n\n" + report.table(workload)
         for picture in plots.made(result):
             if picture.workload == workload["name"]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 import urllib.request
+import zlib
 
 from .brokers import TIERS
 from .machine import Failed, cpu_seconds, peak_mib, stop
@@ -56,7 +57,9 @@ class Bridge(Measured):
         self.kind, self.perf = kind, perf
         folder = os.path.join(bench.folder, f"{kind}-{number}")
         os.makedirs(folder, exist_ok=True)
-        self.data_dir = data_dir or os.path.join(folder, group)
+        # An older build may not read what a newer one has stored.
+        build = zlib.crc32(bench.programs["hookbridge"].encode())
+        self.data_dir = data_dir or os.path.join(folder, f"{group}-{build:08x}")
         address = bench.brokers.addresses[kind]
         of_broker, of_source = {
             "rabbitmq": ({"url": address}, {"queue": topic, "declare": False}),

@@ -64,7 +64,7 @@ WORKLOADS = [
         "isolation",
         "Isolation: the good half of 1,000 events a second, beside a bad endpoint",
         variants,
-        rounds=1,
+        rounds=3,
         quick=("RabbitMQ, alone", "RabbitMQ, the other answers in 1 s", "Kafka, alone", "Kafka, the other answers in 1 s"),
         note="Both endpoints with the default concurrency of 16. Alone, nobody wants the other half. "
         "The share has arrived a second after the last event was published.",
