@@ -109,12 +109,12 @@ async fn what_is_wrong_is_told_by_pointers_and_changes_nothing() {
         (json!([]), "#"),
         (with("name", json!("New")), "#/name"),
         (with("topcs", json!([])), "#/topcs"),
-        (with("topics", json!(["a.#.b.%", 1])), "#/topics/0"),
+        (with("topics", json!(["a.**.b", 1])), "#/topics/0"),
         (with("topics", json!([])), "#/topics"),
         (with("sources", json!(["order"])), "#/sources/0"),
         (
-            with("filter", json!({ "a b": { "$gtt": 1 } })),
-            "#/filter/a%20b/$gtt",
+            with("filter", json!({ "data.total": { "$gtt": 1 } })),
+            "#/filter/data.total/$gtt",
         ),
         (with("was", json!(["old"])), "#/was"),
         (with("endpoint", json!("none")), "#/endpoint"),
@@ -251,10 +251,6 @@ async fn nobody_overwrites_what_they_have_not_seen() {
         .verify(&request.body, &request.headers)
         .expect("the first secret");
 
-    let patch = json!({ "name": "sales", "endpoint": { "signature": "github" } });
-    let renamed = ask(&bridge, Method::PATCH, CRM, Some(&patch), &[]).await;
-    let renamed = renamed.with(422);
-    assert!(renamed.pointers().is_empty() || renamed.pointers()[0].starts_with("#/endpoint"));
     let patch = json!({ "name": "sales" });
     let renamed = ask(&bridge, Method::PATCH, CRM, Some(&patch), &[])
         .await

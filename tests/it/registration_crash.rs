@@ -8,8 +8,8 @@ use crate::support::bridge::Bridge;
 
 const ALL: &str = "/v1/subscriptions";
 /// Together 200 answers, of which the last of each round is followed by the kill.
-const KILLS: usize = 20;
-const AT_ONCE: usize = 10;
+const KILLS: usize = 10;
+const AT_ONCE: usize = 20;
 
 /// With `HOOKBRIDGE_KILLS=200` there is a kill for each answer of two hundred.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,10 +31,10 @@ pub fn merge(target: &mut Value, patch: Value) {
 /// and still the same there is what it was in `old`.
 pub fn unmask(new: &mut Value, masked: &Value, old: &Value) {
     match (new, masked, old) {
-        (new @ Value::String(_), Value::String(shown), old) => {
-            if shown.contains(MASK) && *new == *shown {
-                *new = old.clone();
-            }
+        (new @ Value::String(_), Value::String(shown), old)
+            if shown.contains(MASK) && *new == *shown =>
+        {
+            *new = old.clone();
         }
         (Value::Array(new), Value::Array(masked), Value::Array(old)) => {
             for ((new, masked), old) in new.iter_mut().zip(masked).zip(old) {
