@@ -1,4 +1,5 @@
-//! The admin listener: publishing to the embedded broker, health, metrics, subscriptions.
+//! The admin listener: publishing to the embedded broker, health, metrics, subscriptions and what
+//! becomes of their deliveries.
 //!
 //! Everything it shows or changes is handed to it in [`State`]; it knows no config and holds no
 //! state of its own. Errors are RFC 9457 problems (`application/problem+json`), and a request that
@@ -16,6 +17,7 @@ mod jobs;
 mod ndjson;
 pub mod parked;
 mod problem;
+mod registration;
 mod replays;
 mod sources;
 mod subscriptions;
@@ -32,10 +34,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::embedded::Embedded;
 use crate::meters::Meters;
+use crate::operations::subscriptions::Registry;
 use crate::operations::{Operations, Traces};
 pub use access::{Scope, Token};
 pub use health::{Component, Condition, Readiness};
-pub use subscriptions::{Change, Listed, NotChanged, Subscriptions};
+pub use registration::Rotate;
+pub use subscriptions::{Change, NotChanged, Subscriptions};
 
 /// What the admin listener works with.
 #[derive(Clone)]
@@ -50,6 +54,8 @@ pub struct State {
     /// Where events go when the request names no broker.
     pub default_broker: Option<Arc<str>>,
     pub subscriptions: Arc<dyn Subscriptions>,
+    /// Where subscriptions are made and changed; without one there are only those of the config.
+    pub registry: Option<Arc<Registry>>,
     pub operations: Arc<Operations>,
     pub traces: Arc<Traces>,
     /// As soon as there is one, everything but health and version needs one.
@@ -88,11 +94,11 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route("/version", get(health::version));
     let read = Router::new()
         .route("/metrics", get(health::metrics))
-        .route("/v1/subscriptions", get(subscriptions::list))
         .merge(attempts::reading())
         .merge(dead_letters::reading())
         .merge(jobs::reading())
         .merge(parked::reading())
+        .merge(registration::reading())
         .merge(replays::reading())
         .merge(sources::reading())
         .route_layer(needs(Scope::Read));
@@ -120,6 +126,7 @@ fn router(state: State, on_loopback: bool) -> Router {
             post(subscriptions::verify),
         )
         .merge(dead_letters::removing())
+        .merge(registration::changing())
         .route_layer(needs(Scope::Admin));
     let router = open
         .merge(read)

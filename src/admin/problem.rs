@@ -18,6 +18,51 @@ pub struct Problem {
     detail: String,
     /// `WWW-Authenticate`, for 401 and 403.
     challenge: Option<String>,
+    /// What is wrong, one by one, and where in the body.
+    errors: Vec<Wrong>,
+}
+
+/// One thing that is wrong in a body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Wrong {
+    /// A JSON pointer as a URI's fragment, as in RFC 9457: `#/endpoint/url`.
+    pointer: String,
+    detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+}
+
+impl Wrong {
+    /// `pointer` is a plain JSON pointer.
+    pub fn new(pointer: &str, detail: String, help: Option<String>) -> Self {
+        let mut fragment = "#".to_owned();
+        for byte in pointer.bytes() {
+            match byte {
+                b'"'
+                | b'%'
+                | b'<'
+                | b'>'
+                | b'\\'
+                | b'^'
+                | b'`'
+                | b'{'
+                | b'|'
+                | b'}'
+                | b'#'
+                | b'['
+                | b']'
+                | 0..=32
+                | 127.. => fragment.push_str(&format!("%{byte:02X}")),
+                byte => fragment.push(char::from(byte)),
+            }
+        }
+        Self {
+            pointer: fragment,
+            detail,
+            help,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -26,6 +71,8 @@ struct Body<'a> {
     title: &'a str,
     status: u16,
     detail: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [Wrong],
 }
 
 impl Problem {
@@ -41,6 +88,7 @@ impl Problem {
             title,
             detail: detail.into(),
             challenge: None,
+            errors: Vec::new(),
         }
     }
 
@@ -64,6 +112,11 @@ impl Problem {
 
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    /// With what is wrong one by one.
+    pub fn with(self, errors: Vec<Wrong>) -> Self {
+        Self { errors, ..self }
     }
 
     pub fn challenging(self, challenge: impl Into<String>) -> Self {
@@ -113,6 +166,7 @@ impl IntoResponse for Problem {
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,
+            errors: &self.errors,
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let kind = HeaderValue::from_static("application/problem+json");

@@ -1,23 +1,24 @@
-//! Subscriptions over the API: what there is, and pausing, resuming, enabling and verifying one.
+//! Subscriptions over the API: pausing, resuming, enabling and verifying one, whoever has made it.
 
 use async_trait::async_trait;
 use axum::Json;
 use axum::extract::State as Extract;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde_json::json;
 
 use super::State;
 use super::ask::Path;
 use super::problem::Problem;
-use crate::pipeline::HandshakeStatus;
+use crate::operations::subscriptions::{Cursor, Listed};
 
 /// What the API needs of those who keep the subscriptions.
 #[async_trait]
 pub trait Subscriptions: Send + Sync + 'static {
     /// All of them, in the order to be shown in.
     async fn list(&self) -> Vec<Listed>;
+
+    /// At most `most` of them and of those that cannot be used, from the first one behind `after` on,
+    /// by name.
+    async fn page(&self, after: Option<&Cursor>, most: usize) -> Vec<Listed>;
 
     /// Makes the change durably and returns what came of it. A change that changes nothing is fine.
     async fn change(&self, name: &str, change: Change) -> Result<Listed, NotChanged>;
@@ -40,28 +41,6 @@ impl Change {
     pub fn is_of_endpoint(self) -> bool {
         matches!(self, Self::Enable | Self::Verify)
     }
-}
-
-/// A subscription as it is shown, without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Listed {
-    pub name: String,
-    pub uid: String,
-    /// `active`, `paused`, `disabled`, `unverified` or `not_enabled`.
-    pub state: &'static str,
-    /// Why it is disabled, for instance.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    pub topics: Vec<String>,
-    /// The endpoint's name.
-    pub endpoint: String,
-    /// Scheme, host and port; never the path.
-    pub url: String,
-    /// Of the endpoint, if it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub handshake: Option<HandshakeStatus>,
-    /// Parked by this instance and not seen again.
-    pub parked: u64,
 }
 
 /// Why a change was not made.
@@ -95,11 +74,6 @@ impl From<NotChanged> for Problem {
             ),
         }
     }
-}
-
-pub async fn list(Extract(state): Extract<State>) -> Response {
-    let subscriptions = state.subscriptions.list().await;
-    Json(json!({ "subscriptions": subscriptions })).into_response()
 }
 
 pub async fn pause(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::operations::subscriptions::NotLoaded;
 use crate::store::{OpenError, StoreError};
 
 /// Why `run` ended by itself.
@@ -41,6 +42,15 @@ impl Failure {
             Self::Config(error) | Self::Io(error) | Self::Storage(error) | Self::Broker(error) => {
                 error
             }
+        }
+    }
+}
+
+impl From<NotLoaded> for Failure {
+    fn from(error: NotLoaded) -> Self {
+        match error {
+            NotLoaded::Store(error) => Self::store(error),
+            other => Self::Config(other.into()),
         }
     }
 }

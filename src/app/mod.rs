@@ -8,6 +8,7 @@ mod journal;
 mod operations;
 mod preview;
 mod readiness;
+mod registry;
 mod subscriptions;
 mod upkeep;
 
@@ -28,6 +29,7 @@ use crate::config::{self, Config};
 use crate::deliver::Courier;
 use crate::journal::Journal;
 use crate::meters::Meters;
+use crate::operations::subscriptions::Registry;
 use crate::operations::{Traces, retention, topology};
 use crate::pipeline::Pipeline;
 use crate::shutdown::{Asked, Shutdown, Signals};
@@ -67,6 +69,7 @@ struct App {
     meters: Arc<Meters>,
     journal: Journal,
     pipeline: Arc<Pipeline>,
+    registry: Arc<Registry>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     embedded: BTreeMap<Arc<str>, Arc<crate::broker::embedded::Embedded>>,
@@ -132,14 +135,18 @@ impl App {
             config.limits.in_flight_bytes,
             brokers::egress_check(config),
         );
-        pipeline
-            .install(compiled(&store, config)?)
-            .map_err(Failure::Config)?;
+        let registry = Registry::open(
+            store.clone(),
+            pipeline.clone(),
+            registry::settings(config),
+            compiled(&store, config)?,
+        )?;
         Ok(Self {
             store,
             meters,
             journal,
             pipeline,
+            registry,
             feedings,
             brokers,
             embedded,
@@ -159,6 +166,7 @@ impl App {
             meters,
             journal,
             pipeline,
+            registry,
             feedings,
             brokers,
             embedded,
@@ -183,7 +191,9 @@ impl App {
             subscriptions: Arc::new(subscriptions::OfPipeline {
                 pipeline: pipeline.clone(),
                 operations: operations.clone(),
+                registry: registry.clone(),
             }),
+            registry: Some(registry.clone()),
             traces: Arc::new(Traces {
                 journal: Some(journal.clone()),
                 keepers: journal::keepers(&config, &brokers),
@@ -200,6 +210,7 @@ impl App {
             let pipeline = pipeline.clone();
             async move { pipeline.tidy().await }
         });
+        tokio::spawn(registry.clone().keep_up());
         tokio::spawn(pipeline.clone().watch_egress());
         tokio::spawn(pipeline.clone().shake_hands());
         tokio::spawn(pipeline.clone().release_old());
@@ -233,7 +244,7 @@ impl App {
                 asked = signals.next() => match asked {
                     Asked::Stop => break None,
                     Asked::Reload => {
-                        let result = reload(&from, &mut config, &store, &pipeline).await;
+                        let result = reload(&from, &mut config, &registry).await;
                         meters.reloaded(result.is_ok());
                         if let Err(error) = result {
                             error!(error = format!("{error:#}"), "the config is not reloaded; the one before stays in force");
@@ -348,12 +359,7 @@ async fn storage_failure(store: &Store) -> anyhow::Error {
 
 /// Reads the config again. What concerns subscriptions and endpoints takes effect; brokers, sources
 /// and limits need a restart, and a change of those is said.
-async fn reload(
-    from: &From,
-    config: &mut Config,
-    store: &Arc<Store>,
-    pipeline: &Arc<Pipeline>,
-) -> anyhow::Result<()> {
+async fn reload(from: &From, config: &mut Config, registry: &Registry) -> anyhow::Result<()> {
     let From::File(path) = from else {
         info!("running without a config file: nothing to reload");
         return Ok(());
@@ -361,9 +367,10 @@ async fn reload(
     let new = config::load(path, &|name| std::env::var(name).ok())
         .map_err(|problems| anyhow::anyhow!("{}", problems.render(config::Format::Human, false)))?
         .config;
-    let changes = store.reconcile(&new.subscriptions).await?;
-    let ready = compiled(store, &new).map_err(|failure| failure.into_error())?;
-    pipeline.install(ready)?;
+    let compiled = |store: &Store| compiled(store, &new).map_err(Failure::into_error);
+    let changes = registry
+        .reload(registry::settings(&new), &new.subscriptions, compiled)
+        .await?;
     info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, "the config is reloaded");
     if new.brokers != config.brokers || new.sources != config.sources || new.group != config.group {
         warn!("brokers, sources or the group have changed: restart to use them");

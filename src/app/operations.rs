@@ -9,16 +9,17 @@ use std::sync::Arc;
 
 use tracing::error;
 
-use super::{Failure, brokers};
+use super::{Failure, brokers, registry};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::journal::{Deed, Journal};
 use crate::meters::Meters;
+use crate::operations::subscriptions::kept;
 use crate::operations::{Known, Operations};
 use crate::pipeline::{Pipeline, Receiver, State, SubscriptionStatus};
 use crate::store::Store;
-use crate::subscription::{Spec, Subscription, Uid};
+use crate::subscription::{Endpoint, Spec, Subscription, Uid};
 
 /// Those of a running bridge, which knows its subscriptions as they are.
 pub fn of_pipeline(
@@ -33,7 +34,7 @@ pub fn of_pipeline(
 }
 
 /// Those of a process that runs no bridge, over the brokers whose names are `wanted`. Of
-/// subscriptions it knows what the config says, and the store: paused, disabled.
+/// subscriptions it knows what the config says, and the store: those made over the API, paused, disabled.
 pub fn operations(
     config: &Config,
     wanted: impl Fn(&str) -> bool,
@@ -107,10 +108,14 @@ impl Known for OfPipeline {
     }
 }
 
-/// The config's subscriptions, and their states.
-struct OfConfig {
-    config: Config,
-    states: BTreeMap<Arc<str>, State>,
+/// The config's subscriptions and those made over the API, and their states.
+struct OfConfig(BTreeMap<Arc<str>, Described>);
+
+struct Described {
+    uid: Uid,
+    spec: Spec,
+    endpoint: Arc<Endpoint>,
+    state: State,
 }
 
 impl OfConfig {
@@ -125,19 +130,41 @@ impl OfConfig {
             }
             false => None,
         };
-        let mut states = BTreeMap::new();
-        for (name, spec) in &config.subscriptions {
-            let endpoint = config.endpoints.get(&spec.endpoint);
-            let key = endpoint.and_then(|endpoint| endpoint.agreement_key());
-            states.insert(name.clone(), state_of(spec, key, store.as_ref())?);
+        let of_config = config.subscriptions.iter().filter_map(|(name, spec)| {
+            let endpoint = config.endpoints.get(&spec.endpoint)?.clone();
+            Some((Uid::of_config(name), spec.clone(), endpoint))
+        });
+        let mut all: Vec<_> = of_config.collect();
+        if let Some(store) = &store {
+            for (record, read) in kept(store, &registry::settings(config))? {
+                // What cannot be used is not in force with a bridge running either.
+                if let Ok(read) = read {
+                    all.push((record.uid, read.spec, read.endpoint));
+                }
+            }
         }
-        let config = config.clone();
-        Ok(Self { config, states })
+        let mut described = BTreeMap::new();
+        for (uid, spec, endpoint) in all {
+            let state = state_of(&uid, &spec, &endpoint, store.as_ref())?;
+            let one = Described {
+                uid,
+                endpoint,
+                state,
+                spec,
+            };
+            described.insert(one.spec.name.clone(), one);
+        }
+        Ok(Self(described))
     }
 }
 
-/// `key`: what the endpoint has to have agreed to.
-fn state_of(spec: &Spec, key: Option<String>, store: Option<&Store>) -> Result<State, Failure> {
+fn state_of(
+    uid: &Uid,
+    spec: &Spec,
+    endpoint: &Endpoint,
+    store: Option<&Store>,
+) -> Result<State, Failure> {
+    let key = endpoint.agreement_key();
     if !spec.enabled {
         return Ok(State::Off);
     }
@@ -147,13 +174,13 @@ fn state_of(spec: &Spec, key: Option<String>, store: Option<&Store>) -> Result<S
             None => State::Active,
         });
     };
-    let endpoint = store.endpoint_standing(&spec.endpoint);
+    let endpoint = store.endpoint_standing(&endpoint.name);
     let endpoint = endpoint.map_err(Failure::store)?;
     let agreed = endpoint.agreed.map(|agreement| agreement.key);
     if endpoint.disabled.is_some() {
         return Ok(State::Disabled);
     }
-    let own = store.subscription_standing(&Uid::of_config(&spec.name));
+    let own = store.subscription_standing(uid);
     Ok(match own.map_err(Failure::store)?.paused {
         true => State::Paused,
         false if key.is_some() && key != agreed => State::Unverified,
@@ -163,22 +190,17 @@ fn state_of(spec: &Spec, key: Option<String>, store: Option<&Store>) -> Result<S
 
 impl Known for OfConfig {
     fn subscriptions(&self) -> Vec<SubscriptionStatus> {
-        let status = |(name, state): (&Arc<str>, &State)| {
-            let spec = self.config.subscriptions.get(name)?;
-            let endpoint = self.config.endpoints.get(&spec.endpoint)?;
-            let uid = Uid::of_config(name);
-            Some(SubscriptionStatus::of(uid, spec, endpoint, *state))
+        let status = |one: &Described| {
+            SubscriptionStatus::of(one.uid.clone(), &one.spec, &one.endpoint, one.state)
         };
-        self.states.iter().filter_map(status).collect()
+        self.0.values().map(status).collect()
     }
 
     fn receiver(&self, name: &str) -> Option<Receiver> {
-        let (name, spec) = self.config.subscriptions.get_key_value(name)?;
-        let endpoint = self.config.endpoints.get(&spec.endpoint)?.clone();
-        // The config has compiled it once to check it.
-        let uid = Uid::of_config(name);
-        let subscription = Subscription::compile(uid, spec.clone(), endpoint).ok()?;
-        let state = self.states.get(name).copied()?;
-        Some(Receiver::alone(subscription, state))
+        let one = self.0.get(name)?;
+        // It has been compiled once to check it.
+        let subscription =
+            Subscription::compile(one.uid.clone(), one.spec.clone(), one.endpoint.clone()).ok()?;
+        Some(Receiver::alone(subscription, one.state))
     }
 }

@@ -4,20 +4,23 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::admin::{Change, Listed, NotChanged, Subscriptions};
+use crate::admin::{Change, NotChanged, Subscriptions};
+use crate::operations::subscriptions::{Cursor, Listed, Registry};
 use crate::operations::{Operations, parked};
 use crate::pipeline::{Pipeline, State, SubscriptionStatus};
+use crate::subscription::Uid;
 
 /// The pipeline, behind what the API needs of it.
 pub struct OfPipeline {
     pub pipeline: Arc<Pipeline>,
     pub operations: Arc<Operations>,
+    pub registry: Arc<Registry>,
 }
 
 impl OfPipeline {
     fn listed(&self, status: SubscriptionStatus) -> Listed {
         let parked = self.pipeline.parked_here(&status.name);
-        listed(status, parked)
+        Listed::of(status, parked)
     }
 
     fn state(&self, name: &str) -> Option<State> {
@@ -59,7 +62,20 @@ impl Subscriptions for OfPipeline {
         all.into_iter().map(|one| self.listed(one)).collect()
     }
 
-    async fn change(&self, name: &str, change: Change) -> Result<Listed, NotChanged> {
+    async fn page(&self, after: Option<&Cursor>, most: usize) -> Vec<Listed> {
+        let after = after.map(Cursor::place);
+        let page = self.pipeline.subscriptions_after(after, most);
+        let mut page: Vec<_> = page.into_iter().map(|one| self.listed(one)).collect();
+        page.extend(self.registry.unusable_after(after));
+        page.sort_by(|one, other| one.place().cmp(&other.place()));
+        page.truncate(most);
+        page
+    }
+
+    async fn change(&self, which: &str, change: Change) -> Result<Listed, NotChanged> {
+        let by_uid = which.contains(':').then(|| Uid::from_stored(which));
+        let by_uid = by_uid.and_then(|uid| self.pipeline.subscription(&uid));
+        let name = by_uid.as_ref().map_or(which, |one| &*one.name);
         let before = self.state(name);
         let known = match change {
             Change::Pause => self.pipeline.set_paused(name, true).await,
@@ -87,34 +103,5 @@ impl Subscriptions for OfPipeline {
             .into_iter()
             .find(|subscription| &*subscription.name == name);
         now.map(|one| self.listed(one)).ok_or(NotChanged::Unknown)
-    }
-}
-
-fn listed(status: SubscriptionStatus, parked: u64) -> Listed {
-    let (state, why) = match status.state {
-        State::Active => ("active", None),
-        State::Paused => ("paused", None),
-        State::Disabled => (
-            "disabled",
-            Some("the endpoint answered 410 twice, or asked for it".to_owned()),
-        ),
-        State::Unverified => {
-            let handshake = status.handshake.as_ref();
-            let why = handshake.and_then(|handshake| handshake.why.clone());
-            let why = why.unwrap_or_else(|| "the endpoint is being asked".to_owned());
-            ("unverified", Some(why))
-        }
-        State::Off => ("not_enabled", None),
-    };
-    Listed {
-        name: status.name.to_string(),
-        uid: status.uid.to_string(),
-        state,
-        why,
-        topics: status.topics,
-        endpoint: status.endpoint.to_string(),
-        url: status.url,
-        handshake: status.handshake,
-        parked,
     }
 }

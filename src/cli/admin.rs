@@ -29,6 +29,22 @@ pub struct Admin {
 struct Problem {
     title: String,
     detail: String,
+    /// What is wrong in the body, one by one.
+    #[serde(default)]
+    errors: Vec<Wrong>,
+}
+
+#[derive(serde::Deserialize)]
+struct Wrong {
+    pointer: String,
+    detail: String,
+    help: Option<String>,
+}
+
+/// An answer with its entity tag.
+pub struct Tagged<T> {
+    pub body: T,
+    pub etag: Option<String>,
 }
 
 impl Admin {
@@ -124,6 +140,43 @@ impl Admin {
         self.read(self.request(Method::POST, path).json(body)).await
     }
 
+    /// What is there, with its entity tag.
+    pub async fn look<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Tagged<T>> {
+        let answer = send(self.request(Method::GET, path)).await?;
+        let etag = answer.headers().get(http::header::ETAG);
+        let etag = etag.and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let body = body_of(answer).await?;
+        Ok(Tagged { body, etag })
+    }
+
+    /// A PUT, if what is there still has this tag.
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        etag: Option<&str>,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        let mut request = self.request(Method::PUT, path).json(body);
+        if let Some(etag) = etag {
+            request = request.header(http::header::IF_MATCH, etag);
+        }
+        self.read(request).await
+    }
+
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.read(self.request(Method::PATCH, path).json(body))
+            .await
+    }
+
+    /// A DELETE that is answered with nothing.
+    pub async fn remove(&self, path: &str) -> anyhow::Result<()> {
+        send(self.request(Method::DELETE, path)).await.map(drop)
+    }
+
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.read(self.request(Method::DELETE, path)).await
     }
@@ -141,13 +194,16 @@ impl Admin {
     }
 
     async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
-        let answer = send(request).await?;
-        let body = answer
-            .bytes()
-            .await
-            .map_err(|error| broken_off(error.without_url()))?;
-        serde_json::from_slice(&body).context("the admin API's answer cannot be read")
+        body_of(send(request).await?).await
     }
+}
+
+async fn body_of<T: DeserializeOwned>(answer: Response) -> anyhow::Result<T> {
+    let body = answer
+        .bytes()
+        .await
+        .map_err(|error| broken_off(error.without_url()))?;
+    serde_json::from_slice(&body).context("the admin API's answer cannot be read")
 }
 
 /// `text` as one segment of a path.
@@ -211,11 +267,25 @@ fn broken_off(error: reqwest::Error) -> anyhow::Error {
     anyhow::Error::from(error).context(Exit::unavailable(why))
 }
 
+/// A problem, with a line for each thing that is wrong.
+fn said(problem: &Problem) -> String {
+    let mut said = format!("{}: {}", problem.title, problem.detail);
+    for wrong in &problem.errors {
+        let place = wrong.pointer.trim_start_matches('#');
+        let place = if place.is_empty() { "/" } else { place };
+        said.push_str(&format!("\n  {place}: {}", wrong.detail));
+        if let Some(help) = &wrong.help {
+            said.push_str(&format!(" ({help})"));
+        }
+    }
+    said
+}
+
 async fn refusal(answer: Response) -> anyhow::Error {
     let status = answer.status();
     let body = answer.bytes().await.unwrap_or_default();
     let said = match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) => format!("{}: {}", problem.title, problem.detail),
+        Ok(problem) => said(&problem),
         Err(_) => format!("the admin API answers {status}"),
     };
     match status {

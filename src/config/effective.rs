@@ -368,6 +368,7 @@ mod tests {
             "HOOKBRIDGE_INSTANCE" => None,
             "SHUTDOWN" => Some("7s".to_owned()),
             name if name.contains("SECRET") => Some(SECRET.to_owned()),
+            "STORE_KEY" => Some("0123456789abcdef".repeat(4)),
             _ => Some("0123456789abcdef".to_owned()),
         }
     }

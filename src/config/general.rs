@@ -1,4 +1,4 @@
-//! The keys at the top: `group`, `instance`, `admin`, `dead_letters`, `delivery`, `limits`.
+//! The keys at the top: `group`, `instance`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use super::keys;
 use super::node::Span;
 use super::reader::{Map, Notes};
 use super::{Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Place, Scope};
+use crate::store::Key;
+use crate::subscription::Secret;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8400);
 const DEFAULT_MAX_EVENT_BYTES: u64 = 16 << 20;
@@ -73,6 +75,31 @@ pub fn instance(
         "auto" => Instance::Auto,
         name => Instance::Named(name.into()),
     })
+}
+
+/// One key, or several of which the first seals.
+pub fn store_keys(field: Field<'_>) -> Option<Vec<Secret>> {
+    let fields = match field.is_list() {
+        true => field.full_list(),
+        false => vec![field],
+    };
+    let mut keys: Vec<Secret> = Vec::new();
+    for field in &fields {
+        let Some(text) = field.text() else { continue };
+        if let Err(why) = Key::read(text) {
+            field.note(
+                why.to_string(),
+                "make one with `openssl rand -hex 32`, in a file of its own".to_owned(),
+            );
+            continue;
+        }
+        let key = Secret::new(text);
+        if keys.contains(&key) {
+            field.note("the same key is there twice", None);
+        }
+        keys.push(key);
+    }
+    (keys.len() == fields.len()).then_some(keys)
 }
 
 pub fn admin(map: Option<&Map<'_>>) -> Option<Admin> {

@@ -9,16 +9,18 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value as Json;
 
 use super::node::{Node, Span, Value};
 
 /// Shown instead of what is masked.
-const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// Everything below these keys is secret.
-const SECRET_KEYS: [&str; 8] = [
+const SECRET_KEYS: [&str; 9] = [
     "secret",
     "secrets",
+    "store_key",
     "password",
     "token",
     "headers",
@@ -223,6 +225,55 @@ fn is_secret(key: &str) -> bool {
         })
 }
 
+/// A value as it may be shown, by the same rules.
+pub fn json(value: &Json) -> Json {
+    let walked = |(key, value): (&String, &Json)| {
+        let lower = key.to_ascii_lowercase();
+        let flat = match value {
+            Json::Object(_) => false,
+            Json::Array(items) => items
+                .iter()
+                .all(|item| !item.is_array() && !item.is_object()),
+            _ => true,
+        };
+        let named = SECRET_WORDS.iter().any(|word| lower.contains(word));
+        let shown = if is_secret(&lower) || (flat && named) {
+            covered(value, &|_: &str| MASK.to_owned())
+        } else if URL_KEYS.contains(&lower.as_str()) {
+            covered(value, &url)
+        } else {
+            json(value)
+        };
+        (key.clone(), shown)
+    };
+    match value {
+        Json::Object(map) => Json::Object(map.iter().map(walked).collect()),
+        Json::Array(items) => Json::Array(items.iter().map(json).collect()),
+        Json::String(text) => Json::String(message(text)),
+        other => other.clone(),
+    }
+}
+
+/// With every plain value below it replaced.
+fn covered(value: &Json, with: &impl Fn(&str) -> String) -> Json {
+    let inside = |(key, value): (&String, &Json)| (key.clone(), covered(value, with));
+    match value {
+        Json::Null => Json::Null,
+        Json::Object(map) => Json::Object(map.iter().map(inside).collect()),
+        Json::Array(items) => items.iter().map(|item| covered(item, with)).collect(),
+        Json::String(text) => Json::String(with(text)),
+        other => Json::String(with(&other.to_string())),
+    }
+}
+
+/// A URL up to its host.
+fn url(text: &str) -> String {
+    match UP_TO_PATH.find(text) {
+        Some(host) if host.end() < text.len() => format!("{}{MASK}", &text[..host.end()]),
+        _ => text.to_owned(),
+    }
+}
+
 /// The places of all plain values below `node`.
 pub fn scalars(node: &Node, into: &mut Vec<Span>) {
     match &node.value {
@@ -317,6 +368,20 @@ a: { secret: ***, url: https://h.example.com/*** }
 b: { secrets: [***, "${env:S}"], headers: { authorization: *** } }
 c: { password: "***", urls: ["amqp://***@h/***"], topics: [t] }
 "#);
+    }
+
+    #[test]
+    fn json_is_masked_by_the_same_rules() {
+        let value = serde_json::json!({
+            "topics": ["t"],
+            "endpoint": {
+                "url": "https://h.example.com/T0/B0",
+                "secrets": ["x1"],
+                "headers": { "x-a": 1 },
+                "auth": { "basic": { "username": "u", "password": "p" } },
+            },
+        });
+        insta::assert_snapshot!(json(&value), @r#"{"endpoint":{"auth":{"basic":{"password":"***","username":"u"}},"headers":{"x-a":"***"},"secrets":["***"],"url":"https://h.example.com/***"},"topics":["t"]}"#);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod formats;
 mod general;
 mod handshakes;
 mod payload;
+mod registered;
 mod signatures;
 mod sources;
 mod subscriptions;
@@ -56,6 +57,7 @@ pub use keys::keys;
 pub use load::{Loaded, TRY, load, load_tests, validate};
 pub use node::Span;
 pub use problems::{Format, Problem, Problems};
+pub use registered::{Asked, Mistake, One, Referred, shown};
 pub use signatures::parse as parse_signature;
 pub use substitute::Env;
 pub use whole::parse;
@@ -91,6 +93,10 @@ pub struct Config {
     pub subscriptions: BTreeMap<Arc<str>, Spec>,
     /// What `hookbridge test` carries out, in the order of the file.
     pub tests: Vec<Case>,
+    /// What seals the secrets of subscriptions made over the API; the first does, all open.
+    pub store_keys: Vec<Secret>,
+    /// What those subscriptions refer to.
+    pub referred: Referred,
 }
 
 /// `instance:` or `HOOKBRIDGE_INSTANCE`.

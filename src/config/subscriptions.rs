@@ -15,7 +15,8 @@ const MOST_DELAYS: usize = 100;
 
 /// What subscriptions refer to.
 pub struct Known<'a> {
-    pub sources: &'a [sources::Read],
+    /// Names of sources.
+    pub sources: Vec<&'a str>,
     pub endpoints: &'a [(Name, Option<Endpoint>)],
     pub delivery: &'a DeliverySettings,
     pub versions: &'a Versions<'a>,
@@ -60,7 +61,8 @@ fn check_was(read: &[Read], field: Field<'_>) {
     }
 }
 
-fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
+/// Reads one subscription. An endpoint that is written in it has its `name`.
+pub fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
     let Some(map) = field.map(&keys::SUBSCRIPTION) else {
         return Read {
             name,
@@ -124,7 +126,7 @@ fn names(map: &Map<'_>, key: &'static str) -> Vec<Name> {
 
 fn sources_of(map: &Map<'_>, known: &Known<'_>) -> Vec<Arc<str>> {
     let wanted = names(map, "sources");
-    let all = || known.sources.iter().map(|source| &*source.name.text);
+    let all = || known.sources.iter().copied();
     for name in &wanted {
         if !all().any(|source| *source == *name.text) {
             map.note(

@@ -8,6 +8,7 @@ use super::brokers::Kind;
 use super::mask::Masked;
 use super::node::{self, Node, Span};
 use super::reader::{self, Found, Map, Notes};
+use super::registered::Referred;
 use super::subscriptions::Known;
 use super::substitute::{self, Env};
 use super::versions::Versions;
@@ -126,6 +127,10 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         Some(field) => field.path(),
         None => Some(notes.base_dir.join(DEFAULT_DATA_DIR)),
     };
+    let store_keys = match top.take("store_key") {
+        Some(field) => general::store_keys(field),
+        None => Some(Vec::new()),
+    };
     let admin = section(&top, "admin", &keys::ADMIN, general::admin);
     let dead_letters = section(
         &top,
@@ -171,7 +176,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         .take("subscriptions")
         .map(|field| {
             let known = Known {
-                sources: &sources,
+                sources: sources.iter().map(|source| &*source.name.text).collect(),
                 endpoints: &shared,
                 delivery: delivery.as_ref().unwrap_or(&nothing_open),
                 versions: &versions,
@@ -216,11 +221,13 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         endpoints: all,
         subscriptions: specs,
         tests: tests.unwrap_or_default(),
+        store_keys: store_keys?,
+        referred: Referred::of(root, notes.base_dir),
     })
 }
 
 /// A section that may be left out; `None` where it is no map.
-fn section<T>(
+pub fn section<T>(
     top: &Map<'_>,
     key: &'static str,
     section: &'static keys::Section,

@@ -1,7 +1,7 @@
 //! Operations: what people do with deliveries and events after the fact.
 //!
 //! Dead letters are listed and sent again, parked deliveries brought forward, a span of time
-//! replayed. The admin API and the command line call the same functions, so that they cannot
+//! replayed; subscriptions are made and changed. The admin API and the command line call the same functions, so that they cannot
 //! differ; what takes long is a [`Job`], which has a rate, shows its progress and can be cancelled.
 
 mod audit;
@@ -13,6 +13,7 @@ pub mod parked;
 pub mod replay;
 pub mod retention;
 pub mod sources;
+pub mod subscriptions;
 pub mod topology;
 pub mod trace;
 

@@ -12,7 +12,8 @@
 //! all deliveries of an event are resolved, its receipt is settled. While it is us who can reach
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
-//! event would become can be looked at without any of it ([`preview`]).
+//! event would become can be looked at without any of it ([`preview`]). Subscriptions come and go one by
+//! one ([`register`]), or all at once ([`Pipeline::install`]).
 
 mod attempt;
 mod batches;
@@ -27,6 +28,7 @@ mod lanes;
 mod panics;
 mod preview;
 mod receiver;
+mod register;
 mod release;
 mod resolve;
 mod standing;
@@ -36,8 +38,8 @@ mod ticket;
 mod together;
 mod under_way;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -74,6 +76,7 @@ pub use self::egress::Check;
 pub use self::handshakes::HandshakeStatus;
 pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
+pub use self::register::Prepared;
 pub use self::standing::{State, SubscriptionStatus};
 pub use self::under_way::Running;
 
@@ -141,6 +144,8 @@ pub struct Pipeline {
     leaving: CancellationToken,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
+    /// One snapshot is made after the other.
+    installing: Mutex<()>,
 }
 
 /// One broker's intakes, to be given to its `run`, and the loops that empty them.
@@ -225,55 +230,37 @@ impl Pipeline {
             windows: (windows + due_windows).max(1),
             leaving: CancellationToken::new(),
             parked: Mutex::default(),
+            installing: Mutex::default(),
         });
         (pipeline, feedings)
     }
 
-    /// Swaps in a complete snapshot of all subscriptions. Deliveries under way are not touched; the
-    /// new settings hold from their next attempt.
+    /// Swaps in a complete snapshot of all subscriptions ([`register`] changes one). Deliveries under way
+    /// are not touched; the new settings hold from their next attempt.
     pub fn install(
         &self,
         subscriptions: impl IntoIterator<Item = Subscription>,
     ) -> anyhow::Result<()> {
+        self.install_with(subscriptions, Vec::new())
+    }
+
+    /// As [`Pipeline::install`], with some that are prepared already.
+    pub fn install_with(
+        &self,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+        prepared: Vec<Prepared>,
+    ) -> anyhow::Result<()> {
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut targets = Vec::new();
         for subscription in subscriptions {
-            let name = subscription.spec.name.clone();
-            let paused = self.store.subscription_standing(&subscription.uid)?.paused;
-            let parked = {
-                let mut all = self
-                    .parked
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner());
-                all.entry(subscription.uid.clone()).or_default().clone()
-            };
-            let kept = || self.endpoint_standing(&subscription.endpoint.name).agreed;
-            let handshake = match subscription.spec.enabled {
-                true => self.handshakes.of(&subscription.endpoint, kept),
-                false => None,
-            };
-            let allowed = handshake.as_ref().and_then(|it| it.allowed());
-            self.lanes.update(&subscription, allowed);
-            warn_of_versions(&subscription);
-            let mut target = Target::new(subscription, paused, parked, &self.meters)
-                .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
-            target.handshake = handshake;
-            target.meters.unverified.set(target.is_unverified().into());
-            targets.push(Arc::new(target));
+            let prepared = self.prepare(subscription)?;
+            targets.push(self.greeted(prepared));
         }
-        let routes = Routes::build(targets);
-        for before in self.routes.load().iter() {
-            let name = &before.subscription.spec.name;
-            if routes.by_name(name).is_none() {
-                before.meters.unverified.set(0);
-            }
-        }
-        let asked: BTreeSet<_> = routes
-            .iter()
-            .filter(|target| target.handshake.is_some())
-            .map(|target| target.subscription.endpoint.name.clone())
-            .collect();
-        self.routes.store(Arc::new(routes));
-        self.handshakes.keep(|name| asked.contains(name));
+        targets.extend(prepared.into_iter().map(|one| self.greeted(one)));
+        self.swap_in(targets);
         Ok(())
     }
 

@@ -1,18 +1,18 @@
 //! Standing: paused subscriptions and disabled endpoints, in memory for the path and in the store
 //! for the next start.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{error, warn};
 
-use super::Pipeline;
 use super::handshakes::HandshakeStatus;
 use super::lanes::EndpointLane;
+use super::{Pipeline, Target};
 use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
-use crate::subscription::{Endpoint, Spec, Uid};
+use crate::subscription::{Endpoint, Spec, Subscription, Uid};
 use crate::verdict::EndpointNews;
 
 /// What an operator is told of a subscription.
@@ -68,20 +68,40 @@ impl Pipeline {
     /// All subscriptions as they are here and now, by name.
     pub fn subscriptions(&self) -> Vec<SubscriptionStatus> {
         let routes = self.routes.load();
-        let mut all: Vec<_> = routes
-            .iter()
-            .map(|target| {
-                let spec = &target.subscription.spec;
-                let endpoint = &target.subscription.endpoint;
-                let (uid, state) = (target.subscription.uid.clone(), self.state_of(target));
-                SubscriptionStatus {
-                    handshake: target.handshake.as_ref().map(|it| it.status()),
-                    ..SubscriptionStatus::of(uid, spec, endpoint, state)
-                }
-            })
-            .collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
+        routes.iter().map(|target| self.status_of(target)).collect()
+    }
+
+    /// At most `most` of them, from the first one behind this name and uid on.
+    pub fn subscriptions_after(
+        &self,
+        after: Option<(&str, &str)>,
+        most: usize,
+    ) -> Vec<SubscriptionStatus> {
+        let routes = self.routes.load();
+        let all = routes.all();
+        let first =
+            all.partition_point(|target| after.is_some_and(|after| target.place() <= after));
+        let page = all[first..].iter().take(most);
+        page.map(|target| self.status_of(target)).collect()
+    }
+
+    /// The subscription of this identity.
+    pub fn subscription(&self, uid: &Uid) -> Option<SubscriptionStatus> {
+        let routes = self.routes.load();
+        routes.by_uid(uid).map(|target| self.status_of(target))
+    }
+
+    fn status_of(&self, target: &Target) -> SubscriptionStatus {
+        let Subscription {
+            uid,
+            spec,
+            endpoint,
+            ..
+        } = &target.subscription;
+        SubscriptionStatus {
+            handshake: target.handshake.as_ref().map(|it| it.status()),
+            ..SubscriptionStatus::of(uid.clone(), spec, endpoint, self.state_of(target))
+        }
     }
 
     /// How many deliveries of this subscription were parked here and not seen again. An estimate:
@@ -101,7 +121,14 @@ impl Pipeline {
         self.store
             .set_subscription_standing(&target.subscription.uid, SubscriptionStanding { paused })
             .await?;
-        target.paused.store(paused, Ordering::Relaxed);
+        // It may have been changed meanwhile, and then has another target.
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(target) = self.routes.load().by_uid(&target.subscription.uid) {
+            target.paused.store(paused, Ordering::Relaxed);
+        }
         Ok(true)
     }
 

@@ -72,6 +72,18 @@ impl Parked {
     }
 }
 
+/// What metrics call it. Labels are names of the config; those who use the API could make any number,
+/// so that all of theirs count together.
+fn label(subscription: &Subscription) -> &str {
+    match subscription.uid.is_of_config() {
+        true => &subscription.spec.name,
+        false => OF_THE_API,
+    }
+}
+
+/// No name has parentheses.
+const OF_THE_API: &str = "(api)";
+
 impl AsRef<Subscription> for Target {
     fn as_ref(&self) -> &Subscription {
         &self.subscription
@@ -88,7 +100,7 @@ impl Target {
         let endpoint = &subscription.endpoint;
         let signer = Signer::new(&endpoint.signature, &endpoint.secrets)?;
         let renderer = Renderer::new(endpoint)?;
-        let meters = meters.of_subscription(&subscription.spec.name);
+        let meters = meters.of_subscription(label(&subscription));
         Ok(Self {
             endpoint_shown: subscription.endpoint.shown(),
             gatherer: endpoint.payload.batch.map(Gatherer::new),
@@ -101,6 +113,12 @@ impl Target {
             parked,
             lane: Mutex::new(Weak::new()),
         })
+    }
+
+    /// Its place among all: by name, and where two have the same one, by uid.
+    pub fn place(&self) -> (&str, &str) {
+        let Subscription { uid, spec, .. } = &self.subscription;
+        (&spec.name, uid.as_str())
     }
 
     pub fn is_paused(&self) -> bool {

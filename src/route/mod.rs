@@ -122,6 +122,11 @@ impl<S: AsRef<Subscription>> Routes<S> {
         self.subscriptions.iter()
     }
 
+    /// The same as a slice.
+    pub fn all(&self) -> &[Arc<S>] {
+        &self.subscriptions
+    }
+
     pub fn len(&self) -> usize {
         self.subscriptions.len()
     }

@@ -2,7 +2,7 @@
 //! and what the process may have died of.
 //!
 //! What a mutation has returned `Ok` for survives a crash. Event bodies and secrets of the config
-//! never come here. One process at a time: `data_dir` is locked for as long as the store lives,
+//! never come here; those of subscriptions made over the API are sealed first. One process at a time: `data_dir` is locked for as long as the store lives,
 //! which also makes the kept instance name unique.
 //!
 //! sled is opened, synced and given up on with care. After any storage error the store is
@@ -13,7 +13,9 @@
 
 mod codec;
 mod open;
+mod registered;
 mod seal;
+mod secrets;
 mod standing;
 mod subscriptions;
 mod suspects;
@@ -31,6 +33,8 @@ use seal::Sum;
 
 pub use codec::{Unreadable, Why};
 pub use open::OpenError;
+pub use registered::{Answer, Registered, Remembered};
+pub use secrets::{Key, KeyError, Keys, Sealed};
 pub use standing::{Agreement, Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 pub use subscriptions::{Changes, Owner, Record};
 pub use suspects::{Begun, Suspect};
@@ -55,6 +59,7 @@ struct Kept {
     subscription_standings: sled::Tree,
     endpoint_standings: sled::Tree,
     suspects: sled::Tree,
+    registered: sled::Tree,
     /// Over all records; see `seal.rs`.
     sum: Mutex<Sum>,
     /// A descriptor of our own of sled's log: sled flushes with `sync_file_range`, which does not
@@ -77,14 +82,16 @@ enum Tree {
     SubscriptionStandings,
     EndpointStandings,
     Suspects,
+    Registered,
 }
 
 impl Tree {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Subscriptions,
         Self::SubscriptionStandings,
         Self::EndpointStandings,
         Self::Suspects,
+        Self::Registered,
     ];
 
     fn name(self) -> &'static str {
@@ -93,6 +100,7 @@ impl Tree {
             Self::SubscriptionStandings => "subscription_standings",
             Self::EndpointStandings => "endpoint_standings",
             Self::Suspects => "suspects",
+            Self::Registered => "registered",
         }
     }
 }
@@ -233,6 +241,7 @@ impl Kept {
             Tree::SubscriptionStandings => &self.subscription_standings,
             Tree::EndpointStandings => &self.endpoint_standings,
             Tree::Suspects => &self.suspects,
+            Tree::Registered => &self.registered,
         }
     }
 

@@ -116,6 +116,7 @@ fn open(store: &Path) -> sled::Result<Opened> {
         subscription_standings: db.open_tree(Tree::SubscriptionStandings.name())?,
         endpoint_standings: db.open_tree(Tree::EndpointStandings.name())?,
         suspects: db.open_tree(Tree::Suspects.name())?,
+        registered: db.open_tree(Tree::Registered.name())?,
         db,
         sum: Mutex::default(),
         log,

@@ -1,5 +1,5 @@
-//! Subscriptions in the store: those of the config are made equal to the config, those made over
-//! the API stay until they are deleted there.
+//! Subscriptions of the config in the store, which are made equal to the config. Those made over the
+//! API are in a tree of their own, which nothing here touches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

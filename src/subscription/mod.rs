@@ -38,8 +38,8 @@ pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl,
 pub use secret::Secret;
 pub use words::{Part, Word, WordError, Worded};
 
-/// A subscription's identity: `config:<name>` for those of the config file, random and never reused
-/// for those made over the API.
+/// A subscription's identity: `config:<name>` for those of the config file, `api:` and a UUIDv7, never
+/// used again, for those made over the API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Uid(Arc<str>);
@@ -49,6 +49,16 @@ impl Uid {
         Self(format!("config:{name}").into())
     }
 
+    /// One that nobody has had before.
+    pub fn made() -> Self {
+        Self(format!("api:{}", uuid::Uuid::now_v7().simple()).into())
+    }
+
+    /// Whether the subscription is one of the config file.
+    pub fn is_of_config(&self) -> bool {
+        self.0.starts_with("config:")
+    }
+
     /// A uid read back from an envelope or the store.
     pub fn from_stored(uid: &str) -> Self {
         Self(uid.into())
@@ -56,6 +66,11 @@ impl Uid {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Its text, shared: the name of the endpoint that is written in a subscription of the API.
+    pub fn text(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hookbridge::admin::{
-    self, Change, Component, Condition, Listed, NotChanged, Readiness, Scope, State, Subscriptions,
-    Token,
+    self, Change, Component, Condition, NotChanged, Readiness, Scope, State, Subscriptions, Token,
 };
 use hookbridge::broker::Naming;
 use hookbridge::broker::embedded::{Embedded, Settings, SourceSettings};
 use hookbridge::meters::Meters;
+use hookbridge::operations::subscriptions::{Cursor, Listed};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -26,6 +26,12 @@ struct Recorded(Mutex<Vec<(String, Change)>>);
 impl Subscriptions for Recorded {
     async fn list(&self) -> Vec<Listed> {
         vec![listed("active")]
+    }
+
+    async fn page(&self, after: Option<&Cursor>, _: usize) -> Vec<Listed> {
+        let all = self.list().await.into_iter();
+        let behind = |one: &Listed| after.is_none_or(|after| one.place() > after.place());
+        all.filter(behind).collect()
     }
 
     async fn change(&self, name: &str, change: Change) -> Result<Listed, NotChanged> {
@@ -44,6 +50,7 @@ fn listed(state: &'static str) -> Listed {
     Listed {
         name: "crm".into(),
         uid: "config:crm".into(),
+        owner: "config",
         state,
         handshake: None,
         why: None,
@@ -105,6 +112,7 @@ impl Admin {
             operations: hookbridge::operations::Operations::new(Default::default()),
             traces: Arc::default(),
             subscriptions: changes.clone(),
+            registry: None,
             tokens: tokens.into(),
             max_event_bytes: 16_000,
         };

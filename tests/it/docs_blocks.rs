@@ -58,6 +58,9 @@ fn env(name: &str) -> Option<String> {
 fn every_config_shown_is_valid() {
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("crm"), SECRET).unwrap();
+    for (name, digit) in [("store", "0"), ("store-1", "1"), ("store-2", "2")] {
+        std::fs::write(secrets.path().join(name), digit.repeat(64)).unwrap();
+    }
     let mut seen = 0;
     for (name, text) in pages() {
         // Its blocks are parts of configs, and have a test of their own.
@@ -239,7 +242,7 @@ fn every_path_of_the_api_is_in_operations() {
         let path = rest.split('"').nth(1).unwrap();
         let handler = rest.split('"').nth(2).unwrap();
         let handler = handler.trim_start_matches([',', ' ', '\n']);
-        let method = ["GET", "DELETE", "POST"]
+        let method = ["GET", "DELETE", "PATCH", "POST", "PUT"]
             .into_iter()
             .find(|method| handler.starts_with(&method.to_lowercase()))
             .unwrap();
@@ -257,7 +260,7 @@ fn every_path_of_the_api_is_in_operations() {
     let documented: BTreeSet<_> = documented
         .into_iter()
         .filter(|cell| {
-            let methods = ["GET ", "POST ", "DELETE "];
+            let methods = ["GET ", "POST ", "PUT ", "PATCH ", "DELETE "];
             methods.iter().any(|method| cell.starts_with(method))
         })
         .collect();
@@ -290,9 +293,15 @@ fn every_problem_that_publishing_may_have_is_documented() {
             "attempts-not-kept",
             "bad-filter",
             "busy",
+            "changed",
             "conflict",
+            "idempotency-key-reused",
+            "invalid",
+            "no-store-key",
             "not-sent-again",
+            "read-only",
             "too-many-jobs",
+            "wrong-content-type",
             "wrong-method",
         ];
         if is_problem && !elsewhere.contains(&name) {

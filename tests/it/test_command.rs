@@ -389,9 +389,10 @@ fn the_tests_of_the_full_example_pass() {
     write("hookbridge.yaml", &full);
     let names = full.split("${env:").skip(1);
     let names = names.filter_map(|rest| rest.split(['}', ':']).next());
-    let value = |name: &str| match name.contains("SECRET") {
-        true => SECRET,
-        false => "0123456789abcdef",
+    let value = |name: &str| match name {
+        "STORE_KEY" => "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        name if name.contains("SECRET") => SECRET,
+        _ => "0123456789abcdef",
     };
     let output = Command::new(env!("CARGO_BIN_EXE_hookbridge"))
         .arg("test")

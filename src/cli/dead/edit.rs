@@ -44,7 +44,8 @@ pub fn edited(letter: &Shown, any: bool) -> anyhow::Result<Edited> {
     })
 }
 
-fn in_editor(path: &PathBuf) -> anyhow::Result<Bytes> {
+/// What becomes of the file at `path` in `$VISUAL` or `$EDITOR`. It stays there, unless that fails.
+pub fn in_editor(path: &Path) -> anyhow::Result<Bytes> {
     let named = |name| {
         std::env::var(name)
             .ok()
@@ -68,7 +69,7 @@ fn in_editor(path: &PathBuf) -> anyhow::Result<Bytes> {
 }
 
 /// A new file that only its owner may read: bodies hold what customers have written.
-pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
+pub fn private_file(path: &Path) -> std::io::Result<File> {
     let mut options = File::options();
     options.write(true).create_new(true);
     #[cfg(unix)]

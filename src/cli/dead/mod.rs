@@ -1,7 +1,7 @@
 //! `hookbridge dead`: what was given up, looked at, sent again, removed, exported.
 
 mod change;
-mod edit;
+pub mod edit;
 mod export;
 mod look;
 mod screen;

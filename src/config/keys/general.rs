@@ -27,6 +27,12 @@ pub static TOP: Section = Section {
             "Folder of the subscription store, the instance's name and the embedded broker. Locked while running.",
         ),
         key(
+            "store_key",
+            Form::Either(&Form::Text, &Form::List(&Form::Text)),
+            "none: the API takes no secrets",
+            "Seals the secrets of subscriptions that are made over the API: 32 bytes in hex or base64, from a file. Of a list the first seals and all open, so that a key can be replaced.",
+        ),
+        key(
             "admin",
             Form::Section(&ADMIN),
             "",

@@ -10,6 +10,7 @@ mod docusign;
 mod filled;
 mod form;
 mod mac;
+mod make;
 mod single;
 mod standard;
 mod stripe;
@@ -27,6 +28,8 @@ use crate::event::Facts;
 use crate::outgoing::Outgoing;
 use crate::subscription::{Scheme, Secret, TimeUnit};
 use form::Vendor;
+
+pub use make::new_secret;
 
 /// The event's id, the same on every attempt.
 pub const ID: HeaderName = HeaderName::from_static("webhook-id");

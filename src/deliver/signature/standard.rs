@@ -15,8 +15,8 @@ use super::{Clock, ID, Received, SIGNATURE, SecretError, TIMESTAMP, VerifyError,
 use crate::outgoing::Outgoing;
 use crate::subscription::{Secret, TimeUnit};
 
-const HMAC_SECRET: &str = "whsec_";
-const ED25519_SECRET: &str = "whsk_";
+pub(super) const HMAC_SECRET: &str = "whsec_";
+pub(super) const ED25519_SECRET: &str = "whsk_";
 const ED25519_PUBLIC: &str = "whpk_";
 const HMAC_VERSION: &str = "v1,";
 const ED25519_VERSION: &str = "v1a,";

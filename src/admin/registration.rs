@@ -1,0 +1,467 @@
+//! Making, showing, changing and removing subscriptions.
+//!
+//! A body is one subscription in the words of the config, as JSON, with its `name`. Whatever is wrong
+//! with it is told at once, each with a JSON pointer. Entity tags are for `If-Match`, so that nobody
+//! overwrites what they have not seen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State as Extract;
+use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, patch, post, put};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::State;
+use super::ask::{Path, Query};
+use super::problem::{Problem, Wrong};
+use crate::operations::subscriptions::{
+    Answered, Cursor, DEFAULT_OVERLAP, Edit, LONGEST_OVERLAP, MOST_ON_A_PAGE, Once, Precondition,
+    Refused, Registry, Rotation, Wish,
+};
+use crate::selection::when;
+use crate::subscription::Secret;
+
+/// Bytes of a subscription.
+const MAX_BODY: usize = 1 << 20;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const LONGEST_KEY: usize = 255;
+
+/// Needs the scope `read`.
+pub fn reading() -> Router<State> {
+    Router::new()
+        .route("/v1/subscriptions", get(list))
+        .route("/v1/subscriptions/{name}", get(show))
+}
+
+/// Needs the scope `admin`.
+pub fn changing() -> Router<State> {
+    Router::new()
+        .route("/v1/subscriptions", post(create))
+        .route("/v1/subscriptions/{name}", put(replace))
+        .route("/v1/subscriptions/{name}", patch(merge))
+        .route("/v1/subscriptions/{name}", delete(remove))
+        .route("/v1/subscriptions/{name}/rotate", post(rotate))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+async fn list(
+    Extract(state): Extract<State>,
+    Query(which): Query<Which>,
+) -> Result<Json<Value>, Problem> {
+    let limit = which.limit.unwrap_or(MOST_ON_A_PAGE);
+    if !(1..=MOST_ON_A_PAGE).contains(&limit) {
+        let detail = format!("`limit` is a number from 1 to {MOST_ON_A_PAGE}");
+        return Err(Problem::bad_request(detail));
+    }
+    let read = |text: &str| {
+        let detail = "`cursor` is not one that was handed out with a page";
+        Cursor::read(text).ok_or_else(|| Problem::bad_request(detail))
+    };
+    let after = which.cursor.as_deref().map(read).transpose()?;
+    // One more tells whether there are more.
+    let mut page = state.subscriptions.page(after.as_ref(), limit + 1).await;
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let next = page.last().filter(|_| more);
+    let next = next.map(|last| Cursor::behind(last).written());
+    let mut answer = json!({ "subscriptions": page });
+    if let Some(next) = next {
+        answer["next"] = next.into();
+    }
+    Ok(Json(answer))
+}
+
+async fn show(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let answered = registry(&state)?.show(&name).await?;
+    Ok(written(StatusCode::OK, answered))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct How {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl How {
+    fn wish(self, headers: &HeaderMap) -> Result<Wish, Problem> {
+        Ok(Wish {
+            dry_run: self.dry_run,
+            if_match: precondition(headers)?,
+        })
+    }
+}
+
+async fn create(
+    Extract(state): Extract<State>,
+    Query(how): Query<How>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let registry = registry(&state)?;
+    let once = once(&headers)?;
+    let document = read(&headers, body, &["application/json"]).await?;
+    let dry_run = how.dry_run;
+    let answered = registry.create(document, how.wish(&headers)?, once).await?;
+    let location = format!("/v1/subscriptions/{}", answered.name);
+    let mut response = match dry_run {
+        true => return Ok(written(StatusCode::OK, answered)),
+        false => written(StatusCode::CREATED, answered),
+    };
+    let location = HeaderValue::try_from(location).expect("names are ASCII");
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+async fn replace(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+    Query(how): Query<How>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let registry = registry(&state)?;
+    let document = read(&headers, body, &["application/json"]).await?;
+    let edit = Edit::Replace(document);
+    let answered = registry.change(name, edit, how.wish(&headers)?).await?;
+    Ok(written(StatusCode::OK, answered))
+}
+
+async fn merge(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+    Query(how): Query<How>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let registry = registry(&state)?;
+    let kinds = ["application/merge-patch+json", "application/json"];
+    let patch = read(&headers, body, &kinds).await?;
+    let edit = Edit::Merge(patch);
+    let answered = registry.change(name, edit, how.wish(&headers)?).await?;
+    Ok(written(StatusCode::OK, answered))
+}
+
+async fn remove(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+    Query(how): Query<How>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    registry(&state)?.remove(name, how.wish(&headers)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a secret is to be replaced with.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// How long the old one signs beside it: `24h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<String>,
+    /// One is made where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+async fn rotate(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+    Query(how): Query<How>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let registry = registry(&state)?;
+    let body = bytes(body).await?;
+    let asked: Rotate = match body.trim_ascii() {
+        b"" => Rotate::default(),
+        body => {
+            of_kind(&headers, &["application/json"])?;
+            serde_json::from_slice(body).map_err(|why| Problem::bad_request(why.to_string()))?
+        }
+    };
+    let rotation = Rotation {
+        overlap: asked
+            .overlap
+            .as_deref()
+            .map_or(Ok(DEFAULT_OVERLAP), overlap)?,
+        secret: asked.secret.map(Secret::new),
+    };
+    let answered = registry.rotate(name, rotation, how.wish(&headers)?).await?;
+    Ok(written(StatusCode::OK, answered))
+}
+
+fn overlap(text: &str) -> Result<Duration, Problem> {
+    let wrong = || {
+        let days = LONGEST_OVERLAP.as_secs() / 86_400;
+        let detail = format!("`overlap` is a duration from `0s` to `{days}d`, such as `24h`");
+        let wrong = Wrong::new("/overlap", detail, None);
+        invalid().with(vec![wrong])
+    };
+    let read = when::span(text).ok_or_else(wrong)?;
+    (read <= LONGEST_OVERLAP).then_some(read).ok_or_else(wrong)
+}
+
+fn registry(state: &State) -> Result<&Arc<Registry>, Problem> {
+    state.registry.as_ref().ok_or_else(|| {
+        let detail = "no subscriptions are kept here";
+        Problem::from(Refused::Unavailable(detail.to_owned()))
+    })
+}
+
+fn written(status: StatusCode, answered: Answered) -> Response {
+    let mut response = (status, Json(answered.body)).into_response();
+    let headers = response.headers_mut();
+    // It may show a secret.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let etag = answered.etag.map(HeaderValue::try_from);
+    if let Some(Ok(etag)) = etag {
+        headers.insert(header::ETAG, etag);
+    }
+    response
+}
+
+/// The caller's key, if there is one.
+fn once(headers: &HeaderMap) -> Result<Option<Once>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    match key.to_str() {
+        Ok(text) if !text.is_empty() && text.len() <= LONGEST_KEY => {
+            let caller = headers.get(header::AUTHORIZATION);
+            let caller = caller.map_or(&b""[..], HeaderValue::as_bytes);
+            Ok(Some(Once::new(caller, text)))
+        }
+        _ => Err(Problem::bad_request(format!(
+            "`Idempotency-Key` has 1 to {LONGEST_KEY} visible characters"
+        ))),
+    }
+}
+
+fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
+    let mut tags = Vec::new();
+    for value in headers.get_all(header::IF_MATCH) {
+        let text = value
+            .to_str()
+            .map_err(|_| Problem::bad_request("`If-Match` cannot be read"))?;
+        let each = text.split(',').map(|tag| tag.trim().to_owned());
+        tags.extend(each.filter(|tag| !tag.is_empty()));
+    }
+    let any = tags.iter().any(|tag| tag == "*");
+    Ok(match tags.is_empty() || any {
+        true => Precondition::None,
+        false => Precondition::OneOf(tags),
+    })
+}
+
+async fn bytes(body: Body) -> Result<bytes::Bytes, Problem> {
+    to_bytes(body, MAX_BODY).await.map_err(|_| {
+        too_large(format!(
+            "the body is larger than {MAX_BODY} bytes, or was broken off"
+        ))
+    })
+}
+
+/// The JSON of a body that is of one of these kinds.
+async fn read(headers: &HeaderMap, body: Body, kinds: &[&str]) -> Result<Value, Problem> {
+    of_kind(headers, kinds)?;
+    let body = bytes(body).await?;
+    let read: Written = serde_json::from_slice(&body)
+        .map_err(|why| Problem::bad_request(format!("this is not JSON: {why}")))?;
+    Ok(read.0)
+}
+
+fn of_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if kinds
+        .iter()
+        .any(|known| essence.eq_ignore_ascii_case(known))
+    {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "wrong-content-type",
+        "The body is of another kind",
+        format!("send it with `Content-Type: {}`", kinds[0]),
+    ))
+}
+
+fn too_large(detail: String) -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too-large",
+        "The subscription is too large",
+        detail,
+    )
+}
+
+fn invalid() -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid",
+        "The body has mistakes",
+        "nothing was done; `errors` says what is wrong, and where",
+    )
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let detail = refused.to_string();
+        let conflict = |title| Self::new(StatusCode::CONFLICT, "conflict", title, detail.clone());
+        match refused {
+            Refused::Unknown => Self::not_found(detail),
+            Refused::OfConfig(_) => Self::new(
+                StatusCode::CONFLICT,
+                "read-only",
+                "The subscription cannot be changed here",
+                detail,
+            ),
+            Refused::Taken(_) => conflict("The name is taken"),
+            Refused::Conflict(_) => conflict("The subscription is not in a state for this"),
+            Refused::Changed => Self::new(
+                StatusCode::PRECONDITION_FAILED,
+                "changed",
+                "The subscription is not what it was",
+                detail,
+            ),
+            Refused::Invalid(mistakes) => {
+                let wrong = mistakes
+                    .into_iter()
+                    .map(|mistake| Wrong::new(&mistake.pointer, mistake.message, mistake.help));
+                invalid().with(wrong.collect())
+            }
+            Refused::NoKey => {
+                let wrong = Wrong::new("/endpoint", detail.clone(), None);
+                Self::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "no-store-key",
+                    "There is no key to seal secrets with",
+                    detail,
+                )
+                .with(vec![wrong])
+            }
+            Refused::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The idempotency key was used before",
+                detail,
+            ),
+            Refused::TooLarge(detail) => too_large(detail),
+            Refused::Unavailable(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The change cannot be made now",
+                detail,
+            ),
+        }
+    }
+}
+
+/// JSON in which no key is there twice: which of them counts, readers do not agree on.
+struct Written(Value);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OnlyOnce).map(Self)
+    }
+}
+
+struct OnlyOnce;
+
+impl<'de> serde::de::Visitor<'de> for OnlyOnce {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Written(item)) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut read = serde_json::Map::new();
+        while let Some((key, Written(value))) = map.next_entry::<String, Written>()? {
+            if read.contains_key(&key) {
+                let twice = format!("`{key}` is there twice");
+                return Err(serde::de::Error::custom(twice));
+            }
+            read.insert(key, value);
+        }
+        Ok(Value::Object(read))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Written>(text);
+        let good = r#"{"a":[1,-2,2.5,null,true,"x"],"b":{"a":1}}"#;
+        assert_eq!(read(good).unwrap().0.to_string(), good);
+        let why = read(r#"{"b":{"a":1,"a":2}}"#).err().unwrap().to_string();
+        assert!(why.contains("`a` is there twice"), "{why}");
+    }
+
+    #[test]
+    fn tags_are_read_from_their_list() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(precondition(&headers).unwrap(), Precondition::None);
+        headers.insert(
+            header::IF_MATCH,
+            HeaderValue::from_static("\"1-a\", \"2-a\""),
+        );
+        let tags = ["\"1-a\"", "\"2-a\""].map(str::to_owned).to_vec();
+        assert_eq!(precondition(&headers).unwrap(), Precondition::OneOf(tags));
+        headers.insert(header::IF_MATCH, HeaderValue::from_static("*"));
+        assert_eq!(precondition(&headers).unwrap(), Precondition::None);
+    }
+}

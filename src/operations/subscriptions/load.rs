@@ -1,0 +1,290 @@
+//! Loading: subscriptions of the API read from the store, at the start and whenever the config has
+//! changed, and what has to be kept up in the background.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use super::{Listed, Mistake, Read, Refused, Registry, Settings, document, opened, sealed};
+use crate::pipeline::{Pipeline, Prepared};
+use crate::store::{Changes, KeyError, Registered, Store, StoreError};
+use crate::subscription::{Spec, Subscription, Uid};
+
+/// Read at once; what they refer to is read anew for each so many.
+const AT_ONCE: usize = 1_000;
+/// Nothing is kept up later than this.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Why subscriptions of the API cannot be loaded. Each is kept as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum NotLoaded {
+    #[error(
+        "subscription `{name}`, which was made over the API, cannot be opened: {why}. Add the key that it was sealed with to `store_key`, behind the one that is to seal"
+    )]
+    Sealed { name: String, why: KeyError },
+    #[error("the store cannot be read: {0}")]
+    Store(#[from] StoreError),
+    #[error("{0:#}")]
+    Config(anyhow::Error),
+}
+
+/// What a load has found.
+#[derive(Default)]
+struct Loaded {
+    usable: Vec<Prepared>,
+    unusable: BTreeMap<(String, String), Listed>,
+    expiring: BTreeMap<Uid, Timestamp>,
+}
+
+impl Registry {
+    /// Over a store and a pipeline, into which it puts these subscriptions of the config and its own.
+    pub fn open(
+        store: Arc<Store>,
+        pipeline: Arc<Pipeline>,
+        settings: Settings,
+        of_config: Vec<Subscription>,
+    ) -> Result<Arc<Self>, NotLoaded> {
+        let remembered = store.all_remembered()?.into_iter().collect();
+        let registry = Self {
+            store,
+            pipeline,
+            settings: tokio::sync::Mutex::new(settings),
+            unusable: Mutex::default(),
+            expiring: Mutex::default(),
+            remembered: Mutex::new(remembered),
+            news: Notify::new(),
+        };
+        let settings = registry
+            .settings
+            .try_lock()
+            .expect("nobody else has it yet");
+        let loaded = registry.load(&settings)?;
+        registry.install(of_config, loaded)?;
+        drop(settings);
+        Ok(Arc::new(registry))
+    }
+
+    /// A config that has changed: its subscriptions are reconciled with the store, and those of the API
+    /// are read by it. Where that fails the one before stays in force.
+    pub async fn reload(
+        &self,
+        new: Settings,
+        specs: &BTreeMap<Arc<str>, Spec>,
+        compiled: impl FnOnce(&Store) -> anyhow::Result<Vec<Subscription>>,
+    ) -> anyhow::Result<Changes> {
+        let mut settings = self.settings.lock().await;
+        let loaded = self.load(&new)?;
+        let changes = self.store.reconcile(specs).await?;
+        self.install(compiled(&self.store)?, loaded)?;
+        *settings = new;
+        self.news.notify_one();
+        Ok(changes)
+    }
+
+    fn install(&self, of_config: Vec<Subscription>, loaded: Loaded) -> Result<(), NotLoaded> {
+        for one in loaded.unusable.values() {
+            let why = one.why.as_deref().unwrap_or_default();
+            error!(subscription = %one.name, uid = %one.uid, why, "a subscription that was made over the API cannot be used: it is kept, and matches nothing");
+        }
+        let installed = self.pipeline.install_with(of_config, loaded.usable);
+        installed.map_err(NotLoaded::Config)?;
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = loaded.unusable;
+        *self.expiring.lock().unwrap_or_else(PoisonError::into_inner) = loaded.expiring;
+        Ok(())
+    }
+
+    fn load(&self, settings: &Settings) -> Result<Loaded, NotLoaded> {
+        let mut loaded = Loaded::default();
+        for (record, read) in kept(&self.store, settings)? {
+            let prepared = read.and_then(|read| {
+                let prepared = self.prepared(&record.uid, read);
+                prepared.map_err(|why| format!("{why:#}"))
+            });
+            match prepared {
+                Ok(prepared) => loaded.usable.push(prepared),
+                Err(why) => {
+                    let key = (record.name.clone(), record.uid.to_string());
+                    loaded.unusable.insert(key, Listed::unusable(&record, why));
+                }
+            }
+            if let Some(next) = record.old_until.iter().min() {
+                loaded.expiring.insert(record.uid.clone(), *next);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Takes out secrets that have expired, forgets old answers, and seals with the first key what an
+    /// older one has sealed; for ever.
+    pub async fn keep_up(self: Arc<Self>) {
+        loop {
+            let kept_up = async {
+                self.reseal().await?;
+                self.expire(Timestamp::now()).await?;
+                self.forget(Timestamp::now()).await
+            };
+            if let Err(why) = kept_up.await {
+                warn!(error = %why, "subscriptions of the API are not kept up; tried again in a minute");
+            }
+            let wait = self.until_next_expiry(Timestamp::now()).min(LOOK);
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn until_next_expiry(&self, now: Timestamp) -> Duration {
+        let expiring = self.expiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = expiring.values().min();
+        next.map_or(LOOK, |next| {
+            // A little later, so that it is over.
+            let left = Duration::try_from(next.duration_since(now)).unwrap_or_default();
+            left + Duration::from_millis(20)
+        })
+    }
+
+    async fn expire(&self, now: Timestamp) -> Result<(), Refused> {
+        let due: Vec<Uid> = {
+            let expiring = self.expiring.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = expiring.iter().filter(|(_, at)| **at <= now);
+            due.map(|(uid, _)| uid.clone()).collect()
+        };
+        for uid in due {
+            let settings = self.settings.lock().await;
+            let Some(record) = self.store.registered_with(&uid)? else {
+                continue;
+            };
+            let old = opened(&settings.keys, &record)?;
+            let (new, old_until) = in_effect(&record, old, now);
+            let record = Registered {
+                revision: record.revision + 1,
+                changed_at: now,
+                old_until,
+                ..record
+            };
+            let record = sealed(&settings, record, &new)?;
+            match self.checked(&settings, &uid, &new) {
+                Ok((name, prepared)) if !settings.reader.has(&name) => {
+                    self.put(record.clone(), prepared).await?;
+                }
+                // It is not in force; what has expired goes all the same.
+                _ => {
+                    self.store.register(record.clone(), None).await?;
+                    self.expires(&uid, record.old_until.iter().min().copied());
+                }
+            }
+            info!(subscription = %record.name, %uid, "an old secret has expired");
+        }
+        Ok(())
+    }
+
+    /// Seals anew, one by one; changes can come in between.
+    async fn reseal(&self) -> Result<(), Refused> {
+        let outdated: Vec<Uid> = {
+            let settings = self.settings.lock().await;
+            let all = self.store.registered()?.into_iter();
+            let is_outdated = |record: &Registered| {
+                let sealed = record.endpoint.as_ref();
+                sealed.is_some_and(|sealed| !settings.keys.is_current(sealed))
+            };
+            all.filter(is_outdated).map(|record| record.uid).collect()
+        };
+        for uid in &outdated {
+            let settings = self.settings.lock().await;
+            let Some(record) = self.store.registered_with(uid)? else {
+                continue;
+            };
+            let document = opened(&settings.keys, &record)?;
+            let record = sealed(&settings, record, &document)?;
+            self.store.register(record, None).await?;
+        }
+        if !outdated.is_empty() {
+            let count = outdated.len();
+            info!(
+                count,
+                "everything is sealed with the first key of `store_key` now; older ones are needed no longer"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// All that are kept, as they are read by the config, or why one cannot be used.
+pub fn kept(store: &Store, settings: &Settings) -> Result<Vec<Kept>, NotLoaded> {
+    let mut records = store.registered()?.into_iter().peekable();
+    let mut all = Vec::new();
+    while records.peek().is_some() {
+        let some: Vec<_> = records.by_ref().take(AT_ONCE).collect();
+        let mut documents = Vec::with_capacity(some.len());
+        for record in &some {
+            let opened = opened(&settings.keys, record).map_err(|why| NotLoaded::Sealed {
+                name: record.name.clone(),
+                why,
+            })?;
+            documents.push(in_effect(record, opened, Timestamp::now()).0);
+        }
+        let asked: Vec<_> = some
+            .iter()
+            .zip(&documents)
+            .map(|(record, document)| (&record.uid, document))
+            .collect();
+        let read = settings.reader.read(&asked);
+        all.extend(some.into_iter().zip(read).map(|(record, read)| {
+            let read = match settings.reader.has(&record.name) {
+                true => Err(NAME_OF_CONFIG.to_owned()),
+                false => read.map_err(|mistakes| said(&mistakes)),
+            };
+            (record, read)
+        }));
+    }
+    Ok(all)
+}
+
+/// A record, and what it says.
+pub type Kept = (Registered, Result<Read, String>);
+
+const NAME_OF_CONFIG: &str =
+    "the config has a subscription of this name, which is the one in force: rename one of them";
+
+/// The document without secrets that have expired, and until when those are good that are left.
+pub fn in_effect(
+    record: &Registered,
+    mut document: Value,
+    now: Timestamp,
+) -> (Value, Vec<Timestamp>) {
+    let expired = |at: &Timestamp| *at <= now;
+    if !record.old_until.iter().any(expired) {
+        return (document, record.old_until.clone());
+    }
+    let mut secrets = document::secrets(&document).into_iter();
+    let mut left: Vec<Value> = secrets.next().into_iter().collect();
+    let mut until = Vec::new();
+    for (number, secret) in secrets.enumerate() {
+        match record.old_until.get(number) {
+            Some(at) if expired(at) => {}
+            Some(at) => {
+                left.push(secret);
+                until.push(*at);
+            }
+            None => left.push(secret),
+        }
+    }
+    document::set_secrets(&mut document, left);
+    (document, until)
+}
+
+fn said(mistakes: &[Mistake]) -> String {
+    let each = mistakes
+        .iter()
+        .map(|mistake| match mistake.pointer.as_str() {
+            "" => mistake.message.clone(),
+            pointer => format!("{pointer}: {}", mistake.message),
+        });
+    each.collect::<Vec<_>>().join("; ")
+}
