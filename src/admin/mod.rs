@@ -8,6 +8,7 @@
 mod access;
 mod ask;
 mod attempts;
+mod control;
 mod dead_letters;
 mod door;
 mod events;
@@ -34,6 +35,7 @@ use crate::broker::embedded::Embedded;
 use crate::meters::Meters;
 use crate::operations::{Operations, Traces};
 pub use access::{Scope, Token};
+pub use control::{Control, Log};
 pub use health::{Component, Condition, Readiness};
 pub use subscriptions::{Change, Listed, NotChanged, Subscriptions};
 
@@ -52,6 +54,7 @@ pub struct State {
     pub subscriptions: Arc<dyn Subscriptions>,
     pub operations: Arc<Operations>,
     pub traces: Arc<Traces>,
+    pub control: Arc<dyn Control>,
     /// As soon as there is one, everything but health and version needs one.
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
@@ -90,6 +93,7 @@ fn router(state: State, on_loopback: bool) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/v1/subscriptions", get(subscriptions::list))
         .merge(attempts::reading())
+        .merge(control::reading())
         .merge(dead_letters::reading())
         .merge(jobs::reading())
         .merge(parked::reading())
@@ -119,6 +123,7 @@ fn router(state: State, on_loopback: bool) -> Router {
             "/v1/subscriptions/{name}/verify",
             post(subscriptions::verify),
         )
+        .merge(control::changing())
         .merge(dead_letters::removing())
         .route_layer(needs(Scope::Admin));
     let router = open

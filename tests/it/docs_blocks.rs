@@ -239,7 +239,7 @@ fn every_path_of_the_api_is_in_operations() {
         let path = rest.split('"').nth(1).unwrap();
         let handler = rest.split('"').nth(2).unwrap();
         let handler = handler.trim_start_matches([',', ' ', '\n']);
-        let method = ["GET", "DELETE", "POST"]
+        let method = ["GET", "DELETE", "POST", "PUT"]
             .into_iter()
             .find(|method| handler.starts_with(&method.to_lowercase()))
             .unwrap();
@@ -257,7 +257,7 @@ fn every_path_of_the_api_is_in_operations() {
     let documented: BTreeSet<_> = documented
         .into_iter()
         .filter(|cell| {
-            let methods = ["GET ", "POST ", "DELETE "];
+            let methods = ["GET ", "POST ", "PUT ", "DELETE "];
             methods.iter().any(|method| cell.starts_with(method))
         })
         .collect();
@@ -291,6 +291,8 @@ fn every_problem_that_publishing_may_have_is_documented() {
             "bad-filter",
             "busy",
             "conflict",
+            "invalid-config",
+            "no-config-file",
             "not-sent-again",
             "too-many-jobs",
             "wrong-method",
