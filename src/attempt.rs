@@ -24,9 +24,17 @@ pub enum Outcome {
     /// The body cannot be made of this event: it is not what the format needs, or the template says
     /// no.
     Unrenderable(String),
+    /// The body is not what its source or subscription wants. Of a preview: on the path nothing is
+    /// attempted then.
+    Invalid(String),
+    /// Rendered and signed, and not sent: it is for a shadow.
+    Withheld,
 }
 
 impl Outcome {
+    /// Stands for a status where nothing was sent on purpose.
+    pub const SHADOW: &'static str = "shadow";
+
     /// Two hundred and something. Whether that is what a subscription takes for delivered, its
     /// answers say.
     pub fn is_success(&self) -> bool {
@@ -40,6 +48,8 @@ impl Outcome {
             Self::Failed(failure) => failure.class.as_str().to_owned(),
             Self::Unsendable(_) => "unsendable".to_owned(),
             Self::Unrenderable(_) => "unrenderable".to_owned(),
+            Self::Invalid(_) => "invalid".to_owned(),
+            Self::Withheld => Self::SHADOW.to_owned(),
         }
     }
 
@@ -56,6 +66,8 @@ impl Outcome {
             Self::Failed(failure) => failure.class.as_str(),
             Self::Unsendable(_) => "unsendable",
             Self::Unrenderable(_) => "unrenderable",
+            Self::Invalid(_) => "invalid",
+            Self::Withheld => Self::SHADOW,
         }
     }
 
@@ -64,7 +76,8 @@ impl Outcome {
         match self {
             Self::Answered(answer) => &answer.excerpt,
             Self::Failed(failure) => &failure.detail,
-            Self::Unsendable(why) | Self::Unrenderable(why) => why,
+            Self::Unsendable(why) | Self::Unrenderable(why) | Self::Invalid(why) => why,
+            Self::Withheld => "",
         }
     }
 }

@@ -156,6 +156,10 @@ pub enum Reason {
     SubscriptionDisabled,
     /// The event is not what `decode` of its source says it is, or its schema is not there.
     DecodeFailed,
+    /// The body is longer than `max_body`, or not as `schema` says.
+    InvalidPayload,
+    /// The event is older than `max_age`, which says `then: dead_letter`.
+    Stale,
     /// The event matched no subscription and the source says `unmatched: dead_letter`.
     Unmatched,
     /// No HTTP request can be made of it (a header that HTTP cannot carry, for instance).
@@ -171,7 +175,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::AttemptsExhausted,
         Self::GaveUp,
         Self::NoRetry,
@@ -181,6 +185,8 @@ impl Reason {
         Self::SubscriptionUnknown,
         Self::SubscriptionDisabled,
         Self::DecodeFailed,
+        Self::InvalidPayload,
+        Self::Stale,
         Self::Unmatched,
         Self::Unsendable,
         Self::RenderFailed,
@@ -200,6 +206,8 @@ impl Reason {
             Self::SubscriptionUnknown => "subscription_unknown",
             Self::SubscriptionDisabled => "subscription_disabled",
             Self::DecodeFailed => "decode_failed",
+            Self::InvalidPayload => "invalid_payload",
+            Self::Stale => "stale",
             Self::Unmatched => "unmatched",
             Self::Unsendable => "unsendable",
             Self::RenderFailed => "render_failed",

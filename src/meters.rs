@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::attempt::Outcome;
 use crate::delivery::{Reason, WaitKind};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,6 +88,7 @@ pub struct Meters {
     matched: Family<BySourceResult, Counter>,
     filter_not_json: Family<BySource, Counter>,
     decoded: Family<BySourceResult, Counter>,
+    invalid: Family<BySource, Counter>,
     paused: Family<BySourceReason, Gauge>,
     attempts: Family<BySubscriptionOutcome, Counter>,
     duration: SecondsFamily,
@@ -98,10 +100,13 @@ pub struct Meters {
     unverified: Family<BySubscription, Gauge>,
     concurrency: Family<BySubscription, Gauge>,
     rate_limited: Family<BySubscription, Counter>,
+    stale: Family<BySubscription, Counter>,
     batches: SizesFamily,
     refused: Family<ByBroker, Counter>,
     expired: Family<ByBroker, Counter>,
     reloads: Family<ByResult, Counter>,
+    reload_failed: Gauge,
+    restart_needed: Gauge,
     /// 1 while events are taken a few at a time after an unclean stop.
     pub careful: Gauge,
     /// Panics while an event was worked on.
@@ -140,8 +145,12 @@ pub struct SourceMeters {
     pub paused_by_egress: Gauge,
     /// 1 while its schema registry does not answer.
     pub paused_by_registry: Gauge,
+    /// 1 while somebody has paused it.
+    pub paused_by_operator: Gauge,
     pub decoded: Counter,
     pub undecoded: Counter,
+    /// Events that break the source's contract.
+    pub invalid: Counter,
     source: String,
     lag: Family<BySourcePartition, Gauge>,
 }
@@ -175,6 +184,7 @@ pub struct SubscriptionMeters {
     pub concurrency: Gauge,
     pub rate_limited: Counter,
     subscription: String,
+    stale: Family<BySubscription, Counter>,
     attempts: Family<BySubscriptionOutcome, Counter>,
     dead_letters: Family<BySubscriptionReason, Counter>,
     batches: SizesFamily,
@@ -189,6 +199,24 @@ impl SubscriptionMeters {
             status_class,
         };
         self.attempts.get_or_create(&labels).inc();
+    }
+
+    /// A delivery that was rendered and signed, and not sent: it is for a shadow.
+    pub fn withheld(&self) {
+        let labels = BySubscriptionOutcome {
+            subscription: self.subscription.clone(),
+            outcome: Outcome::SHADOW,
+            status_class: Outcome::SHADOW,
+        };
+        self.attempts.get_or_create(&labels).inc();
+    }
+
+    /// A delivery that was settled without being sent, since its event is too old.
+    pub fn stale(&self) {
+        let labels = BySubscription {
+            subscription: self.subscription.clone(),
+        };
+        self.stale.get_or_create(&labels).inc();
     }
 
     /// A request with so many deliveries in it.
@@ -351,6 +379,11 @@ impl Meters {
                 Family::default()
             ),
             decoded: register!("decode", "Messages decoded, by result", Family::default()),
+            invalid: register!(
+                "payload_invalid",
+                "Events that break the contract of their source",
+                Family::default()
+            ),
             paused: register!(
                 "intake_paused",
                 "1 while intake is paused, by reason",
@@ -397,6 +430,11 @@ impl Meters {
                 "Deliveries that waited for the rate",
                 Family::default()
             ),
+            stale: register!(
+                "deliveries_stale",
+                "Deliveries settled without being sent, since their events are too old",
+                Family::default()
+            ),
             refused: register!(
                 "broker_refusals",
                 "Parks and dead letters not confirmed",
@@ -421,6 +459,16 @@ impl Meters {
                 "config_reloads",
                 "Reloads of the config, by result",
                 Family::default()
+            ),
+            reload_failed: register!(
+                "config_reload_failed",
+                "1 while the config file was refused and the one before is in force",
+                Gauge::default()
+            ),
+            restart_needed: register!(
+                "config_restart_needed",
+                "Parts of the config that have changed and need a restart",
+                Gauge::default()
             ),
             duration,
             age,
@@ -458,8 +506,10 @@ impl Meters {
             paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
             paused_by_egress: handle(&self.paused, &reason("egress")),
             paused_by_registry: handle(&self.paused, &reason("registry")),
+            paused_by_operator: handle(&self.paused, &reason("operator")),
             decoded: handle(&self.decoded, &result("decoded")),
             undecoded: handle(&self.decoded, &result("failed")),
+            invalid: handle(&self.invalid, &by),
             source: source.to_owned(),
             lag: self.lag.clone(),
         }
@@ -490,6 +540,7 @@ impl Meters {
             concurrency: handle(&self.concurrency, &by),
             rate_limited: handle(&self.rate_limited, &by),
             subscription: subscription.to_owned(),
+            stale: self.stale.clone(),
             attempts: self.attempts.clone(),
             dead_letters: self.dead_letters.clone(),
             batches: self.batches.clone(),
@@ -516,7 +567,10 @@ impl Meters {
         )
     }
 
-    pub fn reloaded(&self, ok: bool) {
+    /// The config was read again. `waiting`: parts of it that need a restart.
+    pub fn reloaded(&self, ok: bool, waiting: usize) {
+        self.reload_failed.set((!ok).into());
+        self.restart_needed.set(waiting as i64);
         self.reloads
             .get_or_create(&ByResult {
                 result: if ok { "ok" } else { "refused" },

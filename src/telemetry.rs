@@ -8,13 +8,15 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +38,14 @@ const LONGEST_LINE_BYTES: usize = 16 << 10;
 const FLUSH: Duration = Duration::from_secs(1);
 
 static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// What is logged by this process, once that is set up.
+static LOGGED: OnceLock<Mutex<Logged>> = OnceLock::new();
+
+struct Logged {
+    filter: String,
+    handle: reload::Handle<EnvFilter, Registry>,
+}
 
 /// Lines that were not written because stderr was too slow or gone.
 pub fn lost_lines() -> u64 {
@@ -70,13 +80,56 @@ pub fn init(format: Format, filter: Option<&str>) -> Result<Guard, InitError> {
         .into_iter()
         .find_map(|(filter, from)| Some((filter?, from)));
     let (filter, from) = asked.unwrap_or((DEFAULT.to_owned(), "the default"));
-    let filter = parse(filter, from)?;
+    let (filter, handle) = {
+        let (layer, handle) = reload::Layer::new(parse(filter.clone(), from)?);
+        (layer, Logged { filter, handle })
+    };
     let (lines, guard) = start(io::stderr()).map_err(InitError::Thread)?;
     let colours = io::stderr().is_terminal() && variable("NO_COLOR").is_none();
     subscriber(format, filter, colours, lines)
         .try_init()
         .map_err(InitError::Twice)?;
+    // A process that comes here twice has failed above.
+    let _ = LOGGED.set(Mutex::new(handle));
     Ok(guard)
+}
+
+/// What is logged, as it was asked for; empty where nothing is.
+pub fn filter() -> String {
+    LOGGED.get().map_or_else(String::new, |logged| {
+        let logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.filter.clone()
+    })
+}
+
+/// Why something else is not logged.
+#[derive(Debug, thiserror::Error)]
+pub enum SetError {
+    #[error("`{filter}` is no log filter: {why}")]
+    Filter { filter: String, why: String },
+    #[error("nothing is logged by this process")]
+    Off,
+}
+
+/// Has something else logged from now on, until the process ends.
+pub fn set_filter(filter: &str) -> Result<(), SetError> {
+    let wrong = |why: String| SetError::Filter {
+        filter: filter.to_owned(),
+        why,
+    };
+    if filter.trim().is_empty() {
+        return Err(wrong("it is empty; `off` logs nothing".to_owned()));
+    }
+    let parsed = parse(filter.to_owned(), "the API").map_err(|error| match error {
+        InitError::Filter { source, .. } => wrong(source.to_string()),
+        other => wrong(other.to_string()),
+    })?;
+    let logged = LOGGED.get().ok_or(SetError::Off)?;
+    let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+    // The subscriber lives as long as the process.
+    logged.handle.reload(parsed).map_err(|_| SetError::Off)?;
+    filter.clone_into(&mut logged.filter);
+    Ok(())
 }
 
 fn parse(filter: String, from: &'static str) -> Result<EnvFilter, InitError> {
@@ -91,7 +144,7 @@ fn parse(filter: String, from: &'static str) -> Result<EnvFilter, InitError> {
 
 fn subscriber(
     format: Format,
-    filter: EnvFilter,
+    filter: impl Layer<Registry> + Send + Sync + 'static,
     colours: bool,
     lines: Lines,
 ) -> Box<dyn Subscriber + Send + Sync> {

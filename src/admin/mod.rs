@@ -9,6 +9,7 @@
 mod access;
 mod ask;
 mod attempts;
+mod control;
 mod dead_letters;
 mod door;
 mod events;
@@ -37,6 +38,7 @@ use crate::meters::Meters;
 use crate::operations::subscriptions::Registry;
 use crate::operations::{Operations, Traces};
 pub use access::{Scope, Token};
+pub use control::{Control, Log};
 pub use health::{Component, Condition, Readiness};
 pub use registration::Rotate;
 pub use subscriptions::{Change, NotChanged, Subscriptions};
@@ -58,6 +60,7 @@ pub struct State {
     pub registry: Option<Arc<Registry>>,
     pub operations: Arc<Operations>,
     pub traces: Arc<Traces>,
+    pub control: Arc<dyn Control>,
     /// As soon as there is one, everything but health and version needs one.
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
@@ -95,6 +98,7 @@ fn router(state: State, on_loopback: bool) -> Router {
     let read = Router::new()
         .route("/metrics", get(health::metrics))
         .merge(attempts::reading())
+        .merge(control::reading())
         .merge(dead_letters::reading())
         .merge(jobs::reading())
         .merge(parked::reading())
@@ -125,6 +129,7 @@ fn router(state: State, on_loopback: bool) -> Router {
             "/v1/subscriptions/{name}/verify",
             post(subscriptions::verify),
         )
+        .merge(control::changing())
         .merge(dead_letters::removing())
         .merge(registration::changing())
         .route_layer(needs(Scope::Admin));

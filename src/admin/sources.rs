@@ -15,6 +15,12 @@ pub fn reading() -> Router<State> {
 }
 
 async fn list(Extract(state): Extract<State>) -> Response {
-    let sources = sources::list(&state.operations).await;
+    let mut sources = sources::list(&state.operations).await;
+    for intake in state.control.intakes() {
+        let mut found = sources.iter_mut();
+        if let Some(source) = found.find(|source| source.name == intake.name) {
+            source.paused = intake.paused;
+        }
+    }
     Json(json!({ "sources": sources })).into_response()
 }

@@ -19,7 +19,7 @@ use crate::decode::{self, DecodeMeters, Decoder};
 use crate::deliver::fetch::{self, Fetcher};
 use crate::meters::{Meters, SourceMeters};
 use crate::operations::sources::Source;
-use crate::pipeline::{BrokerPlan, Check, OverHttp, SourcePlan};
+use crate::pipeline::{BrokerPlan, Check, OverHttp, Rules, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
 
@@ -264,12 +264,20 @@ fn source_plan(
     SourcePlan {
         name: name.clone(),
         window: source.window,
-        unmatched: source.unmatched,
+        rules: rules(source),
         decoder: source.decode.as_ref().map(|decode| {
             let decoder = decoder(name, decode, room.clone(), &meters.of_source(name));
             Arc::new(decoder)
         }),
         meters: meters.of_source(name),
+    }
+}
+
+/// What a source asks of its events, and what becomes of those that nobody wants.
+pub fn rules(source: &config::Source) -> Rules {
+    Rules {
+        unmatched: source.unmatched,
+        contract: source.contract.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ mod operations;
 mod preview;
 mod readiness;
 mod registry;
+mod reload;
 mod subscriptions;
 mod upkeep;
 
@@ -25,7 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::broker::Broker;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::deliver::Courier;
 use crate::journal::Journal;
 use crate::meters::Meters;
@@ -41,6 +42,7 @@ pub use failure::Failure;
 pub use journal::traces;
 pub use operations::{on_source, operations};
 pub use preview::{bytes_of, event, preview};
+use reload::Reloader;
 pub use upkeep::{address_policy, all_upkeep, checks, upkeep};
 
 /// How long subscriptions may take to be written to disk.
@@ -48,7 +50,7 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 /// What closing the rest may take after that, before the process leaves without.
 const LEAVE_GRACE: Duration = Duration::from_secs(15);
 
-/// Where the config came from, to be read again on SIGHUP.
+/// Where the config came from, to be read again.
 pub enum From {
     File(PathBuf),
     /// The one for trying it out.
@@ -155,12 +157,7 @@ impl App {
         })
     }
 
-    async fn run(
-        self,
-        mut config: Config,
-        from: From,
-        mut signals: Signals,
-    ) -> Result<(), Failure> {
+    async fn run(self, config: Config, from: From, mut signals: Signals) -> Result<(), Failure> {
         let Self {
             store,
             meters,
@@ -174,7 +171,15 @@ impl App {
             listener,
         } = self;
         let shutdown = Shutdown::default();
-        let readiness = readiness::of(&brokers, &store, &pipeline);
+        let is_built_in = matches!(from, From::BuiltIn);
+        let reloader = Reloader::new(
+            &config,
+            from,
+            registry.clone(),
+            pipeline.clone(),
+            meters.clone(),
+        );
+        let readiness = readiness::of(&brokers, &store, &pipeline, &reloader);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
         let operations =
             operations::of_pipeline(&config, brokers.clone(), pipeline.clone(), journal.clone());
@@ -200,6 +205,7 @@ impl App {
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
             }),
+            control: Arc::new(reload::OfBridge(reloader.clone())),
             operations: operations.clone(),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
@@ -212,6 +218,7 @@ impl App {
         });
         tokio::spawn(registry.clone().keep_up());
         tokio::spawn(pipeline.clone().watch_egress());
+        tokio::spawn(reloader.clone().watch());
         tokio::spawn(pipeline.clone().shake_hands());
         tokio::spawn(pipeline.clone().release_old());
         if let Some(retention) = config.dead_letters.retention {
@@ -236,7 +243,7 @@ impl App {
             });
         }
         info!(admin = %address, brokers = brokers.len(), subscriptions = config.subscriptions.len(), "hookbridge is running");
-        if matches!(from, From::BuiltIn) {
+        if is_built_in {
             brokers::say_how_to_send(address);
         }
         let failed = loop {
@@ -244,11 +251,8 @@ impl App {
                 asked = signals.next() => match asked {
                     Asked::Stop => break None,
                     Asked::Reload => {
-                        let result = reload(&from, &mut config, &registry).await;
-                        meters.reloaded(result.is_ok());
-                        if let Err(error) = result {
-                            error!(error = format!("{error:#}"), "the config is not reloaded; the one before stays in force");
-                        }
+                        // What came of it is logged there.
+                        let _ = reloader.reload().await;
                     }
                 },
                 ended = running.join_next(), if !running.is_empty() => match ended {
@@ -355,40 +359,4 @@ async fn storage_failure(store: &Store) -> anyhow::Error {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-}
-
-/// Reads the config again. What concerns subscriptions and endpoints takes effect; brokers, sources
-/// and limits need a restart, and a change of those is said.
-async fn reload(from: &From, config: &mut Config, registry: &Registry) -> anyhow::Result<()> {
-    let From::File(path) = from else {
-        info!("running without a config file: nothing to reload");
-        return Ok(());
-    };
-    let new = config::load(path, &|name| std::env::var(name).ok())
-        .map_err(|problems| anyhow::anyhow!("{}", problems.render(config::Format::Human, false)))?
-        .config;
-    let compiled = |store: &Store| compiled(store, &new).map_err(Failure::into_error);
-    let changes = registry
-        .reload(registry::settings(&new), &new.subscriptions, compiled)
-        .await?;
-    info!(added = ?changes.added, changed = ?changes.changed, removed = ?changes.removed, "the config is reloaded");
-    if new.brokers != config.brokers || new.sources != config.sources || new.group != config.group {
-        warn!("brokers, sources or the group have changed: restart to use them");
-    }
-    if new.limits != config.limits
-        || new.admin != config.admin
-        || new.delivery != config.delivery
-        || new.dead_letters != config.dead_letters
-    {
-        warn!("limits, admin, delivery or dead letter settings have changed: restart to use them");
-    }
-    if new.attempts != config.attempts {
-        warn!("the settings of attempts have changed: restart to use them");
-    }
-    *config = Config {
-        endpoints: new.endpoints,
-        subscriptions: new.subscriptions,
-        ..config.clone()
-    };
-    Ok(())
 }

@@ -25,7 +25,9 @@ pub fn preview(config: &Config) -> anyhow::Result<Preview> {
         let compiled = Subscription::compile(uid, spec.clone(), endpoint.clone());
         all.push(compiled.with_context(|| format!("subscription `{name}`"))?);
     }
-    Preview::new(all, address_policy(config))
+    let sources = config.sources.iter();
+    let contracts = sources.map(|(name, source)| (name.clone(), source.contract.clone()));
+    Preview::new(all, address_policy(config), contracts.collect())
 }
 
 /// The event that the source of `case` would make of its message.

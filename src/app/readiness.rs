@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::reload::Reloader;
 use crate::admin::{Component, Condition, Readiness};
 use crate::broker::{Broker, Health};
 use crate::pipeline::Pipeline;
@@ -13,9 +14,10 @@ pub fn of(
     brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
     store: &Arc<Store>,
     pipeline: &Arc<Pipeline>,
+    reloader: &Arc<Reloader>,
 ) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let brokers: Vec<_> = brokers.values().cloned().collect();
-    let (store, pipeline) = (store.clone(), pipeline.clone());
+    let (store, pipeline, reloader) = (store.clone(), pipeline.clone(), reloader.clone());
     Arc::new(move || {
         let mut components: Vec<_> = brokers
             .iter()
@@ -34,6 +36,7 @@ pub fn of(
         let registries = pipeline.registries().into_iter();
         components.extend(registries.map(|(source, why)| registry(&source, why)));
         components.extend(handshakes(&pipeline.unverified()));
+        components.extend(config(reloader.note()));
         Readiness { components }
     })
 }
@@ -70,6 +73,15 @@ fn handshakes(unverified: &[Arc<str>]) -> Option<Component> {
         name: "handshakes".into(),
         state: Condition::Ready,
         why: Some(format!("not agreed yet: {}", unverified.join(", "))),
+    })
+}
+
+/// For information only: a config is in force, if not the one in the file.
+fn config(note: Option<String>) -> Option<Component> {
+    note.map(|why| Component {
+        name: "config".into(),
+        state: Condition::Ready,
+        why: Some(why),
     })
 }
 

@@ -78,6 +78,7 @@ pub struct Intake {
     window: Window,
     budget: Budget,
     paused: watch::Receiver<bool>,
+    held: watch::Receiver<bool>,
     in_flight: Arc<AtomicUsize>,
     pace: watch::Receiver<usize>,
     hand_over: mpsc::Sender<Received>,
@@ -124,6 +125,7 @@ impl Intake {
                 window,
                 budget,
                 paused,
+                held: watch::channel(false).1,
                 in_flight: Arc::default(),
                 pace: watch::channel(usize::MAX).1,
                 hand_over,
@@ -135,6 +137,18 @@ impl Intake {
     /// The same, where fewer than the window may be asked for at a time for now.
     pub fn paced(self, pace: watch::Receiver<usize>) -> Self {
         Self { pace, ..self }
+    }
+
+    /// The same, which admits nothing either while `held` is true: somebody has paused it, maybe for
+    /// days.
+    pub fn held_by(self, held: watch::Receiver<bool>) -> Self {
+        Self { held, ..self }
+    }
+
+    /// Whether somebody has paused it. A broker that keeps what it has handed out waiting for an
+    /// answer only so long takes it back meanwhile.
+    pub fn held(&self) -> watch::Receiver<bool> {
+        self.held.clone()
     }
 
     /// All that may be in flight, of this intake and of others.
@@ -172,6 +186,10 @@ impl Intake {
         let mut paused = self.paused.clone();
         // A closed pause channel means that the pipeline is gone; its intake is then closed too.
         let _ = paused.wait_for(|paused| !paused).await;
+        if *self.held.borrow() {
+            let mut held = self.held.clone();
+            let _ = held.wait_for(|held| !held).await;
+        }
         let slot = self
             .window
             .slots
@@ -196,7 +214,7 @@ impl Intake {
 
     /// Room for a message of `size_bytes` if there is some right now.
     pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
-        if *self.paused.borrow() {
+        if *self.paused.borrow() || *self.held.borrow() {
             return None;
         }
         let slot = self.window.slots.clone().try_acquire_owned().ok()?;
@@ -297,5 +315,17 @@ mod tests {
         assert!(is_full(&intake, 1).await);
         pause.send(false).unwrap();
         assert!(!is_full(&intake, 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_intake_that_is_held_admits_nothing() {
+        let (intake, _pause) = intake(100, 1 << 20);
+        let (hold, held) = watch::channel(true);
+        let intake = intake.held_by(held);
+        assert!(is_full(&intake, 1).await);
+        assert!(intake.try_admit(1).is_none());
+        hold.send(false).unwrap();
+        assert!(!is_full(&intake, 1).await);
+        assert!(intake.try_admit(1).is_some());
     }
 }

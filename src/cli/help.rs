@@ -14,7 +14,19 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "The first hour",
         &["demo", "init", "validate", "test", "send", "listen"],
     ),
-    ("Running", &["run", "subscription", "secret", "topology"]),
+    (
+        "Running",
+        &[
+            "run",
+            "reload",
+            "pause",
+            "resume",
+            "log",
+            "subscription",
+            "secret",
+            "topology",
+        ],
+    ),
     (
         "Incidents",
         &["dead", "parked", "replay", "trace", "attempts"],

@@ -17,9 +17,12 @@ mod doctor;
 mod echo;
 mod init;
 pub mod listen;
+mod log;
 mod man;
 mod parked;
+mod pause;
 mod preset;
+mod reload;
 mod replay;
 mod run;
 mod schema;
@@ -63,14 +66,22 @@ enum Command {
     Init(init::Args),
     /// Receive webhooks, check their signatures and print them.
     Listen(listen::Args),
+    /// Show what a running bridge logs, or have it log something else.
+    Log(log::Args),
     /// Print or write manual pages.
     Man(man::Args),
     /// Show what waits on the brokers, bring it forward, or drop it.
     Parked(parked::Args),
+    /// Take nothing from a source, or from all of them, until they are resumed.
+    Pause(pause::Args),
     /// List the adapters for Slack, PagerDuty and others; print the template of one.
     Preset(preset::Args),
+    /// Have a running bridge read its config again, and print what has changed.
+    Reload(reload::Args),
     /// Send what a source made in a span of time again, to one subscription.
     Replay(replay::Args),
+    /// Take from a source again, or from all of them.
+    Resume(pause::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
     Run(run::Args),
     /// Print the JSON Schema of the config, for editors.
@@ -123,10 +134,14 @@ pub fn main() -> ExitCode {
         Command::Echo(args) => ended(echo::run(&args)),
         Command::Init(args) => ended(init::run(&args)),
         Command::Listen(args) => run_small(listen::run(args)),
+        Command::Log(args) => run_small(log::run(args)),
         Command::Man(args) => ended(man::run(&args)),
         Command::Parked(args) => run_small(parked::run(args)),
+        Command::Pause(args) => run_small(pause::pause(args)),
         Command::Preset(args) => ended(preset::run(&args)),
+        Command::Reload(args) => run_small(reload::run(args)),
         Command::Replay(args) => run_small(replay::run(args)),
+        Command::Resume(args) => run_small(pause::resume(args)),
         Command::Run(args) => run::run(args),
         Command::Schema => ended(schema::run()),
         Command::Send(args) => run_small(run::send(args)),

@@ -15,7 +15,7 @@ use crate::app;
 use crate::delivery::WaitKind;
 use crate::journal::{Deed, Entry, What};
 use crate::operations::Traces;
-use crate::operations::trace::{Field, Now, Trace, Traced};
+use crate::operations::trace::{Field, NotSent, Now, Trace, Traced};
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["event", "field"])))]
@@ -247,6 +247,13 @@ fn state(state: &Now, now: Timestamp) -> String {
             "was dead-lettered; the letter was removed from {on} by an operator at {}",
             second(*at)
         ),
+        Now::NotSent { why, at } => {
+            let why = match why {
+                NotSent::Stale => "the event is older than `max_age`",
+                NotSent::Shadow => "the subscription is a shadow",
+            };
+            format!("not sent, settled at {}: {why}", second(*at))
+        }
         Now::Unsettled { since } => format!(
             "attempted at {}, and no broker has confirmed what comes next",
             second(*since)
@@ -275,6 +282,7 @@ fn step(entry: &Entry) -> String {
         }
         What::Dead { reason, on } => format!("dead-lettered on {on}: {reason}"),
         What::Unmatched => "matched nothing".to_owned(),
+        What::Stale => "settled without being sent: older than `max_age`".to_owned(),
         What::Ordered {
             deed,
             on,

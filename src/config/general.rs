@@ -1,4 +1,5 @@
-//! The keys at the top: `group`, `instance`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`.
+//! The keys at the top: `group`, `instance`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`,
+//! `reload`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use super::field::Field;
 use super::keys;
 use super::node::Span;
 use super::reader::{Map, Notes};
-use super::{Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Place, Scope};
+use super::{
+    Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Place, Reload, Scope,
+};
 use crate::store::Key;
 use crate::subscription::Secret;
 
@@ -21,6 +24,8 @@ const DEFAULT_MAX_EVENT_BYTES: u64 = 16 << 20;
 const SHORTEST_TOKEN: usize = 16;
 const SHORTEST_RETENTION: Duration = Duration::from_secs(1);
 const LONGEST_RETENTION: Duration = Duration::from_secs(3_650 * 86_400);
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+const LONGEST_WATCH: Duration = Duration::from_secs(3_600);
 const LONGEST_GROUP: usize = 100;
 const LONGEST_INSTANCE: usize = 200;
 /// What brokers take in names of queues, topics, groups and members.
@@ -295,6 +300,13 @@ fn network(field: Field<'_>) -> Option<IpNet> {
         );
     }
     network.ok()
+}
+
+pub fn reload(map: Option<&Map<'_>>) -> Reload {
+    let watch = map.and_then(|map| map.take("watch"));
+    Reload {
+        watch: watch.and_then(|field| field.duration(SHORTEST_WATCH..=LONGEST_WATCH)),
+    }
 }
 
 pub fn limits(map: Option<&Map<'_>>) -> Limits {

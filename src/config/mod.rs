@@ -36,6 +36,7 @@ mod signatures;
 mod sources;
 mod subscriptions;
 mod templates;
+mod terms;
 mod versions;
 
 mod effective;
@@ -69,7 +70,7 @@ pub use crate::pipeline::Unmatched;
 pub use crate::subscription::TlsFiles as Tls;
 
 use crate::broker::{IdFrom, tiers::Tiers};
-use crate::subscription::{Auth, Endpoint, Secret, Spec};
+use crate::subscription::{Auth, Contract, Endpoint, Secret, Spec};
 
 /// A whole, valid config.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +86,7 @@ pub struct Config {
     pub limits: Limits,
     /// `None`: attempts are not kept.
     pub attempts: Option<Attempts>,
+    pub reload: Reload,
     pub brokers: BTreeMap<Arc<str>, Broker>,
     pub sources: BTreeMap<Arc<str>, Source>,
     /// Every endpoint by its name: the shared ones, and those written inside a subscription under
@@ -180,6 +182,13 @@ impl Default for Limits {
     }
 }
 
+/// When the config file is read again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reload {
+    /// How often the file is looked at; `None`: not at all.
+    pub watch: Option<Duration>,
+}
+
 /// The journal of attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempts {
@@ -265,6 +274,8 @@ pub struct Source {
     pub topic: Option<Arc<str>>,
     pub id: Option<IdFrom>,
     pub decode: Option<Decode>,
+    /// What bodies of its events have to be.
+    pub contract: Contract,
 }
 
 /// `decode:` of a source.

@@ -12,6 +12,7 @@ use super::field::{Field, Name};
 use super::keys;
 use super::node::Span;
 use super::reader::{Map, suggestion};
+use super::terms;
 use super::{Binding, EmbeddedSource, From, KafkaSource, RabbitMqSource, Source, Start, Unmatched};
 use crate::broker::IdFrom;
 use crate::subscription::Pattern;
@@ -161,6 +162,7 @@ fn source(
         topic,
         id,
         decode,
+        contract: terms::contract(&map),
     })
 }
 

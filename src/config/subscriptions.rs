@@ -7,8 +7,10 @@ use super::endpoints::{self, LANE_KEYS};
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
 use super::versions::{Versions, misfit_of_sources};
-use super::{DeliverySettings, brokers, keys, sources};
-use crate::subscription::{Endpoint, Filter, MaxParked, RetryPolicy, Spec, StatusRange, Statuses};
+use super::{DeliverySettings, brokers, keys, sources, terms};
+use crate::subscription::{
+    Endpoint, Filter, MaxParked, RetryPolicy, Spec, StatusRange, Statuses, Terms,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const MOST_DELAYS: usize = 100;
@@ -85,6 +87,7 @@ pub fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
     let sources = sources_of(&map, known);
     check_versions(&map, to.as_deref(), endpoint.as_ref(), &sources, known);
     let flag = map.take("enabled").and_then(|field| field.bool());
+    let shadow = map.take("shadow").and_then(|field| field.bool());
     let retry = map.take("retry").and_then(retry).unwrap_or_default();
     let retry = RetryPolicy::shared(retry);
     let times = Times::read(&map);
@@ -92,9 +95,15 @@ pub fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
         name: name.text.clone(),
         topics,
         types,
-        sources,
+        sources: sources.into(),
         filter: map.take("filter").and_then(filter).map(Box::new),
         enabled: flag.unwrap_or(true),
+        shadow: shadow.unwrap_or_default(),
+        terms: Terms {
+            max_age: map.take("max_age").and_then(terms::max_age),
+            contract: terms::contract(&map),
+        }
+        .kept(),
         was: was.iter().map(|name| name.text.clone()).collect(),
         retry,
         timeout: times.timeout,

@@ -145,6 +145,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     let attempts = section(&top, "attempts", &keys::ATTEMPTS, |map| {
         attempts::read(map, &brokers)
     });
+    let reload = section(&top, "reload", &keys::RELOAD, general::reload);
     let external = brokers
         .iter()
         .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
@@ -216,6 +217,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         delivery: delivery?,
         limits: limits?,
         attempts: attempts?,
+        reload: reload?,
         brokers: brokers::finish(brokers),
         sources: sources::finish(sources),
         endpoints: all,

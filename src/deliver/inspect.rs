@@ -209,9 +209,11 @@ async fn send(policy: Arc<AddressPolicy>, endpoint: &Endpoint, shown: &str, foun
                 )
                 .await;
         }
-        Outcome::Unsendable(why) | Outcome::Unrenderable(why) => {
+        Outcome::Unsendable(why) | Outcome::Unrenderable(why) | Outcome::Invalid(why) => {
             let what = format!("{shown}: the ping cannot be sent: {why}");
             found.problem(what, "check URL and headers").await;
         }
+        // A ping is sent.
+        Outcome::Withheld => {}
     }
 }

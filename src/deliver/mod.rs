@@ -108,6 +108,23 @@ impl Courier {
         }
     }
 
+    /// Does with `request` all that [`Courier::attempt`] does but for the sending.
+    pub fn rehearse(
+        &self,
+        request: Outgoing,
+        signer: &Signer,
+        event: Facts<'_>,
+        auth: Option<&Auth>,
+    ) -> Attempt {
+        let (started_at, began) = (Timestamp::now(), Instant::now());
+        let prepared = self.prepare(request, signer, event, auth, started_at);
+        Attempt {
+            started_at,
+            took: began.elapsed(),
+            outcome: prepared.err().unwrap_or(Outcome::Withheld),
+        }
+    }
+
     /// The answer, and the token that was shown, if any.
     async fn send(
         &self,

@@ -184,6 +184,11 @@ impl Journal {
         self.push(|buffer| record::ordered(buffer, delivery, deed, on, other));
     }
 
+    /// `delivery` was settled without being sent, since its event is too old.
+    pub fn stale(&self, delivery: &Delivery, now: Timestamp) {
+        self.push(|buffer| record::stale(buffer, delivery, now));
+    }
+
     /// No subscription matched `event`.
     pub fn unmatched(&self, event: &Event, now: Timestamp) {
         let Some(open) = &self.0 else { return };

@@ -9,6 +9,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableError};
 
 use super::record::{self, Entry, What};
 use super::ring::{self, Head, Unreadable};
+use crate::attempt::Outcome;
 
 /// A page ends after this long, filled or not: the next one goes on.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -51,6 +52,7 @@ impl FromStr for Status {
             "timeout",
             "protocol",
             "unsendable",
+            Outcome::SHADOW,
         ];
         let digits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
         match text.as_bytes() {
@@ -71,7 +73,7 @@ impl Status {
         match self {
             Self::Exactly(wanted) => outcome == wanted,
             Self::Class(wanted) => class(*wanted),
-            Self::Failed => !class(2),
+            Self::Failed => !class(2) && outcome != Outcome::SHADOW,
         }
     }
 }

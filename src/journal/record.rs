@@ -19,6 +19,7 @@ const PARKED: u8 = 2;
 const DEAD: u8 = 3;
 const UNMATCHED: u8 = 4;
 const ORDERED: u8 = 5;
+const STALE: u8 = 6;
 
 /// Longest name, in bytes: of topics, types, subscriptions.
 const NAME_BYTES: usize = 255;
@@ -70,6 +71,8 @@ pub enum What {
     },
     /// No subscription matched the event.
     Unmatched,
+    /// The event was older than `max_age`, and the delivery was settled without being sent.
+    Stale,
     /// An operator has ordered it, and the broker has done it.
     Ordered {
         deed: Deed,
@@ -127,6 +130,8 @@ pub enum Then {
     Retry,
     Hold,
     DeadLetter,
+    /// Settled: it was for a shadow, and nothing was sent.
+    Shadow,
 }
 
 /// What was sent, where `bodies` are kept. The signature is not in it: it is made when sending.
@@ -191,12 +196,15 @@ pub fn attempted(
         Then::Retry => 1,
         Then::Hold => 2,
         Then::DeadLetter => 3,
+        Then::Shadow => 4,
     });
     let (status, class) = match &attempt.outcome {
         Outcome::Answered(answer) => (answer.status, ""),
         Outcome::Failed(failure) => (0, failure.class.as_str()),
         Outcome::Unsendable(_) => (0, "unsendable"),
         Outcome::Unrenderable(_) => (0, "unrenderable"),
+        Outcome::Invalid(_) => (0, "invalid"),
+        Outcome::Withheld => (0, Outcome::SHADOW),
     };
     buffer.extend_from_slice(&status.to_le_bytes());
     text(buffer, class, NAME_BYTES);
@@ -264,6 +272,12 @@ pub fn ordered(buffer: &mut Vec<u8>, delivery: &Delivery, deed: Deed, on: &str, 
     });
     text(buffer, on, NAME_BYTES);
     text(buffer, other, NAME_BYTES);
+    end(buffer, began);
+}
+
+pub fn stale(buffer: &mut Vec<u8>, delivery: &Delivery, now: Timestamp) {
+    let began = begin(buffer, STALE, now);
+    of_delivery(buffer, delivery);
     end(buffer, began);
 }
 
@@ -405,6 +419,7 @@ pub fn entry(record: &[u8], instance: &str) -> Option<Entry> {
             on: reader.string()?,
         },
         UNMATCHED => What::Unmatched,
+        STALE => What::Stale,
         ORDERED => reader.ordered(generation)?,
         _ => return None,
     };
@@ -495,6 +510,7 @@ impl<'a> Reader<'a> {
             0 => Then::Delivered,
             1 => Then::Retry,
             2 => Then::Hold,
+            4 => Then::Shadow,
             _ => Then::DeadLetter,
         };
         let status = self.take().map(u16::from_le_bytes)?;

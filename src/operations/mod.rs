@@ -12,6 +12,7 @@ mod letters;
 pub mod parked;
 pub mod replay;
 pub mod retention;
+pub mod settings;
 pub mod sources;
 pub mod subscriptions;
 pub mod topology;

@@ -37,6 +37,9 @@ pub struct Listed {
     /// The oldest event that is still there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<Timestamp>,
+    /// Whether somebody has paused it, where a bridge runs.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// All sources, by name.
@@ -49,6 +52,7 @@ pub async fn list(operations: &Operations) -> Vec<Listed> {
             replay: false,
             why: None,
             oldest: None,
+            paused: false,
         };
         let Some(broker) = operations.brokers.get(&source.broker) else {
             return listed;

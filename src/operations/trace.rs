@@ -138,10 +138,25 @@ pub enum Now {
         at: Timestamp,
         on: String,
     },
+    /// It was settled without being sent, on purpose.
+    NotSent {
+        why: NotSent,
+        at: Timestamp,
+    },
     /// It was attempted, and no broker has confirmed what came next.
     Unsettled {
         since: Timestamp,
     },
+}
+
+/// Why nothing was sent of a delivery that is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotSent {
+    /// The event was older than `max_age`.
+    Stale,
+    /// The subscription is `shadow: true`.
+    Shadow,
 }
 
 /// Why there is no trace.
@@ -439,6 +454,10 @@ impl Assembly {
                         at: entry.at,
                         outcome: attempt.outcome.clone(),
                     },
+                    Then::Shadow => Now::NotSent {
+                        why: NotSent::Shadow,
+                        at: entry.at,
+                    },
                     Then::Retry | Then::Hold | Then::DeadLetter => {
                         Now::Unsettled { since: entry.at }
                     }
@@ -455,6 +474,10 @@ impl Assembly {
                 at: entry.at,
                 on: on.clone(),
                 place: String::new(),
+            },
+            What::Stale => Now::NotSent {
+                why: NotSent::Stale,
+                at: entry.at,
             },
             What::Unmatched => Now::Unsettled { since: entry.at },
             What::Ordered { .. } => match ordered(&entry, traced) {

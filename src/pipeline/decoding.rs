@@ -22,7 +22,7 @@ use super::intake::take_unmatched;
 use super::keeper::Keeper;
 use super::resolve::bury;
 use super::suspects::Witness;
-use super::{Job, Pipeline, Ticket, Unmatched};
+use super::{Job, Pipeline, Ticket};
 use crate::broker::{Filling, Wait};
 use crate::decode::{Decoder, Fetch, Fetched, Problem};
 use crate::deliver::fetch::Fetcher;
@@ -38,10 +38,9 @@ const PATIENCE_DUE: Duration = Duration::from_secs(1);
 /// What an undecodable event has instead of an answer.
 const RESULT: &str = "undecodable";
 
-/// How events of a source are decoded, and what becomes of them then if nobody wants them.
+/// How events of a source are decoded.
 pub struct Decoding {
     pub decoder: Arc<Decoder>,
-    pub unmatched: Unmatched,
 }
 
 /// A schema registry, asked over HTTP.
@@ -108,7 +107,9 @@ impl Pipeline {
         match decoded {
             Ok(decoded) => {
                 job.json = decoded.map(SharedJson::of_decoded);
-                self.offer(job, Entrance::Other).await;
+                if let Some(job) = self.unless_invalid(job) {
+                    self.offer(job, Entrance::Other).await;
+                }
             }
             Err(Problem::Undecodable(why)) => {
                 note(&mut job.delivery, why);
@@ -134,7 +135,7 @@ impl Pipeline {
         ticket: Ticket,
         _witness: Witness,
     ) {
-        let Some(Decoding { decoder, unmatched }) = self.decoding(&delivery.event.source) else {
+        let Some(Decoding { decoder }) = self.decoding(&delivery.event.source) else {
             return;
         };
         let turn = decoder.turn().await;
@@ -146,7 +147,9 @@ impl Pipeline {
             Seen::Undecodable(why) => return bury_undecodable(keeper, delivery, ticket, why).await,
             Seen::NotYet => return hold(keeper, delivery, ticket, decoder.next_look()).await,
         };
-        take_unmatched(&self, &keeper, &window, delivery, ticket, json, *unmatched).await;
+        let rules = self.rules(&delivery.event.source);
+        let unmatched = rules.map_or_else(Default::default, |rules| rules.unmatched);
+        take_unmatched(&self, &keeper, &window, delivery, ticket, json, unmatched).await;
     }
 }
 

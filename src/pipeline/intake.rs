@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Cache};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use super::keeper::Keeper;
 use super::release::End;
 use super::suspects::{self, Witness};
 use super::target::Target;
+use super::terms::{self, Rules, breaches};
 use super::{Job, Pipeline, SourcePlan, Taken, Ticket, Unmatched, target_of};
 use crate::broker::{Filling, Receipt, Received, Wait};
 use crate::decode::Decoder;
@@ -52,14 +54,20 @@ pub struct Loop {
 }
 
 enum What {
-    Source(SourcePlan),
+    Source(Box<SourcePlan>, Arc<ArcSwap<Rules>>),
     Due(WaitKind),
 }
 
 impl Loop {
-    pub fn source(source: SourcePlan, keeper: Arc<Keeper>, window: Filling, taken: Taken) -> Self {
+    pub fn source(
+        source: SourcePlan,
+        rules: Arc<ArcSwap<Rules>>,
+        keeper: Arc<Keeper>,
+        window: Filling,
+        taken: Taken,
+    ) -> Self {
         Self {
-            what: What::Source(source),
+            what: What::Source(Box::new(source), rules),
             keeper,
             window,
             taken,
@@ -78,10 +86,11 @@ impl Loop {
     /// Takes until the broker has closed the intake.
     pub async fn run(mut self, pipeline: Arc<Pipeline>) {
         match &self.what {
-            What::Source(source) => {
+            What::Source(source, rules) => {
                 let mut source = Source {
                     pipeline: &pipeline,
                     plan: source,
+                    rules: Cache::new(rules.clone()),
                     keeper: &self.keeper,
                     window: &self.window,
                     door: Door::new(Instant::now()),
@@ -129,6 +138,7 @@ impl Loop {
 struct Source<'a> {
     pipeline: &'a Arc<Pipeline>,
     plan: &'a SourcePlan,
+    rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
     keeper: &'a Arc<Keeper>,
     window: &'a Filling,
     door: Door,
@@ -174,16 +184,24 @@ impl Source<'_> {
                 Seen::NotYet => return self.postpone(event, ticket, decoder),
             }
         }
-        {
+        let breaches = {
             let body = LazyJson::new(read_as(&event, json.as_ref()));
-            self.pipeline
-                .routes
-                .load()
-                .matching(&event, &body, &mut self.matching);
+            let routes = self.pipeline.routes.load();
+            let contract = &self.rules.load().contract;
+            if !contract.is_none() && routes.has_candidate(&event) {
+                let length = event.body.len();
+                if let Err(why) = contract.check(length, &body) {
+                    drop(body);
+                    return self.invalid(event, ticket, why);
+                }
+            }
+            routes.matching(&event, &body, &mut self.matching);
             if body.is_unparsable() {
                 self.plan.meters.filter_not_json.inc();
             }
-        }
+            breaches(&event, &body, &self.matching)
+        };
+        let mut breaches = breaches.into_iter();
         failpoint::reach("matched", &event.body);
         let now = Timestamp::now();
         match self.matching.len() {
@@ -191,7 +209,9 @@ impl Source<'_> {
             1 => {
                 self.plan.meters.matched.inc();
                 let target = self.matching.remove(0);
-                self.deliver(&event, target, ticket, json, now).await;
+                let breach = breaches.next().flatten();
+                self.deliver(&event, target, ticket, json, breach, now)
+                    .await;
             }
             count => {
                 self.plan.meters.matched.inc();
@@ -199,7 +219,9 @@ impl Source<'_> {
                 let json = shared_json(&event, json, &targets);
                 for (target, ticket) in targets.into_iter().zip(ticket.split(count)) {
                     let json = json.as_ref().map(own_json);
-                    self.deliver(&event, target, ticket, json, now).await;
+                    let breach = breaches.next().flatten();
+                    self.deliver(&event, target, ticket, json, breach, now)
+                        .await;
                 }
             }
         }
@@ -211,6 +233,7 @@ impl Source<'_> {
         target: Arc<Target>,
         ticket: Ticket,
         json: Option<SharedJson>,
+        breach: Option<String>,
         now: Timestamp,
     ) {
         let subscription = &target.subscription;
@@ -229,6 +252,9 @@ impl Source<'_> {
             window: self.window.clone(),
             json,
         };
+        if let Some(why) = breach {
+            return terms::refuse(job, why);
+        }
         if self.renewing {
             let wait = Wait {
                 kind: WaitKind::Hold,
@@ -272,6 +298,12 @@ impl Source<'_> {
         tokio::spawn(decoding::bury_undecodable(keeper, delivery, ticket, why));
     }
 
+    fn invalid(&self, event: Arc<Event>, ticket: Ticket, why: String) {
+        self.plan.meters.invalid.inc();
+        let (keeper, delivery) = (self.keeper.clone(), unaddressed(event, Timestamp::now()));
+        tokio::spawn(terms::bury_invalid(keeper, delivery, ticket, why));
+    }
+
     /// Dead-letters an event that the bridge fails at before it is known whom it is for.
     fn bury(&self, event: Arc<Event>, ticket: Ticket) {
         let delivery = unaddressed(event, Timestamp::now());
@@ -284,16 +316,17 @@ impl Source<'_> {
     }
 
     async fn unmatched(&mut self, event: Arc<Event>, ticket: Ticket, now: Timestamp) {
+        let unmatched = self.rules.load().unmatched;
         self.plan.meters.unmatched.inc();
         self.pipeline.journal.unmatched(&event, now);
         if self.warned.len() < WARNED_TOPICS && self.warned.insert(event.topic.clone()) {
-            warn!(source = %self.plan.name, topic = %event.topic, then = ?self.plan.unmatched, "no subscription matches events of this topic");
+            warn!(source = %self.plan.name, topic = %event.topic, then = ?unmatched, "no subscription matches events of this topic");
         }
-        if self.plan.unmatched == Unmatched::Settle {
+        if unmatched == Unmatched::Settle {
             return ticket.resolved();
         }
         let delivery = unaddressed(event, now);
-        let (keeper, unmatched) = (self.keeper.clone(), self.plan.unmatched);
+        let keeper = self.keeper.clone();
         tokio::spawn(keep_unmatched(keeper, delivery, ticket, unmatched));
     }
 }
@@ -312,7 +345,7 @@ async fn keep_unmatched(
 }
 
 /// What is read of an event: its body, or what was decoded of it.
-fn read_as<'a>(event: &'a Event, json: Option<&'a SharedJson>) -> &'a [u8] {
+pub(super) fn read_as<'a>(event: &'a Event, json: Option<&'a SharedJson>) -> &'a [u8] {
     let decoded = json.and_then(SharedJson::decoded);
     decoded.map_or(&event.body, |decoded| &decoded.body)
 }
@@ -419,7 +452,11 @@ async fn offer_due(
             return pipeline.carry_out(job, fate, &lane);
         }
     }
-    if let Some(decoding) = decoding.filter(|_| job.target.renderer.reads_json()) {
+    if let Some(then) = job.stale() {
+        return pipeline.drop_stale(job, then);
+    }
+    let is_read = || job.target.renderer.reads_json() || pipeline.looks_into(&job);
+    if let Some(decoding) = decoding.filter(|_| is_read()) {
         if matches!(entrance, Entrance::Holds(_)) {
             let endpoint = &job.target.subscription.endpoint.name;
             pipeline.lanes.holds(endpoint, Instant::now());
@@ -432,7 +469,9 @@ async fn offer_due(
         );
         return;
     }
-    pipeline.offer(job, entrance).await;
+    if let Some(job) = pipeline.unless_invalid(job) {
+        pipeline.offer(job, entrance).await;
+    }
 }
 
 /// An event that was held before it was known whom it is for, or dead-lettered and sent again:
@@ -446,14 +485,17 @@ pub(super) async fn take_unmatched(
     json: Option<SharedJson>,
     unmatched: Unmatched,
 ) {
-    let mut targets = Vec::new();
-    {
-        let body = LazyJson::new(read_as(&delivery.event, json.as_ref()));
-        pipeline
-            .routes
-            .load()
-            .matching(&delivery.event, &body, &mut targets);
+    if let Some(why) = pipeline.breach_of(&delivery.event, json.as_ref()) {
+        tokio::spawn(terms::bury_invalid(keeper.clone(), delivery, ticket, why));
+        return;
     }
+    let mut targets = Vec::new();
+    let breaches = {
+        let body = LazyJson::new(read_as(&delivery.event, json.as_ref()));
+        let routes = pipeline.routes.load();
+        routes.matching(&delivery.event, &body, &mut targets);
+        breaches(&delivery.event, &body, &targets)
+    };
     if targets.is_empty() {
         if unmatched == Unmatched::Settle {
             return ticket.resolved();
@@ -463,6 +505,7 @@ pub(super) async fn take_unmatched(
     }
     let tickets = ticket.split(targets.len());
     let json = shared_json(&delivery.event, json, &targets);
+    let mut breaches = breaches.into_iter();
     for (target, ticket) in targets.into_iter().zip(tickets) {
         let subscription = &target.subscription;
         let mut own = Delivery::first(
@@ -472,20 +515,19 @@ pub(super) async fn take_unmatched(
             delivery.progress.taken_at,
         );
         own.generation = delivery.generation;
-        pipeline
-            .offer(
-                Job {
-                    witness: Witness::new(&pipeline.suspects, &own.event, &own.uid),
-                    delivery: own,
-                    target,
-                    keeper: keeper.clone(),
-                    ticket,
-                    window: window.clone(),
-                    json: json.as_ref().map(own_json),
-                },
-                Entrance::Other,
-            )
-            .await;
+        let job = Job {
+            witness: Witness::new(&pipeline.suspects, &own.event, &own.uid),
+            delivery: own,
+            target,
+            keeper: keeper.clone(),
+            ticket,
+            window: window.clone(),
+            json: json.as_ref().map(own_json),
+        };
+        match breaches.next().flatten() {
+            Some(why) => terms::refuse(job, why),
+            None => pipeline.offer(job, Entrance::Other).await,
+        }
     }
 }
 

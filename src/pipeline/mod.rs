@@ -8,7 +8,8 @@
 //! wait for each other first ([`batches`], [`together`]). What starts is attempted once ([`attempt`]),
 //! the verdict is carried out ([`resolve`]): delivered, parked or dead-lettered, the latter two
 //! confirmed by the broker ([`keeper`]). What hangs for long is parked beside its request
-//! ([`release`]). An endpoint that has to agree before it gets anything is asked ([`handshakes`]). When
+//! ([`release`]). An endpoint that has to agree before it gets anything is asked ([`handshakes`]).
+//! What breaks a contract or is too old is not sent ([`terms`]), nor is what is only rehearsed ([`shadow`]). When
 //! all deliveries of an event are resolved, its receipt is settled. While it is us who can reach
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
@@ -26,14 +27,17 @@ mod intake;
 mod keeper;
 mod lanes;
 mod panics;
+mod pauses;
 mod preview;
 mod receiver;
 mod register;
 mod release;
 mod resolve;
+mod shadow;
 mod standing;
 mod suspects;
 mod target;
+mod terms;
 mod ticket;
 mod together;
 mod under_way;
@@ -65,9 +69,11 @@ use self::egress::Egress;
 use self::handshakes::Handshakes;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
+use self::pauses::Pauses;
 use self::release::Ends;
 use self::suspects::{Suspects, Witness};
 use self::target::{Parked, Target};
+use self::terms::AllRules;
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
 
@@ -78,6 +84,7 @@ pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::register::Prepared;
 pub use self::standing::{State, SubscriptionStatus};
+pub use self::terms::Rules;
 pub use self::under_way::Running;
 
 /// A delivery on its way, with the right to settle it.
@@ -108,7 +115,7 @@ pub struct SourcePlan {
     pub name: Arc<str>,
     /// Messages in flight.
     pub window: usize,
-    pub unmatched: Unmatched,
+    pub rules: Rules,
     /// Where its messages are not to be read as they are.
     pub decoder: Option<Arc<Decoder>>,
     pub meters: SourceMeters,
@@ -128,6 +135,8 @@ pub struct Pipeline {
     routes: ArcSwap<Routes<Target>>,
     /// By the source.
     decodings: BTreeMap<Arc<str>, Decoding>,
+    rules: AllRules,
+    source_pauses: Pauses,
     lanes: Lanes,
     courier: Arc<Courier>,
     store: Arc<Store>,
@@ -202,21 +211,33 @@ impl Pipeline {
         let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
         let suspects = Suspects::new(store.clone(), meters.clone());
         let sources = plans.iter().flat_map(|plan| &plan.sources);
+        let source_pauses = Pauses::new(sources, &store);
+        let sources = plans.iter().flat_map(|plan| &plan.sources);
         let decodings = sources.filter_map(|source| {
             let decoding = Decoding {
                 decoder: source.decoder.clone()?,
-                unmatched: source.unmatched,
             };
             Some((source.name.clone(), decoding))
         });
         let decodings = decodings.collect();
+        let sources = plans.iter().flat_map(|plan| &plan.sources);
+        let rules = sources.map(|source| {
+            let rules = ArcSwap::from_pointee(source.rules.clone());
+            (source.name.clone(), Arc::new(rules))
+        });
+        let rules: AllRules = rules.collect();
         let feedings = plans
             .into_iter()
-            .map(|plan| feeding(plan, &budget, &pauses, &keepers, &suspects))
+            .map(|plan| {
+                let feeding = feeding(plan, &budget, &pauses, &keepers, &suspects, &rules);
+                source_pauses.hold(feeding)
+            })
             .collect();
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
             decodings,
+            rules,
+            source_pauses,
             lanes: Lanes::new((windows + due_windows) / 4),
             courier,
             store,
@@ -316,6 +337,7 @@ fn feeding(
     pauses: &BTreeMap<Arc<str>, watch::Receiver<bool>>,
     keepers: &BTreeMap<Arc<str>, Arc<Keeper>>,
     suspects: &Suspects,
+    rules: &AllRules,
 ) -> Feeding {
     let own = &keepers[plan.broker.name()];
     let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
@@ -337,7 +359,14 @@ fn feeding(
         let (intake, taken) = open(source.window, paused);
         let window = intake.filling();
         sources.insert(source.name.clone(), intake);
-        loops.push(intake::Loop::source(source, keeper.clone(), window, taken));
+        let rules = rules[&source.name].clone();
+        loops.push(intake::Loop::source(
+            source,
+            rules,
+            keeper.clone(),
+            window,
+            taken,
+        ));
     }
     Feeding {
         broker: plan.broker,

@@ -3,6 +3,7 @@
 //! Routing, rendering and signing are those of the path; there is no broker, no lane and no network.
 //! Tokens that have to be asked for (`oauth2`) are missing from what is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -16,12 +17,14 @@ use crate::event::Event;
 use crate::meters::Meters;
 use crate::outgoing::Outgoing;
 use crate::route::Routes;
-use crate::subscription::{Endpoint, LazyJson, Subscription};
+use crate::subscription::{Contract, Endpoint, LazyJson, Subscription};
 
 /// All subscriptions, as a bridge would serve them.
 pub struct Preview {
     routes: Routes<Target>,
     policy: AddressPolicy,
+    /// By the source.
+    contracts: BTreeMap<Arc<str>, Contract>,
 }
 
 /// What one subscription that matches would send.
@@ -36,6 +39,7 @@ impl Preview {
     pub fn new(
         subscriptions: impl IntoIterator<Item = Subscription>,
         policy: AddressPolicy,
+        contracts: BTreeMap<Arc<str>, Contract>,
     ) -> anyhow::Result<Self> {
         let meters = Meters::new();
         let mut targets = Vec::new();
@@ -46,7 +50,11 @@ impl Preview {
             targets.push(Arc::new(target));
         }
         let routes = Routes::build(targets);
-        Ok(Self { routes, policy })
+        Ok(Self {
+            routes,
+            policy,
+            contracts,
+        })
     }
 
     /// What would be sent at `at` if `event` were taken then; by subscription.
@@ -59,11 +67,20 @@ impl Preview {
             .map(|target| Previewed {
                 subscription: target.subscription.spec.name.clone(),
                 endpoint: target.subscription.endpoint.clone(),
-                made: self.made(target, event, at),
+                made: self
+                    .valid(target, event, &body)
+                    .and_then(|()| self.made(target, event, at)),
             })
             .collect();
         all.sort_by(|a, b| a.subscription.cmp(&b.subscription));
         all
+    }
+
+    fn valid(&self, target: &Target, event: &Event, body: &LazyJson<'_>) -> Result<(), Outcome> {
+        let of_source = self.contracts.get(&event.source);
+        let mut contracts = of_source.into_iter().chain(target.contract());
+        let checked = contracts.try_for_each(|contract| contract.check(event.body.len(), body));
+        checked.map_err(Outcome::Invalid)
     }
 
     fn made(

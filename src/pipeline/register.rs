@@ -92,7 +92,8 @@ impl Pipeline {
         parked.insert(subscription.uid.clone(), target.parked());
         drop(parked);
         let kept = || self.endpoint_standing(&subscription.endpoint.name).agreed;
-        let handshake = match subscription.spec.enabled {
+        // A shadow asks its endpoint for nothing.
+        let handshake = match subscription.spec.enabled && !subscription.spec.shadow {
             true => self.handshakes.of(&subscription.endpoint, kept),
             false => None,
         };

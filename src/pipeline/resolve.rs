@@ -38,6 +38,13 @@ impl Pipeline {
             tokio::spawn(bury(job, Reason::Poison));
             return;
         }
+        if let Some(then) = job.stale() {
+            return self.drop_stale(job, then);
+        }
+        let spec = &job.target.subscription.spec;
+        if spec.shadow && spec.enabled && !job.target.is_paused() {
+            return self.rehearse(job);
+        }
         let lane = self.lane_of(&job.target);
         if job.target.is_paused() || !job.target.subscription.spec.enabled || lane.is_disabled() {
             return self.spawn_hold(job, STANDING_HOLD, &lane);
@@ -166,13 +173,24 @@ impl Pipeline {
     /// Attempts a load, and after it those that waited for its place.
     async fn work(self: Arc<Self>, lane: Arc<EndpointLane>, first: Load) {
         let mut next = Some(first);
-        while let Some(load) = next.take() {
+        while let Some(mut load) = next.take() {
             let mut place = Place {
                 pipeline: &self,
                 lane: &lane,
                 taken: true,
             };
             let target = load.target();
+            let has_terms = |target: &Arc<Target>| target.subscription.spec.terms.is_some();
+            if target.as_ref().is_some_and(has_terms) {
+                // They may have become too old while they waited.
+                load = match self.without_stale(load) {
+                    Some(load) => load,
+                    None => {
+                        next = place.give_back(Ended::Unknown, Duration::ZERO, None);
+                        continue;
+                    }
+                };
+            }
             let is_off =
                 |target: &Arc<Target>| target.is_paused() || !target.subscription.spec.enabled;
             if lane.is_disabled() || target.as_ref().is_some_and(is_off) {

@@ -36,9 +36,11 @@ fn spec(name: &str, topics: &[&str]) -> Spec {
         name: name.into(),
         topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
         types: Vec::new(),
-        sources: Vec::new(),
+        sources: Box::default(),
         filter: None,
         enabled: true,
+        shadow: false,
+        terms: None,
         was: Default::default(),
         retry: RetryPolicy::shared(RetryPolicy::default()),
         timeout: Spec::DEFAULT_TIMEOUT,
@@ -108,7 +110,7 @@ fn a_subscription_is_found_once_however_many_of_its_patterns_match() {
         ],
     );
     many.types = vec!["a.*".into(), "#".into(), "a.b".into()];
-    many.sources = vec!["s".into(), "s".into()];
+    many.sources = ["s".into(), "s".into()].into();
     let routes = routes([many]);
     assert_eq!(
         found(&routes, &event("orders.created", "a.b", "s")),
@@ -124,7 +126,7 @@ fn a_subscription_is_found_once_however_many_of_its_patterns_match() {
 fn topic_type_source_and_filter_must_all_fit() {
     let mut crm = spec("crm", &["orders.*"]);
     crm.types = vec!["order.created".into()];
-    crm.sources = vec!["shop".into()];
+    crm.sources = ["shop".into()].into();
     crm.filter = Some(json!({"data.total": {"$gte": 1}}).into());
     let mut costly = spec("costly", &["orders.*"]);
     costly.filter = Some(json!({"data.total": {"$gte": 100}}).into());

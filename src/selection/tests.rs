@@ -179,7 +179,7 @@ fn a_mistake_is_shown_with_its_place() {
     the filter cannot be read at column 9
       -reason:exhausted
               ^^^^^^^^^ there is no reason `exhausted`
-      reasons are attempts_exhausted, gave_up, no_retry, gone, aborted, parked_limit, subscription_unknown, subscription_disabled, decode_failed, unmatched, unsendable, render_failed, unparkable, poison, envelope_unreadable
+      reasons are attempts_exhausted, gave_up, no_retry, gone, aborted, parked_limit, subscription_unknown, subscription_disabled, decode_failed, invalid_payload, stale, unmatched, unsendable, render_failed, unparkable, poison, envelope_unreadable
     ");
     assert_snapshot!(mistake("reason:noretry"), @r"
     the filter cannot be read at column 8

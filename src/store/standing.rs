@@ -104,6 +104,21 @@ impl Store {
             .await
     }
 
+    /// The standing of a source. It lies among those of subscriptions, under a key that no
+    /// subscription has: a tree of its own would be missing from what earlier releases seal.
+    pub fn source_standing(&self, source: &str) -> Result<SubscriptionStanding, StoreError> {
+        self.subscription_standing(&key_of_source(source))
+    }
+
+    pub async fn set_source_standing(
+        &self,
+        source: &str,
+        standing: SubscriptionStanding,
+    ) -> Result<(), StoreError> {
+        let key = key_of_source(source);
+        self.set_subscription_standing(&key, standing).await
+    }
+
     async fn put<T: Default + PartialEq + Serialize>(
         &self,
         tree: Tree,
@@ -113,6 +128,10 @@ impl Store {
         let edit = edit(tree, key, &standing)?;
         self.write(move |_| Ok(((), vec![edit]))).await
     }
+}
+
+fn key_of_source(source: &str) -> Uid {
+    Uid::from_stored(&format!("source:{source}"))
 }
 
 /// A standing that is the default has no record.

@@ -6,6 +6,7 @@
 
 mod answers;
 mod auth;
+mod contract;
 mod endpoint;
 mod filter;
 mod handshake;
@@ -14,6 +15,7 @@ mod payload;
 mod retry;
 mod scheme;
 mod secret;
+mod terms;
 mod words;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use answers::{Answers, StatusError, StatusRange, Statuses};
 pub use auth::{Auth, Credentials, OAuth2};
+pub use contract::{Contract, Schema, SchemaError};
 pub use endpoint::{Breaker, Endpoint, Rate, TlsFiles};
 pub use filter::{Filter, FilterError, LazyJson, compare_numbers};
 pub use handshake::{Challenge, Handshake};
@@ -36,6 +39,7 @@ pub use payload::{
 pub use retry::RetryPolicy;
 pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl, TimeUnit};
 pub use secret::Secret;
+pub use terms::{MaxAge, Stale, Terms};
 pub use words::{Part, Word, WordError, Worded};
 
 /// A subscription's identity: `config:<name>` for those of the config file, `api:` and a UUIDv7, never
@@ -91,12 +95,18 @@ pub struct Spec {
     pub types: Vec<String>,
     /// Names of sources; empty means any.
     #[serde(default)]
-    pub sources: Vec<Arc<str>>,
+    pub sources: Box<[Arc<str>]>,
     /// The content filter as it was written.
     #[serde(default)]
     pub filter: Option<Box<serde_json::Value>>,
     /// `false`: not matched at all.
     pub enabled: bool,
+    /// Matched, rendered and signed, and not sent.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shadow: bool,
+    /// What it asks of its events besides, if it asks anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Box<Terms>>,
     /// Earlier names, whose parked deliveries are taken over.
     #[serde(default)]
     pub was: Box<[Arc<str>]>,
@@ -131,6 +141,10 @@ impl Default for MaxParked {
             bytes: 1 << 30,
         }
     }
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Spec {

@@ -127,7 +127,7 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
         signal,
     };
 
-    if delivered {
+    if delivered || matches!(outcome, Outcome::Withheld) {
         return verdict(Fate::Delivered);
     }
     if matches!(outcome, Outcome::Unsendable(_)) {
@@ -135,6 +135,9 @@ pub fn decide(situation: &Situation<'_>) -> Verdict {
     }
     if matches!(outcome, Outcome::Unrenderable(_)) {
         return verdict(Fate::DeadLetter(Reason::RenderFailed));
+    }
+    if matches!(outcome, Outcome::Invalid(_)) {
+        return verdict(Fate::DeadLetter(Reason::InvalidPayload));
     }
     if wish == Some(Wish::Abort) {
         return verdict(Fate::DeadLetter(Reason::Aborted));
@@ -171,14 +174,22 @@ fn elapsed(earlier: Timestamp, later: Timestamp) -> Duration {
 fn status(outcome: &Outcome) -> Option<u16> {
     match outcome {
         Outcome::Answered(answer) => Some(answer.status),
-        Outcome::Failed(_) | Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
+        Outcome::Failed(_)
+        | Outcome::Unsendable(_)
+        | Outcome::Unrenderable(_)
+        | Outcome::Invalid(_)
+        | Outcome::Withheld => None,
     }
 }
 
 fn wish(outcome: &Outcome) -> Option<Wish> {
     match outcome {
         Outcome::Answered(answer) => answer.wish,
-        Outcome::Failed(_) | Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
+        Outcome::Failed(_)
+        | Outcome::Unsendable(_)
+        | Outcome::Unrenderable(_)
+        | Outcome::Invalid(_)
+        | Outcome::Withheld => None,
     }
 }
 
@@ -207,7 +218,10 @@ fn signal(outcome: &Outcome) -> Signal {
             | ErrorClass::Auth => Signal::Fails,
             ErrorClass::Timeout => Signal::Unanswered,
         },
-        Outcome::Unsendable(_) | Outcome::Unrenderable(_) => Signal::Silent,
+        Outcome::Unsendable(_)
+        | Outcome::Unrenderable(_)
+        | Outcome::Invalid(_)
+        | Outcome::Withheld => Signal::Silent,
     }
 }
 

@@ -45,7 +45,10 @@ impl Sign {
                 // Nothing was sent to the receiver.
                 ErrorClass::Denied | ErrorClass::Auth => None,
             },
-            Outcome::Unsendable(_) | Outcome::Unrenderable(_) => None,
+            Outcome::Unsendable(_)
+            | Outcome::Unrenderable(_)
+            | Outcome::Invalid(_)
+            | Outcome::Withheld => None,
         }
     }
 }

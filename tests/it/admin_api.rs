@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hookbridge::admin::{
-    self, Change, Component, Condition, NotChanged, Readiness, Scope, State, Subscriptions, Token,
+    self, Change, Component, Condition, Control, NotChanged, Readiness, Scope, State, Subscriptions,
+    Token,
 };
 use hookbridge::broker::Naming;
 use hookbridge::broker::embedded::{Embedded, Settings, SourceSettings};
 use hookbridge::meters::Meters;
+use hookbridge::operations::settings::{Intake, NotReloaded, Reloaded};
 use hookbridge::operations::subscriptions::{Cursor, Listed};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -43,6 +45,45 @@ impl Subscriptions for Recorded {
         }
         self.0.lock().unwrap().push((name.to_owned(), change));
         Ok(listed("paused"))
+    }
+}
+
+/// A bridge whose config is wrong and which has one source.
+struct Uncontrolled;
+
+#[async_trait]
+impl Control for Uncontrolled {
+    async fn reload(&self) -> Result<Reloaded, NotReloaded> {
+        let problems = vec!["1:1: unknown key `x`".to_owned(), "2:1: no".to_owned()];
+        Err(NotReloaded::Invalid(problems))
+    }
+
+    fn log_filter(&self) -> String {
+        "info".to_owned()
+    }
+
+    fn set_log_filter(&self, filter: &str) -> Result<(), String> {
+        Err(format!("`{filter}` is no log filter"))
+    }
+
+    fn intakes(&self) -> Vec<Intake> {
+        Vec::new()
+    }
+
+    async fn pause(
+        &self,
+        source: Option<&str>,
+        paused: bool,
+    ) -> anyhow::Result<Option<Vec<Intake>>> {
+        let intake = |name: &str| Intake {
+            name: name.to_owned(),
+            paused,
+        };
+        match source {
+            Some("stuck") => anyhow::bail!("the store has failed"),
+            Some("orders") | None => Ok(Some(vec![intake("orders")])),
+            Some(_) => Ok(None),
+        }
     }
 }
 
@@ -111,6 +152,7 @@ impl Admin {
             default_broker: Some(name),
             operations: hookbridge::operations::Operations::new(Default::default()),
             traces: Arc::default(),
+            control: Arc::new(Uncontrolled),
             subscriptions: changes.clone(),
             registry: None,
             tokens: tokens.into(),
@@ -164,6 +206,41 @@ async fn problem(request: RequestBuilder, status: u16) -> String {
     assert!(body["type"].as_str().unwrap().starts_with("urn:hookbridge"));
     assert!(!body["title"].as_str().unwrap().is_empty());
     body["detail"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn config_log_and_sources_are_controlled() {
+    let admin = Admin::start(vec![]).await;
+    let said = problem(admin.post("/v1/config/reload"), 422).await;
+    assert_eq!(
+        said,
+        "the config file has 2 problems: 1:1: unknown key `x`; 2:1: no"
+    );
+    let (_, log) = json_of(admin.get("/v1/log")).await;
+    assert_eq!(log, json!({ "filter": "info" }));
+    let put = |body: &'static str| {
+        let url = format!("http://{}/v1/log", admin.at);
+        admin.http.put(url).body(body)
+    };
+    assert_eq!(
+        problem(put(r#"{ "filter": "=" }"#), 400).await,
+        "`=` is no log filter"
+    );
+    problem(put("{}"), 400).await;
+    problem(admin.post("/v1/log"), 405).await;
+    for (path, paused) in [
+        ("/v1/sources/orders/pause", true),
+        ("/v1/sources/pause", true),
+        ("/v1/sources/orders/resume", false),
+        ("/v1/sources/resume", false),
+    ] {
+        let (status, said) = json_of(admin.post(path)).await;
+        assert_eq!(status, 200);
+        let all = json!([{ "name": "orders", "paused": paused }]);
+        assert_eq!(said, json!({ "sources": all }));
+    }
+    problem(admin.post("/v1/sources/none/pause"), 404).await;
+    problem(admin.post("/v1/sources/stuck/resume"), 503).await;
 }
 
 #[tokio::test]

@@ -231,6 +231,7 @@ subscriptions:
   crm:
     topics: ["orders.*"]
     enabled: true
+    shadow: false
     endpoint:
       url: "https://crm.example.com/"
       method: POST
@@ -258,6 +259,7 @@ subscriptions:
   erp:
     topics: ["#"]
     enabled: true
+    shadow: false
     endpoint: erp
     timeout: 15s
     connect_timeout: 5s

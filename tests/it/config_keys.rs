@@ -97,9 +97,10 @@ fn places(node: &Value, path: &str, into: &mut Vec<String>) {
         Value::Object(map) => {
             for (key, value) in map {
                 let path = format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
-                // What is below a filter is not made of our keys; the body of a test is any JSON.
+                // What is below a filter or a schema is not made of our keys; the body of a test is
+                // any JSON.
                 let is_body = path.starts_with("/tests/") && key == "body";
-                if key != "filter" && !is_body {
+                if !["filter", "schema"].contains(&key.as_str()) && !is_body {
                     places(value, &path, into);
                 }
                 if !is_body {
@@ -160,6 +161,7 @@ fn unknown_keys_are_refused_everywhere() {
                     "arguments",
                     "labels",
                     "filter",
+                    "schema",
                     "query",
                     "params",
                     "facts",
@@ -210,9 +212,9 @@ attempts: {}
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q }, d: { broker: here, topics: [t], decode: { registry: { url: https://h/ } } } }
 endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, options: { url: https://h/, signature: none, handshake: { options: {} } }, challenge: { url: https://h/, signature: none, handshake: { challenge: {} } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, batch: { url: https://h/, signature: none, batch: {} }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
-subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_parked: {}, retry: {} } }
+subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_age: { after: 1h }, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 27] = [
+    const PLACES: [(&str, &str); 28] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),
@@ -244,6 +246,7 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("oauth2", "/endpoints/tokens/auth/oauth2"),
         ("breaker", "/endpoints/e/breaker"),
         ("subscription", "/subscriptions/x"),
+        ("max_age", "/subscriptions/x/max_age"),
         ("max_parked", "/subscriptions/x/max_parked"),
         ("retry", "/subscriptions/x/retry"),
     ];

@@ -162,7 +162,7 @@ fn the_shape_of_things() {
 7:35 `maybe` is not `true` or `false`
 7:52 `endpoint` is text, not true or false (put it in quotes if the word is meant)
 "#);
-    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `brokers`, `sources`, `versions`, `endpoints`, `subscriptions`, `tests`)");
+    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `reload`, `brokers`, `sources`, `versions`, `endpoints`, `subscriptions`, `tests`)");
     insta::assert_snapshot!(said(""), @"1:1 `brokers` is missing");
 }
 
@@ -518,4 +518,45 @@ endpoints:
     assert_eq!(forms("mails"), ["mandrill_events", "x"]);
     assert_eq!(forms("calls"), ["flat", "x"]);
     assert_eq!(forms("others"), ["payload", "x"]);
+}
+
+#[test]
+fn contracts_are_checked_where_they_stand() {
+    let subscription = |rest: &str| {
+        with(&format!(
+            "subscriptions:\n  a:\n    topics: [t]\n    endpoint: {{ url: https://h/, signature: none }}\n    {rest}\n"
+        ))
+    };
+    for (rest, told) in [
+        (
+            "max_age: { then: bury }",
+            "10:22 `bury` is not a value of `then`",
+        ),
+        ("max_age: { then: settle }", "`after` is missing"),
+        ("max_age: 1ms", "10:14 `max_age` must be from 1s to"),
+        (
+            "schema:\n      type: object\n      properties:\n        total: { type: nubmer }",
+            "13:18 this is not a schema: ",
+        ),
+        (
+            "schema: { $ref: https://example.com/s.json }",
+            "10:13 a `$ref` leads nowhere: ",
+        ),
+        (
+            "schema: { allOf: [{ $ref: '#' }] }",
+            "10:13 this schema leads back to itself",
+        ),
+        ("schema: '{'", "10:13 the text of `schema` is not JSON"),
+        ("schema: [a]", "10:13 `schema` is text, not a list"),
+    ] {
+        let said = said(&subscription(rest));
+        assert!(said.contains(told), "{rest}: {said}");
+    }
+    let secret = said(&subscription("schema: ${env:SET}"));
+    assert!(
+        secret.contains("is not JSON") && !secret.contains("hunter2"),
+        "{secret}"
+    );
+    let json = subscription("schema: '{\"type\": \"object\"}'");
+    assert_eq!(said(&json), "no problem");
 }

@@ -19,9 +19,10 @@ fn encoded() -> Metrics {
     subscription.parked(WaitKind::Hold);
     subscription.dead(Reason::Gone);
     subscription.batched(3);
+    subscription.stale();
     meters.refusals("shop").inc();
     meters.expired("shop").inc();
-    meters.reloaded(true);
+    meters.reloaded(true, 0);
     meters.count_with("log_lines_lost", "Log lines not written", || 0);
     let text = meters.encode();
     let mut found = Metrics::new();

@@ -32,7 +32,7 @@ const STAGES: &[&str] = &[
 ];
 
 /// Libraries that only some files may name, so that they can be exchanged there.
-const CONFINED: [(&str, &[&str]); 10] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("hyper", &["deliver/client"]),
     ("hyper_util", &["deliver/client"]),
     ("reqwest", &["cli"]),
@@ -43,6 +43,7 @@ const CONFINED: [(&str, &[&str]); 10] = [
     ("minijinja", &["render/template"]),
     ("prost_reflect", &["decode/protobuf"]),
     ("protox", &["decode/protobuf"]),
+    ("jsonschema", &["subscription/contract"]),
 ];
 
 #[test]

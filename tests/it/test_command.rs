@@ -464,3 +464,34 @@ subscriptions:
         "{output:?}"
     );
 }
+
+#[test]
+fn a_contract_that_is_broken_can_be_expected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = r##"
+brokers: { here: { embedded: {} } }
+sources: { shop: { broker: here, topics: ["#"], max_body: 30 } }
+subscriptions:
+  crm:
+    topics: ["#"]
+    schema: { properties: { total: { minimum: 0 } } }
+    endpoint: { url: "https://crm.example.com/", signature: none }
+tests:
+  it-goes:
+    message: { topic: t, body: { total: 1 } }
+    expect: [crm]
+  less-than-nothing:
+    message: { topic: t, body: { total: -1 } }
+    expect: { crm: { error: { reason: invalid_payload, text: "`/total`" } } }
+  too-long:
+    message: { topic: t, body: { total: 1, more: "0123456789012345678901234567890" } }
+    expect: { crm: { error: { reason: invalid_payload, text: 30 are allowed } } }
+"##;
+    std::fs::write(folder.path().join("hookbridge.yaml"), config).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_hookbridge"))
+        .args(["test", "--config", "hookbridge.yaml"])
+        .current_dir(folder.path())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+}

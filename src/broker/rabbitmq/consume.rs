@@ -267,6 +267,10 @@ impl Feeder {
         // it alone is left at the head of its queue.
         let mut prefetch = self.feed.intake().window_size().min(MAX_PREFETCH) as u16;
         while !self.stop.is_cancelled() && self.connection.status().connected() {
+            if self.is_held() {
+                self.wait_while_held().await;
+                continue;
+            }
             let fed_since = Instant::now();
             let ended = if isolated {
                 self.feed_alone(prefetch).await
@@ -293,6 +297,21 @@ impl Feeder {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return,
             }
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        *self.feed.intake().held().borrow()
+    }
+
+    /// Consumes nothing while the source is paused. What is handed out and not answered is taken for
+    /// lost after half an hour, and counted against the message, so it has all been given back.
+    async fn wait_while_held(&self) {
+        self.troubles.set(&self.name, Trouble::None);
+        let mut held = self.feed.intake().held();
+        tokio::select! {
+            _ = held.wait_for(|held| !held) => {}
+            () = self.stop.cancelled() => {}
         }
     }
 
@@ -345,11 +364,13 @@ impl Feeder {
             acks: &acks,
         };
         let mut hops = JoinSet::new();
+        let mut held = intake.held();
         loop {
             tokio::select! {
                 ended = &mut sender => return Err(lost(ended, &acks)),
                 wider = wider(&mut pace, allowed), if allowed < most => allowed = paced(most, wider),
                 () = self.stop.cancelled() => break,
+                () = begins(&mut held) => break,
                 Some(_) = hops.join_next() => continue,
                 delivery = consumer.next() => match delivery {
                     Some(Ok(delivery)) => {
@@ -358,6 +379,7 @@ impl Feeder {
                             taken = taker.take(delivery, &mut hops) => taken?,
                             ended = &mut sender => return Err(lost(ended, &acks)),
                             () = self.stop.cancelled() => break,
+                            () = begins(&mut held) => break,
                         }
                     }
                     Some(Err(error)) => return Err(anyhow!(error).context("the consumer failed")),
@@ -395,6 +417,10 @@ impl Feeder {
         let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         let _ = timeout(CLOSE_DEADLINE, cancel).await;
         drain_receipts(&acks, &channel, &self.drain).await;
+        if !self.stop.is_cancelled() {
+            // Gives back what it has not handed over.
+            let _ = timeout(CLOSE_DEADLINE, channel.close(200, "paused".into())).await;
+        }
         Ok(())
     }
 
@@ -461,6 +487,14 @@ async fn wider(pace: &mut watch::Receiver<usize>, allowed: u16) -> usize {
         Ok(pace) => pace,
         // The pipeline is gone; its intakes are then closed too.
         Err(_) => std::future::pending().await,
+    }
+}
+
+/// Waits until the source is paused.
+async fn begins(held: &mut watch::Receiver<bool>) {
+    if held.wait_for(|held| *held).await.is_err() {
+        // The pipeline is gone; its intakes are then closed too.
+        std::future::pending().await
     }
 }
 

@@ -295,7 +295,8 @@ fn reason(outcome: &Outcome) -> Option<Reason> {
     match outcome {
         Outcome::Unrenderable(_) => Some(Reason::RenderFailed),
         Outcome::Unsendable(_) => Some(Reason::Unsendable),
-        Outcome::Answered(_) | Outcome::Failed(_) => None,
+        Outcome::Invalid(_) => Some(Reason::InvalidPayload),
+        Outcome::Answered(_) | Outcome::Failed(_) | Outcome::Withheld => None,
     }
 }
 

@@ -140,7 +140,7 @@ pub static EXPECTED: Section = Section {
     ],
 };
 
-pub const ERRORS: [&str; 2] = ["render_failed", "unsendable"];
+pub const ERRORS: [&str; 3] = ["render_failed", "unsendable", "invalid_payload"];
 
 pub static EXPECTED_ERROR: Section = Section {
     name: "expected_error",

@@ -63,6 +63,12 @@ pub static TOP: Section = Section {
             "The journal of attempts, which `trace` reads.",
         ),
         key(
+            "reload",
+            Form::Section(&RELOAD),
+            "",
+            "When this file is read again.",
+        ),
+        key(
             "brokers",
             Form::Named(&BROKER),
             MANDATORY,
@@ -250,6 +256,16 @@ pub static ATTEMPTS: Section = Section {
             "An audit stream of what is recorded, as JSON, as far as the broker keeps up.",
         ),
     ],
+};
+
+pub static RELOAD: Section = Section {
+    name: "reload",
+    keys: &[key(
+        "watch",
+        Form::Duration,
+        "not watched",
+        "Look at this file so often, and read it again when it has changed; `1s` to `1h`. Without it on SIGHUP and over the API only.",
+    )],
 };
 
 pub static PUBLISH: Section = Section {

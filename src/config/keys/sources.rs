@@ -39,6 +39,18 @@ pub static SOURCE: Section = Section {
             "How to read messages that are compressed, or written with a schema; see [decoding](decoding.md).",
         ),
         key(
+            "max_body",
+            Form::Bytes,
+            "none",
+            "Events with longer bodies, as they come from the broker, are dead-lettered with the reason `invalid_payload`, whoever wants them.",
+        ),
+        key(
+            "schema",
+            Form::Either(&Form::Text, &Form::Any),
+            "none",
+            "A JSON Schema, or `${file:...}` of one, for all its events; see [contracts](contracts.md#bodies).",
+        ),
+        key(
             "version",
             Form::Name,
             "none",

@@ -2,6 +2,8 @@
 
 use super::{BREAKER, CONCURRENCY, ENDPOINT, Form, MANDATORY, Section, U32, key};
 
+pub const STALE: [&str; 2] = ["settle", "dead_letter"];
+
 pub static SUBSCRIPTION: Section = Section {
     name: "subscription",
     keys: &[
@@ -34,6 +36,30 @@ pub static SUBSCRIPTION: Section = Section {
             Form::Bool,
             "`true`",
             "`false`: it matches nothing.",
+        ),
+        key(
+            "shadow",
+            Form::Bool,
+            "`false`",
+            "`true`: what it matches is rendered, signed, logged and counted as usual, and settled without being sent; see [contracts](contracts.md#shadow).",
+        ),
+        key(
+            "max_age",
+            Form::Either(&Form::Duration, &Form::Section(&MAX_AGE)),
+            "none",
+            "Events that are older when their turn comes are not sent; see [contracts](contracts.md#age). A duration is `after`.",
+        ),
+        key(
+            "max_body",
+            Form::Bytes,
+            "none",
+            "Events with longer bodies, as they come from the broker, are dead-lettered with the reason `invalid_payload`.",
+        ),
+        key(
+            "schema",
+            Form::Either(&Form::Text, &Form::Any),
+            "none",
+            "A JSON Schema, or `${file:...}` of one. Events whose bodies are not as it says are dead-lettered with the reason `invalid_payload`; see [contracts](contracts.md#bodies).",
         ),
         key(
             "was",
@@ -112,6 +138,24 @@ pub static SUBSCRIPTION: Section = Section {
             Form::Map(&Form::Text),
             "none",
             "Free labels; kept with it.",
+        ),
+    ],
+};
+
+pub static MAX_AGE: Section = Section {
+    name: "max_age",
+    keys: &[
+        key(
+            "after",
+            Form::Duration,
+            MANDATORY,
+            "Since the event was published, or taken where its message does not say when; `1s` or more.",
+        ),
+        key(
+            "then",
+            Form::OneOf(&STALE),
+            "`settle`",
+            "What becomes of it: settled and counted, or dead-lettered with the reason `stale`.",
         ),
     ],
 };
