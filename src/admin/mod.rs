@@ -19,6 +19,7 @@ mod problem;
 mod replays;
 mod sources;
 mod subscriptions;
+mod tap;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::embedded::Embedded;
 use crate::meters::Meters;
 use crate::operations::{Operations, Traces};
+use crate::pipeline::Taps;
 pub use access::{Scope, Token};
 pub use health::{Component, Condition, Readiness};
 pub use subscriptions::{Change, Listed, NotChanged, Subscriptions};
@@ -52,6 +54,8 @@ pub struct State {
     pub subscriptions: Arc<dyn Subscriptions>,
     pub operations: Arc<Operations>,
     pub traces: Arc<Traces>,
+    /// Where attempts are listened to.
+    pub taps: Taps,
     /// As soon as there is one, everything but health and version needs one.
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
@@ -95,6 +99,7 @@ fn router(state: State, on_loopback: bool) -> Router {
         .merge(parked::reading())
         .merge(replays::reading())
         .merge(sources::reading())
+        .merge(tap::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))

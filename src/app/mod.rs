@@ -8,6 +8,7 @@ mod journal;
 mod operations;
 mod preview;
 mod readiness;
+mod spans;
 mod subscriptions;
 mod upkeep;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
@@ -29,7 +31,7 @@ use crate::deliver::Courier;
 use crate::journal::Journal;
 use crate::meters::Meters;
 use crate::operations::{Traces, retention, topology};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Taps, Told};
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
 use crate::subscription::Subscription;
@@ -66,6 +68,8 @@ struct App {
     store: Arc<Store>,
     meters: Arc<Meters>,
     journal: Journal,
+    exporting: spans::Exporting,
+    taps: Taps,
     pipeline: Arc<Pipeline>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
@@ -122,13 +126,20 @@ impl App {
             );
             topology::Declared::default()
         });
+        let (spans, exporting) = spans::start(config, &store, &meters).map_err(Failure::Io)?;
+        let named = brokers::instance(config, &store).unwrap_or_else(|| store.instance_name());
+        let taps = Taps::new(named, meters.tap_lost.clone());
         let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
             courier,
             store.clone(),
-            meters.clone(),
-            journal.clone(),
+            Told {
+                meters: meters.clone(),
+                journal: journal.clone(),
+                spans,
+                taps: taps.clone(),
+            },
             config.limits.in_flight_bytes,
             brokers::egress_check(config),
         );
@@ -139,6 +150,8 @@ impl App {
             store,
             meters,
             journal,
+            exporting,
+            taps,
             pipeline,
             feedings,
             brokers,
@@ -158,6 +171,8 @@ impl App {
             store,
             meters,
             journal,
+            exporting,
+            taps,
             pipeline,
             feedings,
             brokers,
@@ -166,6 +181,8 @@ impl App {
             listener,
         } = self;
         let shutdown = Shutdown::default();
+        meters.config(&hash_of(&from));
+        meters.brokers_with(readiness::brokers_up(&brokers));
         let readiness = readiness::of(&brokers, &store, &pipeline);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
         let operations =
@@ -190,6 +207,7 @@ impl App {
                 pipeline: Some(pipeline.clone()),
                 notes: Vec::new(),
             }),
+            taps: taps.clone(),
             operations: operations.clone(),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
@@ -235,6 +253,9 @@ impl App {
                     Asked::Reload => {
                         let result = reload(&from, &mut config, &store, &pipeline).await;
                         meters.reloaded(result.is_ok());
+                        if result.is_ok() {
+                            meters.config(&hash_of(&from));
+                        }
                         if let Err(error) = result {
                             error!(error = format!("{error:#}"), "the config is not reloaded; the one before stays in force");
                         }
@@ -273,6 +294,8 @@ impl App {
             task.abort();
         }
         journal::close(journal).await;
+        taps.close();
+        exporting.end().await;
         admin_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         if store.failure().is_some() {
@@ -289,6 +312,19 @@ impl App {
         }
         info!("stopped");
         failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Names a config by its text, without what is put in for its secrets.
+fn hash_of(from: &From) -> String {
+    let text = match from {
+        From::File(path) => std::fs::read(path),
+        From::BuiltIn => Ok(config::TRY.into()),
+    };
+    match text {
+        Ok(text) => hex::encode(&Sha256::digest(text)[..6]),
+        // It has gone since it was read.
+        Err(_) => "unknown".to_owned(),
     }
 }
 
@@ -374,6 +410,9 @@ async fn reload(
         || new.dead_letters != config.dead_letters
     {
         warn!("limits, admin, delivery or dead letter settings have changed: restart to use them");
+    }
+    if new.telemetry != config.telemetry {
+        warn!("the settings of telemetry have changed: restart to use them");
     }
     if new.attempts != config.attempts {
         warn!("the settings of attempts have changed: restart to use them");

@@ -25,6 +25,7 @@ mod run;
 mod schema;
 mod send;
 mod sign;
+mod tap;
 mod test;
 mod topology;
 mod trace;
@@ -78,6 +79,8 @@ enum Command {
     Send(send::Args),
     /// Print the headers that a delivery of a body would have.
     Sign(sign::Args),
+    /// Show requests as they are sent, and their answers, while it runs.
+    Tap(tap::Args),
     /// Carry out the tests of the config: messages in, the expected requests out.
     Test(test::Args),
     /// Print what the config needs on the brokers; remove what is left over there.
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Schema => ended(schema::run()),
         Command::Send(args) => run_small(run::send(args)),
         Command::Sign(args) => ended(sign::run(args)),
+        Command::Tap(args) => run_small(tap::run(args)),
         Command::Test(args) => ended(test::run(&args)),
         Command::Topology(args) => run_small(topology::run(args)),
         Command::Trace(args) => run_small(trace::run(args)),

@@ -13,7 +13,7 @@ use super::substitute::{self, Env};
 use super::versions::Versions;
 use super::{
     Case, Config, DeliverySettings, Problem, Problems, attempts, brokers, cases, endpoints,
-    general, keys, sources, subscriptions,
+    general, keys, sources, subscriptions, telemetry,
 };
 
 pub const DEFAULT_GROUP: &str = "hookbridge";
@@ -140,6 +140,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     let attempts = section(&top, "attempts", &keys::ATTEMPTS, |map| {
         attempts::read(map, &brokers)
     });
+    let telemetry = section(&top, "telemetry", &keys::TELEMETRY, telemetry::read);
     let external = brokers
         .iter()
         .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
@@ -211,6 +212,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         delivery: delivery?,
         limits: limits?,
         attempts: attempts?,
+        telemetry: telemetry?,
         brokers: brokers::finish(brokers),
         sources: sources::finish(sources),
         endpoints: all,

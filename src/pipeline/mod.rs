@@ -12,7 +12,8 @@
 //! all deliveries of an event are resolved, its receipt is settled. While it is us who can reach
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
-//! event would become can be looked at without any of it ([`preview`]).
+//! event would become can be looked at without any of it ([`preview`]); what is sent can be watched
+//! ([`tap`]).
 
 mod attempt;
 mod batches;
@@ -31,6 +32,7 @@ mod release;
 mod resolve;
 mod standing;
 mod suspects;
+mod tap;
 mod target;
 mod ticket;
 mod together;
@@ -55,6 +57,7 @@ use crate::journal::{self, Journal};
 use crate::meters::{Meters, SourceMeters};
 use crate::render::SharedJson;
 use crate::route::Routes;
+use crate::spans::Spans;
 use crate::store::Store;
 use crate::subscription::{Subscription, Uid};
 
@@ -75,6 +78,7 @@ pub use self::handshakes::HandshakeStatus;
 pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::standing::{State, SubscriptionStatus};
+pub use self::tap::{Filter, Heard, Shown, ShownAnswer, Tap, Tapped, Taps};
 pub use self::under_way::Running;
 
 /// A delivery on its way, with the right to settle it.
@@ -130,6 +134,8 @@ pub struct Pipeline {
     store: Arc<Store>,
     meters: Arc<Meters>,
     journal: Journal,
+    spans: Spans,
+    taps: Taps,
     egress: Egress,
     handshakes: Handshakes,
     under_way: UnderWay,
@@ -141,6 +147,14 @@ pub struct Pipeline {
     leaving: CancellationToken,
     /// Of each subscription, over reloads.
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
+}
+
+/// What is told of everything that happens.
+pub struct Told {
+    pub meters: Arc<Meters>,
+    pub journal: Journal,
+    pub spans: Spans,
+    pub taps: Taps,
 }
 
 /// One broker's intakes, to be given to its `run`, and the loops that empty them.
@@ -157,11 +171,16 @@ impl Pipeline {
         plans: Vec<BrokerPlan>,
         courier: Arc<Courier>,
         store: Arc<Store>,
-        meters: Arc<Meters>,
-        journal: Journal,
+        told: Told,
         budget_bytes: usize,
         egress_check: Option<Check>,
     ) -> (Arc<Self>, Vec<Feeding>) {
+        let Told {
+            meters,
+            journal,
+            spans,
+            taps,
+        } = told;
         let budget = Budget::new(budget_bytes);
         let windows: usize = plans
             .iter()
@@ -217,6 +236,8 @@ impl Pipeline {
             store,
             meters,
             journal,
+            spans,
+            taps,
             egress,
             handshakes: Handshakes::default(),
             under_way: UnderWay::default(),

@@ -293,6 +293,7 @@ fn every_problem_that_publishing_may_have_is_documented() {
             "conflict",
             "not-sent-again",
             "too-many-jobs",
+            "too-many-taps",
             "wrong-method",
         ];
         if is_problem && !elsewhere.contains(&name) {
