@@ -33,6 +33,7 @@ mod diagnostics;
 mod docs_architecture;
 mod docs_blocks;
 mod docs_cli;
+mod docs_deploy;
 mod docs_envelope;
 mod docs_metrics;
 mod docs_reliability;
