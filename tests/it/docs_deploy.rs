@@ -98,6 +98,7 @@ fn the_alert_rules_are_about_metrics_that_there_are() {
         .flat_map(|group| group["rules"].as_array().unwrap())
         .collect();
     assert!(rules.len() > 10);
+    let labels = Regex::new(r"\$labels\.([a-z_]+)").unwrap();
     let mut names = BTreeSet::new();
     for rule in rules {
         let name = rule["alert"].as_str().unwrap();
@@ -115,7 +116,6 @@ fn the_alert_rules_are_about_metrics_that_there_are() {
         );
         let annotations = &rule["annotations"];
         let told = ["summary", "description"].map(|key| annotations[key].as_str().unwrap());
-        let labels = Regex::new(r"\$labels\.([a-z_]+)").unwrap();
         for text in told {
             for label in labels.captures_iter(text).map(|found| found[1].to_owned()) {
                 let is_there = found.iter().any(|metric| known[metric].1.contains(&label));
