@@ -5,6 +5,7 @@
 //! not UTF-8 or a body that is not JSON is an ordinary event.
 
 pub mod cloud;
+pub mod context;
 
 use std::fmt;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ pub mod subscription;
 // what every stage counts with, whom those that connect believe, where a test has them fail
 pub mod failpoint;
 pub mod meters;
+pub mod spans;
 pub mod tls;
 
 // stages

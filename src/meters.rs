@@ -9,9 +9,10 @@ use std::sync::Mutex;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -75,6 +76,17 @@ struct ByBroker {
     broker: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByHash {
+    hash: String,
+}
+
+/// What this was built of, where whoever built it has said so.
+const COMMIT: &str = match option_env!("HOOKBRIDGE_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
 type SizesFamily = Family<BySubscription, Histogram, fn() -> Histogram>;
 type SecondsFamily = Family<BySubscription, Histogram, fn() -> Histogram>;
 
@@ -107,11 +119,18 @@ pub struct Meters {
     reloads: Family<ByResult, Counter>,
     reload_failed: Gauge,
     restart_needed: Gauge,
+    config: Family<ByHash, Gauge>,
     /// 1 while events are taken a few at a time after an unclean stop.
     pub careful: Gauge,
     /// Panics while an event was worked on.
     pub panics: Counter,
     pub journal: JournalMeters,
+    /// Spans that a collector has taken.
+    pub spans_exported: Counter,
+    /// Spans dropped: the collector was away or too slow.
+    pub spans_lost: Counter,
+    /// What listeners to attempts were too slow for.
+    pub tap_lost: Counter,
     pub store_bytes: Gauge,
     pub store_flush: Histogram,
 }
@@ -300,12 +319,14 @@ impl Meters {
         }
         let build = Family::<Vec<(String, String)>, Gauge>::default();
         build
-            .get_or_create(&vec![(
-                "version".to_owned(),
-                env!("CARGO_PKG_VERSION").to_owned(),
-            )])
+            .get_or_create(&vec![
+                ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+                ("commit".to_owned(), COMMIT.to_owned()),
+            ])
             .set(1);
         registry.register("build_info", "The running release", build);
+        let config = Family::<ByHash, Gauge>::default();
+        registry.register("config_info", "The config in force", config.clone());
         let duration = SecondsFamily::new_with_constructor(seconds_buckets as fn() -> Histogram);
         registry.register_with_unit(
             "delivery_duration",
@@ -352,6 +373,7 @@ impl Meters {
             journal.unpublished.clone(),
         );
         Arc::new(Self {
+            config,
             received: register!(
                 "source_messages_received",
                 "Messages taken",
@@ -449,6 +471,21 @@ impl Meters {
                 "careful",
                 "1 while events are taken a few at a time after an unclean stop",
                 Gauge::default()
+            ),
+            spans_exported: register!(
+                "spans_exported",
+                "Spans that the collector has taken",
+                Counter::default()
+            ),
+            spans_lost: register!(
+                "spans_lost",
+                "Spans dropped because the collector was away or too slow",
+                Counter::default()
+            ),
+            tap_lost: register!(
+                "tap_lost",
+                "Attempts that a listener was too slow for",
+                Counter::default()
             ),
             panics: register!(
                 "panics",
@@ -578,6 +615,22 @@ impl Meters {
             .inc();
     }
 
+    /// The config in force, by the hash of it; there is one at a time.
+    pub fn config(&self, hash: &str) {
+        self.config.clear();
+        let hash = hash.to_owned();
+        self.config.get_or_create(&ByHash { hash }).set(1);
+    }
+
+    /// Brokers by name, and whether each works, asked with `up` on each scrape.
+    pub fn brokers_with(&self, up: impl Fn() -> Vec<(String, bool)> + Send + Sync + 'static) {
+        let mut registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        registry.register_collector(Box::new(Brokers(Box::new(up))));
+    }
+
     /// A counter that is kept elsewhere and read with `count` on each scrape.
     pub fn count_with(&self, name: &'static str, help: &'static str, count: fn() -> u64) {
         let mut registry = self
@@ -613,6 +666,28 @@ impl Collector for Elsewhere {
         let metric =
             encoder.encode_descriptor(self.name, self.help, None, counter.metric_type())?;
         counter.encode(metric)
+    }
+}
+
+struct Brokers(Box<dyn Fn() -> Vec<(String, bool)> + Send + Sync>);
+
+impl std::fmt::Debug for Brokers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Brokers")
+    }
+}
+
+impl Collector for Brokers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "1 while the broker is connected and works";
+        let kind = MetricType::Gauge;
+        let mut metric = encoder.encode_descriptor("broker_up", help, None, kind)?;
+        for (broker, up) in (self.0)() {
+            let labels = ByBroker { broker };
+            let gauge = ConstGauge::new(i64::from(up));
+            gauge.encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,8 @@
 //! counted ([`lost_lines`], the metric `hookbridge_log_lines_lost_total`). What is logged, and that
 //! nothing secret is, is the business of those who log.
 
+pub mod otlp;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};

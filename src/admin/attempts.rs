@@ -1,9 +1,13 @@
 //! Attempts over the API: what was recorded, page by page, and what became of one event.
 
+use axum::body::Body;
 use axum::extract::State as Extract;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use bytes::Bytes;
+use futures_util::stream;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +15,8 @@ use serde_json::{Value, json};
 use super::State;
 use super::ask::{self, Path};
 use super::problem::Problem;
-use crate::journal::{Cursor, Query, Status, Unreadable};
+use crate::delivery::Reason;
+use crate::journal::{Cursor, Entry, Page, Query, Status, Unreadable};
 use crate::operations::trace::{BadField, Field, Trace, Untraced};
 
 const DEFAULT_LIMIT: usize = 100;
@@ -21,6 +26,8 @@ const MOST: usize = 1_000;
 pub fn reading() -> Router<State> {
     Router::new()
         .route("/v1/attempts", get(list))
+        .route("/v1/attempts/export", get(export))
+        .route("/v1/events/{id}", get(trace))
         .route("/v1/events/{id}/trace", get(trace))
         .route("/v1/events", get(find))
 }
@@ -36,35 +43,95 @@ struct Filter {
     topic: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+    /// Of dead letters, which are looked for then.
+    reason: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
+}
+
+impl Filter {
+    fn query(self) -> Result<Query, Problem> {
+        let status = self.status.map(|status| status.parse::<Status>());
+        Ok(Query {
+            event: None,
+            id: self.id,
+            subscription: self.subscription,
+            status: status.transpose().map_err(Problem::bad_request)?,
+            kind: self.r#type,
+            topic: self.topic,
+            reason: self.reason.as_deref().map(reason).transpose()?,
+            since: self.since,
+            until: self.until,
+            attempts_only: true,
+        })
+    }
+}
+
+fn reason(name: &str) -> Result<Reason, Problem> {
+    Reason::from_name(name).ok_or_else(|| {
+        let known = Reason::ALL.map(Reason::as_str).join(", ");
+        Problem::bad_request(format!("`{name}` is no reason: it is one of {known}"))
+    })
 }
 
 async fn list(
     Extract(state): Extract<State>,
     ask::Query(asked): ask::Query<Filter>,
 ) -> Result<Json<Value>, Problem> {
-    let status = asked.status.map(|status| status.parse::<Status>());
-    let cursor = asked.cursor.map(|cursor| cursor.parse::<Cursor>());
+    let cursor = asked.cursor.as_deref().map(str::parse::<Cursor>);
+    let cursor = cursor.transpose().map_err(Problem::bad_request)?;
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
     if limit == 0 || limit > MOST {
         return Err(Problem::bad_request(format!("`limit` is 1 to {MOST}")));
     }
-    let query = Query {
-        event: None,
-        id: asked.id,
-        subscription: asked.subscription,
-        status: status.transpose().map_err(Problem::bad_request)?,
-        kind: asked.r#type,
-        topic: asked.topic,
-        since: asked.since,
-        until: asked.until,
-        attempts_only: true,
-    };
-    let cursor = cursor.transpose().map_err(Problem::bad_request)?;
-    let page = state.traces.attempts(query, cursor, limit).await?;
+    let page = state.traces.attempts(asked.query()?, cursor, limit).await?;
     let next = page.next.map(|cursor| cursor.to_string());
     Ok(Json(json!({ "attempts": page.entries, "next": next })))
+}
+
+/// All of them, a line each, as they are read. An error on the way breaks it off.
+async fn export(
+    Extract(state): Extract<State>,
+    ask::Query(asked): ask::Query<Filter>,
+) -> Result<Response, Problem> {
+    if asked.limit.is_some() || asked.cursor.is_some() {
+        let why = "an export has no `limit` and no `cursor`: it is all of it";
+        return Err(Problem::bad_request(why));
+    }
+    let query = asked.query()?;
+    // What cannot be read at all is a problem, not an answer that breaks off.
+    let first = state.traces.attempts(query.clone(), None, MOST).await?;
+    let pages = stream::unfold(Some(Ok(first)), move |page| {
+        let (traces, query) = (state.traces.clone(), query.clone());
+        async move {
+            let page: Page = match page? {
+                Ok(page) => page,
+                Err(why) => return Some((Err(why), None)),
+            };
+            let lines = lines(&page.entries);
+            let next = match page.next {
+                Some(next) => Some(traces.attempts(query, Some(next), MOST).await),
+                None => None,
+            };
+            Some((Ok::<_, Unreadable>(lines), next))
+        }
+    });
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((kind, Body::from_stream(pages)).into_response())
+}
+
+/// A page without entries is a sign of life: others may follow.
+fn lines(entries: &[Entry]) -> Bytes {
+    let mut lines = Vec::with_capacity(512 * entries.len() + 1);
+    for entry in entries {
+        // Texts, numbers and times can be written.
+        let _ = serde_json::to_writer(&mut lines, entry);
+        lines.push(b'\n');
+    }
+    if lines.is_empty() {
+        lines.push(b'\n');
+    }
+    lines.into()
 }
 
 async fn trace(

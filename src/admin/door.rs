@@ -1,7 +1,8 @@
 //! The door: so many connections at once, and none that says nothing for a minute.
 //!
 //! A connection that waits for its turn waits in the kernel's queue. The silence of a connection
-//! whose request is being worked on counts too; a request ends before a minute has passed.
+//! whose request is being worked on counts too; a request ends before a minute has passed, or its
+//! answer goes on. Whoever does not read what is written is silent as well.
 
 use std::io;
 use std::net::SocketAddr;
@@ -64,6 +65,13 @@ impl<S> Visitor<S> {
             _place: place,
         }
     }
+
+    /// What the other side takes is a sign of its life.
+    fn heard(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.silence.as_mut().reset(Instant::now() + SILENCE);
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Visitor<S> {
@@ -88,7 +96,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Visitor<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.heard(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -96,7 +106,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Visitor<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.heard(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,6 +140,22 @@ mod tests {
             sleep(Duration::from_secs(50)).await;
             far.write_all(b"x").await.unwrap();
             visitor.read_exact(&mut byte).await.unwrap();
+        }
+        let silent = visitor.read_exact(&mut byte).await;
+        assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_goes_on_keeps_its_connection() {
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let (near, mut far) = duplex(16);
+        let mut visitor = Visitor::new(near, place);
+        let mut byte = [0];
+        for _ in 0..3 {
+            let silence = tokio::time::timeout(Duration::from_secs(50), visitor.read(&mut byte));
+            assert!(silence.await.is_err());
+            visitor.write_all(b"x").await.unwrap();
+            far.read_exact(&mut byte).await.unwrap();
         }
         let silent = visitor.read_exact(&mut byte).await;
         assert_eq!(silent.unwrap_err().kind(), io::ErrorKind::TimedOut);

@@ -3,7 +3,8 @@
 //! The body is the event, as it is, with its `Content-Type`; `Hookbridge-Id`, `Hookbridge-Key` and
 //! `Hookbridge-Type` name it, `Hookbridge-Header-<name>` become its headers (in lower case, as HTTP
 //! has them), and `traceparent`, `tracestate` and `baggage` are carried on. With
-//! `application/x-ndjson` the body is many events, which are stored all or not at all.
+//! `application/x-ndjson` the body is many events, which are stored all or not at all; those that
+//! say nothing of their own trace belong to the request's.
 //!
 //! The answer is 202 once everything is synced. Publishing is not idempotent: the same id sent
 //! twice is two events with one `webhook-id`, which receivers can tell by it.
@@ -22,10 +23,11 @@ use super::problem::Problem;
 use super::{State, ndjson};
 use crate::broker::Publication;
 use crate::broker::embedded::{Declined, Embedded};
+use crate::event::context::{BAGGAGE, TRACEPARENT, TRACESTATE};
 use crate::event::{HeaderValue, Headers};
 
 /// Headers of tracing, which go on to the receivers.
-const CARRIED: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+const CARRIED: [&str; 3] = [TRACEPARENT, TRACESTATE, BAGGAGE];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +56,17 @@ pub async fn publish(
     let kind = event.content_type.as_deref().unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/x-ndjson") {
-        let events = ndjson::read(&topic, &body)?;
+        let mut events = ndjson::read(&topic, &body)?;
+        let of_request = event
+            .headers
+            .iter()
+            .filter(|(name, _)| CARRIED.contains(name));
+        let of_request: Vec<_> = of_request.collect();
+        for event in events.iter_mut().filter(|event| !is_traced(event)) {
+            for (name, value) in &of_request {
+                event.headers.push(*name, (*value).clone());
+            }
+        }
         let published = broker.publish_all(events).await?;
         let ids: Vec<_> = published.iter().map(|one| one.id.as_str()).collect();
         let untaken = published.iter().filter(|one| one.sources == 0).count();
@@ -115,6 +127,12 @@ fn described(topic: &str, headers: &HeaderMap) -> Result<Publication, Problem> {
         }
     }
     Ok(event)
+}
+
+/// Whether a line has a trace context of its own, of which nothing is mixed with the request's.
+fn is_traced(event: &Publication) -> bool {
+    let carried = |name: &str| CARRIED.iter().any(|known| known.eq_ignore_ascii_case(name));
+    event.headers.iter().any(|(name, _)| carried(name))
 }
 
 fn push(headers: &mut Headers, name: &str, value: Bytes) {

@@ -22,6 +22,7 @@ mod registration;
 mod replays;
 mod sources;
 mod subscriptions;
+mod tap;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::broker::embedded::Embedded;
 use crate::meters::Meters;
 use crate::operations::subscriptions::Registry;
 use crate::operations::{Operations, Traces};
+use crate::pipeline::Taps;
 pub use access::{Scope, Token};
 pub use control::{Control, Log};
 pub use health::{Component, Condition, Readiness};
@@ -61,6 +63,8 @@ pub struct State {
     pub operations: Arc<Operations>,
     pub traces: Arc<Traces>,
     pub control: Arc<dyn Control>,
+    /// Where attempts are listened to.
+    pub taps: Taps,
     /// As soon as there is one, everything but health and version needs one.
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
@@ -105,6 +109,7 @@ fn router(state: State, on_loopback: bool) -> Router {
         .merge(registration::reading())
         .merge(replays::reading())
         .merge(sources::reading())
+        .merge(tap::reading())
         .route_layer(needs(Scope::Read));
     let publish = Router::new()
         .route("/v1/topics/{topic}/events", post(events::publish))

@@ -10,6 +10,7 @@ mod preview;
 mod readiness;
 mod registry;
 mod reload;
+mod spans;
 mod subscriptions;
 mod upkeep;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
@@ -32,7 +34,7 @@ use crate::journal::Journal;
 use crate::meters::Meters;
 use crate::operations::subscriptions::Registry;
 use crate::operations::{Traces, retention, topology};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Taps, Told};
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
 use crate::subscription::Subscription;
@@ -70,6 +72,8 @@ struct App {
     store: Arc<Store>,
     meters: Arc<Meters>,
     journal: Journal,
+    exporting: spans::Exporting,
+    taps: Taps,
     pipeline: Arc<Pipeline>,
     registry: Arc<Registry>,
     feedings: Vec<crate::pipeline::Feeding>,
@@ -127,13 +131,20 @@ impl App {
             );
             topology::Declared::default()
         });
+        let (spans, exporting) = spans::start(config, &store, &meters).map_err(Failure::Io)?;
+        let named = brokers::instance(config, &store).unwrap_or_else(|| store.instance_name());
+        let taps = Taps::new(named, meters.tap_lost.clone());
         let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
             courier,
             store.clone(),
-            meters.clone(),
-            journal.clone(),
+            Told {
+                meters: meters.clone(),
+                journal: journal.clone(),
+                spans,
+                taps: taps.clone(),
+            },
             config.limits.in_flight_bytes,
             brokers::egress_check(config),
         );
@@ -147,6 +158,8 @@ impl App {
             store,
             meters,
             journal,
+            exporting,
+            taps,
             pipeline,
             registry,
             feedings,
@@ -162,6 +175,8 @@ impl App {
             store,
             meters,
             journal,
+            exporting,
+            taps,
             pipeline,
             registry,
             feedings,
@@ -172,6 +187,8 @@ impl App {
         } = self;
         let shutdown = Shutdown::default();
         let is_built_in = matches!(from, From::BuiltIn);
+        meters.config(&hash_of(&from));
+        meters.brokers_with(readiness::brokers_up(&brokers));
         let reloader = Reloader::new(
             &config,
             from,
@@ -206,6 +223,7 @@ impl App {
                 notes: Vec::new(),
             }),
             control: Arc::new(reload::OfBridge(reloader.clone())),
+            taps: taps.clone(),
             operations: operations.clone(),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
@@ -288,6 +306,8 @@ impl App {
             task.abort();
         }
         journal::close(journal).await;
+        taps.close();
+        exporting.end().await;
         admin_stop.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         if store.failure().is_some() {
@@ -304,6 +324,19 @@ impl App {
         }
         info!("stopped");
         failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Names a config by its text, without what is put in for its secrets.
+fn hash_of(from: &From) -> String {
+    let text = match from {
+        From::File(path) => std::fs::read(path),
+        From::BuiltIn => Ok(config::TRY.into()),
+    };
+    match text {
+        Ok(text) => hex::encode(&Sha256::digest(text)[..6]),
+        // It has gone since it was read.
+        Err(_) => "unknown".to_owned(),
     }
 }
 

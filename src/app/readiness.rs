@@ -41,6 +41,19 @@ pub fn of(
     })
 }
 
+/// Brokers by name, and whether each works now.
+pub fn brokers_up(
+    brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
+) -> impl Fn() -> Vec<(String, bool)> + Send + Sync + use<> {
+    let brokers: Vec<_> = brokers.values().cloned().collect();
+    move || {
+        let up = |broker: &Arc<dyn Broker>| broker.health() == Health::Ready;
+        let all = brokers.iter();
+        all.map(|broker| (broker.name().to_string(), up(broker)))
+            .collect()
+    }
+}
+
 /// Down only while it is us who can reach nobody.
 fn egress(why: Option<String>) -> Component {
     let state = match why {

@@ -139,6 +139,7 @@ impl Reloader {
             hash = loaded.hash, "the config is reloaded"
         );
         take_over(&mut running, new);
+        self.meters.config(&loaded.hash);
         self.watch.send_replace(running.reload.watch);
         self.noted().hash = Some(loaded.hash);
         Ok(reloaded)
@@ -234,6 +235,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         limits,
         attempts,
         reload: _,
+        telemetry,
         store_keys: _,
         referred: _,
         brokers,
@@ -251,6 +253,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         ("delivery", *delivery != new.delivery),
         ("limits", *limits != new.limits),
         ("attempts", *attempts != new.attempts),
+        ("telemetry", *telemetry != new.telemetry),
     ];
     let whole = whole.into_iter().filter(|(_, differs)| *differs);
     let mut parts: Vec<_> = whole.map(|(part, _)| part.to_owned()).collect();

@@ -8,8 +8,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::admin::Admin;
+use super::exit::Exit;
 use super::settings::ConfigFile;
+use super::tap::{self, Listening, Said, Which};
 use crate::app;
+use crate::delivery::Reason;
 use crate::journal::{Cursor, Entry, Query, Status, What};
 use crate::selection::when;
 
@@ -18,23 +21,12 @@ const PAGE: usize = 500;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Of this event or delivery
-    #[arg(long)]
-    id: Option<String>,
+    #[command(flatten)]
+    which: Which,
 
-    #[arg(long, value_name = "NAME")]
-    subscription: Option<String>,
-
-    /// `503`, `5xx`, `failed` for all but a 2xx, or an error class such as `timeout`
-    #[arg(long)]
-    status: Option<String>,
-
-    /// Of events of this type
-    #[arg(long = "type", value_name = "TYPE")]
-    kind: Option<String>,
-
-    #[arg(long)]
-    topic: Option<String>,
+    /// Dead letters instead, of this reason, such as `attempts_exhausted`
+    #[arg(long, value_parser = reason)]
+    reason: Option<Reason>,
 
     /// Not before this time: `2026-11-21T13:00:00Z`, or so long ago: `1h`
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -47,6 +39,14 @@ pub struct Args {
     /// How many
     #[arg(long, short = 'n', default_value_t = 50, value_parser = limit)]
     limit: usize,
+
+    /// All that there are
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+
+    /// Show attempts as they are made, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["reason", "since", "until", "limit", "all"])]
+    follow: bool,
 
     #[command(flatten)]
     config: ConfigFile,
@@ -67,6 +67,13 @@ fn limit(text: &str) -> Result<usize, String> {
     }
 }
 
+fn reason(name: &str) -> Result<Reason, String> {
+    Reason::from_name(name).ok_or_else(|| {
+        let known = Reason::ALL.map(Reason::as_str).join(", ");
+        format!("it is one of {known}")
+    })
+}
+
 #[derive(Deserialize)]
 struct Page {
     attempts: Vec<Entry>,
@@ -76,14 +83,26 @@ struct Page {
 /// 0 when there is something to show, 1 when there is nothing.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
-    let status = args.status.as_deref().map(str::parse::<Status>);
+    if args.follow {
+        let admin = Admin::running(&config).await?;
+        return follow(&admin, &args.which, args.json).await;
+    }
+    let Which {
+        id,
+        subscription,
+        status: wanted,
+        kind,
+        topic,
+    } = args.which;
+    let status = wanted.as_deref().map(str::parse::<Status>);
     let query = Query {
         event: None,
-        id: args.id,
-        subscription: args.subscription,
-        status: status.transpose().map_err(super::exit::Exit::usage)?,
-        kind: args.kind,
-        topic: args.topic,
+        id,
+        subscription,
+        status: status.transpose().map_err(Exit::usage)?,
+        kind,
+        topic,
+        reason: args.reason,
         since: args.since,
         until: args.until,
         attempts_only: true,
@@ -91,12 +110,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let admin = Admin::of(&config).await?;
     let here = admin.is_none().then(|| app::traces(&config));
     let mut out = Output::new(args.json);
-    let (mut left, mut cursor) = (args.limit, None::<String>);
+    let most = if args.all { usize::MAX } else { args.limit };
+    let (mut left, mut cursor) = (most, None::<String>);
     loop {
         let limit = left.min(PAGE);
         let page = match (&admin, &here) {
             (Some(admin), _) => {
-                let asked = in_words(&query, args.status.as_deref(), limit, cursor.take());
+                let asked = in_words(&query, wanted.as_deref(), limit, cursor.take());
                 admin.get::<Page>("/v1/attempts", &asked).await?
             }
             (None, Some(traces)) => {
@@ -120,6 +140,62 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     out.end()
 }
 
+/// Attempts as they are made, a line each. Until the bridge ends, or somebody ends this.
+async fn follow(admin: &Admin, which: &Which, json: bool) -> anyhow::Result<ExitCode> {
+    let mut listening = Listening::begin(admin, which, false).await?;
+    loop {
+        let said = tokio::select! {
+            said = listening.next() => said?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Err(Exit::interrupted().into());
+            }
+        };
+        let entry = match said {
+            Said::Attempt(tapped) => tapped.attempt,
+            Said::Lost { lost } => {
+                tap::say_lost(lost);
+                continue;
+            }
+            Said::Listening { .. } => {
+                eprintln!("listening; Ctrl-C ends it");
+                continue;
+            }
+        };
+        let mut out = std::io::stdout().lock();
+        match json {
+            true => writeln!(out, "{}", serde_json::to_string(&entry)?)?,
+            false => writeln!(out, "{}", row(entry).join("  ").trim_end())?,
+        }
+        out.flush()?;
+    }
+}
+
+/// What people see of an entry.
+fn row(entry: Entry) -> [String; 7] {
+    let (attempt, result, took, said) = match entry.what {
+        What::Attempt(made) => {
+            let took = format!("{:.0}", made.took_ms);
+            (made.attempt.to_string(), made.outcome, took, made.excerpt)
+        }
+        What::Dead { reason, on } => {
+            let said = format!("dead-lettered on {on}");
+            (String::new(), reason, String::new(), said)
+        }
+        _ => Default::default(),
+    };
+    let at = format!("{:.3}", entry.at);
+    [
+        at,
+        entry.subscription,
+        entry.event,
+        attempt,
+        result,
+        took,
+        said,
+    ]
+}
+
 fn in_words(
     query: &Query,
     status: Option<&str>,
@@ -133,6 +209,7 @@ fn in_words(
         ("status", status.map(str::to_owned)),
         ("type", query.kind.clone()),
         ("topic", query.topic.clone()),
+        ("reason", query.reason.map(|reason| reason.to_string())),
         ("since", time(query.since)),
         ("until", time(query.until)),
         ("limit", Some(limit.to_string())),
@@ -181,18 +258,7 @@ impl Output {
                 writeln!(out, "{}", serde_json::to_string(&entry)?)?;
                 continue;
             }
-            let What::Attempt(attempt) = entry.what else {
-                continue;
-            };
-            self.table.add_row([
-                format!("{:.3}", entry.at),
-                entry.subscription,
-                entry.event,
-                attempt.attempt.to_string(),
-                attempt.outcome,
-                format!("{:.0}", attempt.took_ms),
-                attempt.excerpt,
-            ]);
+            self.table.add_row(row(entry));
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ mod schema;
 mod send;
 mod sign;
 mod subscription;
+mod tap;
 mod test;
 mod topology;
 mod trace;
@@ -92,6 +93,8 @@ enum Command {
     Sign(sign::Args),
     /// List, make, change and remove subscriptions of the running bridge.
     Subscription(subscription::Args),
+    /// Show requests as they are sent, and their answers, while it runs.
+    Tap(tap::Args),
     /// Carry out the tests of the config: messages in, the expected requests out.
     Test(test::Args),
     /// Print what the config needs on the brokers; remove what is left over there.
@@ -147,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Send(args) => run_small(run::send(args)),
         Command::Sign(args) => ended(sign::run(args)),
         Command::Subscription(args) => run_small(subscription::run(args)),
+        Command::Tap(args) => run_small(tap::run(args)),
         Command::Test(args) => ended(test::run(&args)),
         Command::Topology(args) => run_small(topology::run(args)),
         Command::Trace(args) => run_small(trace::run(args)),

@@ -13,6 +13,7 @@ mod payload;
 mod signature;
 mod sources;
 mod subscriptions;
+mod telemetry;
 
 use std::fmt;
 
@@ -28,6 +29,7 @@ pub use payload::*;
 pub use signature::*;
 pub use sources::*;
 pub use subscriptions::*;
+pub use telemetry::*;
 
 /// In place of a default.
 pub const MANDATORY: &str = "mandatory";

@@ -35,6 +35,7 @@ mod registered;
 mod signatures;
 mod sources;
 mod subscriptions;
+mod telemetry;
 mod templates;
 mod terms;
 mod versions;
@@ -49,6 +50,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use ipnet::IpNet;
 use url::Url;
 
@@ -87,6 +89,7 @@ pub struct Config {
     /// `None`: attempts are not kept.
     pub attempts: Option<Attempts>,
     pub reload: Reload,
+    pub telemetry: Telemetry,
     pub brokers: BTreeMap<Arc<str>, Broker>,
     pub sources: BTreeMap<Arc<str>, Source>,
     /// Every endpoint by its name: the shared ones, and those written inside a subscription under
@@ -208,6 +211,24 @@ pub struct Publish {
     /// Empty: the default one, or none.
     pub exchange: String,
     pub topic: String,
+}
+
+/// Whom what is done is told to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Telemetry {
+    /// `None`: no spans.
+    pub otlp: Option<Otlp>,
+}
+
+/// A collector of spans.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Otlp {
+    /// Without `/v1/traces`.
+    pub endpoint: Url,
+    /// Their values are sensitive.
+    pub headers: HeaderMap,
+    /// Of events without a trace; default 1.
+    pub sample: f64,
 }
 
 /// One broker: what is common, and its kind.

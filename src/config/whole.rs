@@ -14,7 +14,7 @@ use super::substitute::{self, Env};
 use super::versions::Versions;
 use super::{
     Case, Config, DeliverySettings, Problem, Problems, attempts, brokers, cases, endpoints,
-    general, keys, sources, subscriptions,
+    general, keys, sources, subscriptions, telemetry,
 };
 
 pub const DEFAULT_GROUP: &str = "hookbridge";
@@ -146,6 +146,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         attempts::read(map, &brokers)
     });
     let reload = section(&top, "reload", &keys::RELOAD, general::reload);
+    let telemetry = section(&top, "telemetry", &keys::TELEMETRY, telemetry::read);
     let external = brokers
         .iter()
         .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
@@ -218,6 +219,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         limits: limits?,
         attempts: attempts?,
         reload: reload?,
+        telemetry: telemetry?,
         brokers: brokers::finish(brokers),
         sources: sources::finish(sources),
         endpoints: all,

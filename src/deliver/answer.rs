@@ -23,17 +23,27 @@ const EXCERPT_BYTES: usize = 512;
 /// A longer wait is no wait but an end; policies cut far below it.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// The answer in `response`, whose body may be read until `deadline`.
+/// The answer in `response`, whose body may be read until `deadline`. All that is read of it goes
+/// into `shown`, too.
 pub(super) async fn read(
     response: Response<Incoming>,
     deadline: Instant,
     now: Timestamp,
+    shown: Option<&mut String>,
 ) -> Answer {
     let (head, body) = response.into_parts();
     let mut start = Vec::new();
+    let kept_bytes = match shown {
+        Some(_) => MAX_BODY_BYTES,
+        None => EXCERPT_BYTES,
+    };
     if !body.is_end_stream() {
         // Whether it came to its end or not, the status stands.
-        let _ = timeout_at(deadline, read_start(body, &mut start)).await;
+        let _ = timeout_at(deadline, read_start(body, &mut start, kept_bytes)).await;
+    }
+    if let Some(shown) = shown {
+        *shown = String::from_utf8_lossy(&start).into_owned();
+        start.truncate(EXCERPT_BYTES);
     }
     Answer {
         status: head.status.as_u16(),
@@ -44,8 +54,8 @@ pub(super) async fn read(
     }
 }
 
-/// Reads `body` to its end, its error or the limit, keeping the first bytes in `start`.
-async fn read_start<B>(mut body: B, start: &mut Vec<u8>)
+/// Reads `body` to its end, its error or the limit, keeping the first `kept_bytes` in `start`.
+async fn read_start<B>(mut body: B, start: &mut Vec<u8>, kept_bytes: usize)
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -55,7 +65,7 @@ where
             continue;
         };
         read_bytes += data.len();
-        let room = EXCERPT_BYTES - start.len();
+        let room = kept_bytes - start.len();
         start.extend_from_slice(&data[..data.len().min(room)]);
         if read_bytes > MAX_BODY_BYTES {
             return;

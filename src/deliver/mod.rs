@@ -14,6 +14,7 @@ mod handshake;
 pub mod inspect;
 pub mod lane;
 pub mod reach;
+mod seen;
 pub mod signature;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::subscription::{Auth, TlsFiles};
 
 pub use guard::{AddressPolicy, Denied};
 pub use handshake::{Agreed, NotAgreed};
+pub use seen::{Seen, SeenAnswer};
 pub use signature::{SecretError, Signer};
 
 static PRODUCT: HeaderValue =
@@ -77,18 +79,47 @@ impl Courier {
         event: impl Into<Facts<'a>>,
         access: Access<'_>,
     ) -> Attempt {
+        self.watched(request, signer, event.into(), access, None)
+            .await
+    }
+
+    /// The same, and notes in `seen` what went over the wire.
+    pub async fn watched(
+        &self,
+        request: Outgoing,
+        signer: &Signer,
+        event: Facts<'_>,
+        access: Access<'_>,
+        mut seen: Option<&mut Seen>,
+    ) -> Attempt {
         let started_at = Timestamp::now();
         let began = Instant::now();
         let deadline = began + request.deadline.min(FAR);
-        let prepared = self.prepare(request, signer, event.into(), access.auth, started_at);
+        let prepared = ready(
+            request,
+            signer,
+            event,
+            access.auth,
+            &self.policy,
+            started_at,
+        );
+        if let (Ok((request, _)), Some(seen)) = (&prepared, &mut seen) {
+            seen.sent = Some(request.clone());
+        }
         let outcome = match prepared {
-            Ok(request) => {
-                let sending = self.send(request, access, began);
+            Ok((request, uri)) => {
+                let sending = self.send(as_sent(request, uri), access, began);
                 match timeout_at(deadline, sending).await {
                     Ok(Ok((response, token))) => {
-                        let mut answer = answer::read(response, deadline, started_at).await;
+                        let mut seen =
+                            seen.map(|seen| seen.answer.insert(SeenAnswer::head_of(&response)));
+                        let body = seen.as_deref_mut().map(|seen| &mut seen.body);
+                        let mut answer = answer::read(response, deadline, started_at, body).await;
                         if let Some(token) = token {
                             auth::mask(&token, &mut answer.excerpt);
+                            if let Some(seen) = seen {
+                                seen.mask(&token);
+                            }
                         }
                         Outcome::Answered(answer)
                     }
@@ -184,18 +215,22 @@ impl Courier {
         at: Timestamp,
     ) -> Result<Request<Full<Bytes>>, Outcome> {
         let (request, uri) = ready(request, signer, event, auth, &self.policy, at)?;
-        let Outgoing {
-            method,
-            headers,
-            body,
-            ..
-        } = request;
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        Ok(request)
+        Ok(as_sent(request, uri))
     }
+}
+
+fn as_sent(request: Outgoing, uri: Uri) -> Request<Full<Bytes>> {
+    let Outgoing {
+        method,
+        headers,
+        body,
+        ..
+    } = request;
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    request
 }
 
 /// `request` as it goes out at the time `at`, and where to: signed, and with what `auth` adds to it

@@ -70,11 +70,7 @@ pub fn is_structured(content_type: Option<&str>) -> bool {
 /// The attributes among `headers`: lower-case names, and values as text.
 pub fn attributes(headers: &Headers) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     headers.iter().filter_map(|(name, value)| {
-        let prefix = PREFIXES.iter().find(|prefix| {
-            let begins = name.get(..prefix.len());
-            begins.is_some_and(|begins| begins.eq_ignore_ascii_case(prefix))
-        })?;
-        let name = &name[prefix.len()..];
+        let name = attribute(name)?;
         let name = match name.bytes().any(|b| b.is_ascii_uppercase()) {
             true => Cow::Owned(name.to_ascii_lowercase()),
             false => Cow::Borrowed(name),
@@ -82,6 +78,15 @@ pub fn attributes(headers: &Headers) -> impl Iterator<Item = (Cow<'_, str>, Cow<
         let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric());
         Some((name, text(value)?)).filter(|_| is_name)
     })
+}
+
+/// The attribute that a header of this name is, in the case in which it came.
+pub fn attribute(name: &str) -> Option<&str> {
+    let prefix = PREFIXES.iter().find(|prefix| {
+        let begins = name.get(..prefix.len());
+        begins.is_some_and(|begins| begins.eq_ignore_ascii_case(prefix))
+    })?;
+    Some(&name[prefix.len()..])
 }
 
 fn text(value: &HeaderValue) -> Option<Cow<'_, str>> {

@@ -280,6 +280,20 @@ impl Journal {
     }
 }
 
+/// The entry that [`Journal::attempted`] makes of this, for others than the journal.
+pub fn entry_of(
+    delivery: &Delivery,
+    endpoint: &str,
+    attempt: &Attempt,
+    then: Then,
+    instance: &str,
+) -> Option<Entry> {
+    let mut buffer = Vec::with_capacity(512);
+    record::attempted(&mut buffer, delivery, endpoint, attempt, then, None);
+    let record = record::split(&buffer).next()?;
+    record::entry(record, instance)
+}
+
 impl Shared {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         lock(&self.pending)

@@ -9,7 +9,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableError};
 
 use super::record::{self, Entry, What};
 use super::ring::{self, Head, Unreadable};
-use crate::attempt::Outcome;
+use crate::attempt::{ErrorClass, Outcome};
+use crate::delivery::Reason;
 
 /// A page ends after this long, filled or not: the next one goes on.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,6 +25,8 @@ pub struct Query {
     pub status: Option<Status>,
     pub kind: Option<String>,
     pub topic: Option<String>,
+    /// Of dead letters, which are looked for then instead of attempts.
+    pub reason: Option<Reason>,
     pub since: Option<Timestamp>,
     /// Not included.
     pub until: Option<Timestamp>,
@@ -44,16 +47,9 @@ impl FromStr for Status {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let words = [
-            "dns",
-            "denied",
-            "connect",
-            "tls",
-            "timeout",
-            "protocol",
-            "unsendable",
-            Outcome::SHADOW,
-        ];
+        let classes = ErrorClass::ALL.map(ErrorClass::as_str);
+        let others = ["unsendable", "unrenderable", Outcome::SHADOW];
+        let words = [&classes[..], &others].concat();
         let digits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
         match text.as_bytes() {
             b"failed" => Ok(Self::Failed),
@@ -94,7 +90,7 @@ impl Query {
                 .is_none_or(|subscription| head.may_have_subscription(subscription))
     }
 
-    fn holds(&self, entry: &Entry) -> bool {
+    pub fn holds(&self, entry: &Entry) -> bool {
         let same =
             |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
         let status = |status: &Status| match &entry.what {
@@ -109,7 +105,12 @@ impl Query {
             && self.since.is_none_or(|since| entry.at >= since)
             && self.until.is_none_or(|until| entry.at < until)
             && self.status.as_ref().is_none_or(status)
-            && (!self.attempts_only || matches!(entry.what, What::Attempt(_)))
+            && match (&self.reason, &entry.what) {
+                (Some(wanted), What::Dead { reason, .. }) => wanted.as_str() == reason,
+                (Some(_), _) => false,
+                (None, What::Attempt(_)) => true,
+                (None, _) => !self.attempts_only,
+            }
     }
 }
 

@@ -10,7 +10,7 @@ use super::ticket::Ticket;
 use super::under_way::UnderWay;
 use super::{Job, Pipeline, excerpt};
 use crate::attempt::{Attempt, Outcome};
-use crate::deliver::Access;
+use crate::deliver::{Access, Seen};
 use crate::delivery::Delivery;
 use crate::event::Facts;
 use crate::failpoint;
@@ -26,6 +26,8 @@ pub struct Made {
     /// Meanwhile the delivery was parked beside it, and its ticket went with that.
     pub parked_beside: bool,
     pub(super) exchange: Option<Exchange>,
+    /// What went over the wire, where somebody listens.
+    pub(super) seen: Option<Arc<Seen>>,
 }
 
 impl Pipeline {
@@ -42,16 +44,27 @@ impl Pipeline {
         let endpoint = &target.subscription.endpoint;
         let mut exchange = None;
         failpoint::reach("render", &delivery.event.body);
-        let rendered = target
+        let mut rendered = target
             .renderer
             .render(delivery, json.as_ref(), endpoint, spec.timeout);
+        let span = self.spans.requesting(delivery, endpoint);
+        if let (Ok(outgoing), Some(span)) = (&mut rendered, &span) {
+            span.sign(&mut outgoing.headers, endpoint);
+        }
         if let (Ok(outgoing), true) = (&rendered, self.journal.wants_bodies()) {
             exchange = Some(exchange_of(outgoing, endpoint, &outgoing.body));
         }
-        let attempt = self.send(rendered, target, delivery.event.facts()).await;
+        let mut seen = self.taps.wanted(delivery);
+        let facts = delivery.event.facts();
+        let attempt = self
+            .send(rendered, target, facts, seen.as_deref_mut())
+            .await;
         failpoint::reach("posted", &delivery.event.body);
         let delivered = target.subscription.answers.accept(&attempt.outcome);
         note(delivery, &attempt, delivered);
+        if let Some(span) = span {
+            span.ended(&attempt, delivered);
+        }
         target.meters.duration.observe(attempt.took.as_secs_f64());
         count(target, delivery, &attempt, delivered);
         log(target, delivery, &attempt, delivered);
@@ -60,6 +73,7 @@ impl Pipeline {
             attempt,
             parked_beside: job.ticket.is_gone(),
             exchange,
+            seen: seen.map(Arc::from),
         }
     }
 
@@ -69,6 +83,7 @@ impl Pipeline {
         rendered: Result<Outgoing, RenderError>,
         target: &Target,
         event: Facts<'_>,
+        seen: Option<&mut Seen>,
     ) -> Attempt {
         let endpoint = &target.subscription.endpoint;
         let mut attempt = match rendered {
@@ -79,7 +94,7 @@ impl Pipeline {
                     connect_timeout: target.subscription.spec.connect_timeout,
                 };
                 self.courier
-                    .attempt(outgoing, &target.signer, event, access)
+                    .watched(outgoing, &target.signer, event, access, seen)
                     .await
             }
             Err(why) => Attempt {
@@ -101,11 +116,18 @@ impl Pipeline {
             Fate::DeadLetter(_) => Then::DeadLetter,
         };
         let Made {
-            attempt, exchange, ..
+            attempt,
+            exchange,
+            seen,
+            ..
         } = made;
         let endpoint = &job.target.endpoint_shown;
         self.journal
             .attempted(&job.delivery, endpoint, attempt, then, exchange.as_ref());
+        if let Some(seen) = seen {
+            self.taps
+                .tell(&job.delivery, &job.target, attempt, then, seen);
+        }
     }
 }
 

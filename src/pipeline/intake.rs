@@ -164,7 +164,8 @@ impl Source<'_> {
     async fn take(&mut self, event: Arc<Event>, receipt: Receipt) {
         let suspects = &self.pipeline.suspects;
         let pass = suspects.enter(|| event.id.to_string()).await;
-        let ticket = Ticket::whole(receipt, pass);
+        let span = self.pipeline.spans.consuming(&event);
+        let ticket = Ticket::whole(receipt, pass).traced(span);
         if suspects.is_poison(|| event.id.to_string()) {
             return self.bury(event, ticket);
         }

@@ -13,8 +13,8 @@
 //! all deliveries of an event are resolved, its receipt is settled. While it is us who can reach
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
-//! event would become can be looked at without any of it ([`preview`]). Subscriptions come and go one by
-//! one ([`register`]), or all at once ([`Pipeline::install`]).
+//! event would become can be looked at without any of it ([`preview`]); what is sent can be watched
+//! ([`tap`]). Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
 
 mod attempt;
 mod batches;
@@ -36,6 +36,7 @@ mod resolve;
 mod shadow;
 mod standing;
 mod suspects;
+mod tap;
 mod target;
 mod terms;
 mod ticket;
@@ -61,6 +62,7 @@ use crate::journal::{self, Journal};
 use crate::meters::{Meters, SourceMeters};
 use crate::render::SharedJson;
 use crate::route::Routes;
+use crate::spans::Spans;
 use crate::store::Store;
 use crate::subscription::{Subscription, Uid};
 
@@ -84,6 +86,7 @@ pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::register::Prepared;
 pub use self::standing::{State, SubscriptionStatus};
+pub use self::tap::{Filter, Heard, Shown, ShownAnswer, Tap, Tapped, Taps};
 pub use self::terms::Rules;
 pub use self::under_way::Running;
 
@@ -142,6 +145,8 @@ pub struct Pipeline {
     store: Arc<Store>,
     meters: Arc<Meters>,
     journal: Journal,
+    spans: Spans,
+    taps: Taps,
     egress: Egress,
     handshakes: Handshakes,
     under_way: UnderWay,
@@ -155,6 +160,14 @@ pub struct Pipeline {
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
     /// One snapshot is made after the other.
     installing: Mutex<()>,
+}
+
+/// What is told of everything that happens.
+pub struct Told {
+    pub meters: Arc<Meters>,
+    pub journal: Journal,
+    pub spans: Spans,
+    pub taps: Taps,
 }
 
 /// One broker's intakes, to be given to its `run`, and the loops that empty them.
@@ -171,11 +184,16 @@ impl Pipeline {
         plans: Vec<BrokerPlan>,
         courier: Arc<Courier>,
         store: Arc<Store>,
-        meters: Arc<Meters>,
-        journal: Journal,
+        told: Told,
         budget_bytes: usize,
         egress_check: Option<Check>,
     ) -> (Arc<Self>, Vec<Feeding>) {
+        let Told {
+            meters,
+            journal,
+            spans,
+            taps,
+        } = told;
         let budget = Budget::new(budget_bytes);
         let windows: usize = plans
             .iter()
@@ -243,6 +261,8 @@ impl Pipeline {
             store,
             meters,
             journal,
+            spans,
+            taps,
             egress,
             handshakes: Handshakes::default(),
             under_way: UnderWay::default(),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::suspects::Pass;
 use crate::broker::{Receipt, Settlement};
+use crate::spans::Consuming;
 
 /// One delivery's share in settling its event.
 pub struct Ticket(Share);
@@ -31,10 +32,15 @@ struct Held {
     receipt: Receipt,
     /// While suspects are looked for.
     pass: Option<Box<Pass>>,
+    /// Where the event's trace is sampled.
+    span: Option<Box<Consuming>>,
 }
 
 impl Held {
     fn settle(self) {
+        if let Some(span) = self.span {
+            span.settled();
+        }
         if let Some(pass) = self.pass {
             (*pass).resolved();
         }
@@ -48,7 +54,20 @@ impl Ticket {
 
     /// The ticket of a whole event; with the pass it was let in with, if it needed one.
     pub fn whole(receipt: Receipt, pass: Option<Box<Pass>>) -> Self {
-        Self(Share::Whole(Held { receipt, pass }))
+        let span = None;
+        Self(Share::Whole(Held {
+            receipt,
+            pass,
+            span,
+        }))
+    }
+
+    /// The same with the event's span, which ends when it is settled.
+    pub fn traced(mut self, span: Option<Box<Consuming>>) -> Self {
+        if let Share::Whole(held) = &mut self.0 {
+            held.span = span;
+        }
+        self
     }
 
     /// One ticket for each of `count` deliveries.

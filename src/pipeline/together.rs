@@ -19,6 +19,7 @@ use super::resolve::{Place, ended_of};
 use super::target::Target;
 use super::{Job, Pipeline};
 use crate::attempt::{Answer, Attempt, Outcome};
+use crate::deliver::Seen;
 use crate::deliver::lane::Ended;
 use crate::delivery::Progress;
 use crate::event::{EventId, Facts};
@@ -119,7 +120,13 @@ impl Pipeline {
         let (spec, endpoint) = (&target.subscription.spec, &target.subscription.endpoint);
         let first = members[0].job.delivery.event.clone();
         let parts = members.iter().map(|member| &member.part);
-        let rendered = target.renderer.join(&first, parts, endpoint, spec.timeout);
+        let mut rendered = target.renderer.join(&first, parts, endpoint, spec.timeout);
+        let id = batch_id(&members);
+        let deliveries = members.iter().map(|member| &member.job.delivery);
+        let span = self.spans.requesting_together(&id, deliveries, endpoint);
+        if let (Ok(outgoing), Some(span)) = (&mut rendered, &span) {
+            span.sign(&mut outgoing.headers, endpoint);
+        }
         let mut exchanges = Vec::new();
         if let (Ok(outgoing), true) = (&rendered, self.journal.wants_bodies()) {
             let is_hidden = endpoint.payload.encrypt.is_some();
@@ -129,15 +136,23 @@ impl Pipeline {
             });
             exchanges.extend(of_each);
         }
-        let id = batch_id(&members);
         let facts = Facts {
             id: &id,
             ..first.facts()
         };
-        let attempt = self.send(rendered, target, facts).await;
+        let mut seen = members
+            .iter()
+            .find_map(|member| self.taps.wanted(&member.job.delivery));
+        let attempt = self
+            .send(rendered, target, facts, seen.as_deref_mut())
+            .await;
+        let seen: Option<Arc<Seen>> = seen.map(Arc::from);
         target.meters.duration.observe(attempt.took.as_secs_f64());
         target.meters.batched(members.len());
         let delivered = target.subscription.answers.accept(&attempt.outcome);
+        if let Some(span) = span {
+            span.ended(&attempt, delivered);
+        }
         log(target, &id, members.len(), &attempt, delivered);
         let mut exchanges = exchanges.into_iter();
         let is_one = members.len() == 1;
@@ -153,6 +168,7 @@ impl Pipeline {
                     attempt: attempt.clone(),
                     parked_beside: member.job.ticket.is_gone(),
                     exchange: exchanges.next(),
+                    seen: seen.clone(),
                 },
                 verdict: match is_one {
                     true => self.decide(&member.job, lane, &attempt.outcome),

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue};
 use super::json::{self, Json};
 use super::{Formed, Piece, RenderError, headers, raw};
 use crate::event::cloud;
+use crate::event::context::{Parent, TRACEPARENT, TRACESTATE, TraceContext};
 use crate::subscription::{CloudEvents, CloudEventsMode};
 
 const STRUCTURED: HeaderValue =
@@ -126,6 +127,18 @@ fn attributes(settings: &CloudEvents, piece: &Piece<'_>) -> Vec<(Box<str>, Json)
     let mut came: Vec<(Box<str>, Json)> = cloud::attributes(&event.headers)
         .map(|(name, value)| (name.into(), Json::Text(value.into())))
         .collect();
+    // Where the event began goes before where the message came from; neither is mixed with the other.
+    let began = came.iter().any(|(name, value)| {
+        let text = value.plain().unwrap_or_default();
+        **name == *TRACEPARENT && Parent::parse(text).is_some()
+    });
+    if !began {
+        came.retain(|(name, _)| ![TRACEPARENT, TRACESTATE].contains(&&**name));
+    }
+    let trace = match began {
+        true => TraceContext::default(),
+        false => TraceContext::of(event),
+    };
     let mut all: Vec<(Box<str>, Json)> = Vec::with_capacity(came.len() + 6);
     let mut put = |name: &str, made: Option<String>| {
         let at = came.iter().position(|(other, _)| **other == *name);
@@ -144,6 +157,8 @@ fn attributes(settings: &CloudEvents, piece: &Piece<'_>) -> Vec<(Box<str>, Json)
     put("type", Some(kind.to_owned()));
     put("time", Some(piece.at.to_string()));
     put("subject", None);
+    put(TRACEPARENT, trace.traceparent.map(Into::into));
+    put(TRACESTATE, trace.tracestate.map(Into::into));
     // Of a message that has its data's type as its own.
     came.retain(|(name, _)| **name != *CONTENT_TYPE);
     if !piece.data().bytes.is_empty() {

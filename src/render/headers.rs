@@ -4,17 +4,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENC
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::event::Event;
+use crate::event::context::TraceContext;
 use crate::subscription::Endpoint;
-
-/// The only headers of a message that are passed on: trace context has to cross us. The others may
-/// be internal, and they are in the body's hands if receivers are to have them.
-static TRACE: [HeaderName; 3] = [
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-    HeaderName::from_static("baggage"),
-];
-/// The largest limit among those that the W3C sets for them.
-const MAX_TRACE_BYTES: usize = 8192;
 
 /// These say how a message travels on one connection, which is the client's to say.
 static OF_THE_CONNECTION: [HeaderName; 9] = [
@@ -40,14 +31,13 @@ pub(super) fn of(endpoint: &Endpoint) -> HeaderMap {
     headers
 }
 
+/// The only headers of a message that are passed on: trace context has to cross us. The others may
+/// be internal, and they are in the body's hands if receivers are to have them.
 pub(super) fn pass_on_trace(event: &Event, headers: &mut HeaderMap) {
-    for (name, given) in event.headers.iter() {
-        let Some(known) = TRACE.iter().find(|t| t.as_str().eq_ignore_ascii_case(name)) else {
-            continue;
-        };
-        let given = given.as_str().filter(|text| text.len() <= MAX_TRACE_BYTES);
-        if let Some(value) = given.and_then(value) {
-            headers.entry(known).or_insert(value);
+    for (name, value) in TraceContext::of(event).fields() {
+        if let Some(value) = self::value(value) {
+            let name = HeaderName::from_static(name);
+            headers.entry(name).or_insert(value);
         }
     }
 }

@@ -151,6 +151,7 @@ impl Admin {
             embedded: BTreeMap::from([(name.clone(), broker.clone())]),
             default_broker: Some(name),
             operations: hookbridge::operations::Operations::new(Default::default()),
+            taps: hookbridge::pipeline::Taps::new("i".into(), Default::default()),
             traces: Arc::default(),
             control: Arc::new(Uncontrolled),
             subscriptions: changes.clone(),

@@ -209,6 +209,7 @@ admin: {}
 delivery: {}
 limits: {}
 attempts: {}
+telemetry: { otlp: { endpoint: http://h:4318 } }
 brokers: { rabbit: { rabbitmq: { url: amqp://h } }, here: { embedded: {} } }
 sources: { s: { broker: rabbit, queue: q }, d: { broker: here, topics: [t], decode: { registry: { url: https://h/ } } } }
 endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, options: { url: https://h/, signature: none, handshake: { options: {} } }, challenge: { url: https://h/, signature: none, handshake: { challenge: {} } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, batch: { url: https://h/, signature: none, batch: {} }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
@@ -220,6 +221,7 @@ subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_Mf
         ("delivery", "/delivery"),
         ("limits", "/limits"),
         ("attempts", "/attempts"),
+        ("telemetry.otlp", "/telemetry/otlp"),
         ("broker", "/brokers/here"),
         ("embedded", "/brokers/here/embedded"),
         ("source", "/sources/s"),

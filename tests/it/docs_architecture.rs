@@ -163,7 +163,7 @@ fn every_page_is_on_the_readme_s_map() {
 fn one_function_calls_the_courier() {
     let calling = naming(
         &sources("src"),
-        &["courier\n                    .attempt(", "courier.attempt("],
+        &["courier\n                    .watched(", "courier.attempt("],
     );
     // A ping of `doctor` is no delivery.
     assert_eq!(

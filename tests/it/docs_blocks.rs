@@ -304,6 +304,7 @@ fn every_problem_that_publishing_may_have_is_documented() {
             "read-only",
             "too-many-jobs",
             "wrong-content-type",
+            "too-many-taps",
             "wrong-method",
         ];
         if is_problem && !elsewhere.contains(&name) {

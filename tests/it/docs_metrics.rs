@@ -7,7 +7,7 @@ use hookbridge::delivery::{Reason, WaitKind};
 use hookbridge::meters::Meters;
 
 /// Metrics by name: their type and labels.
-type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+pub type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
 /// All metrics there are, each with a value.
 fn encoded() -> Metrics {
@@ -23,6 +23,8 @@ fn encoded() -> Metrics {
     meters.refusals("shop").inc();
     meters.expired("shop").inc();
     meters.reloaded(true, 0);
+    meters.config("0123456789ab");
+    meters.brokers_with(|| vec![("shop".to_owned(), true)]);
     meters.count_with("log_lines_lost", "Log lines not written", || 0);
     let text = meters.encode();
     let mut found = Metrics::new();
@@ -61,7 +63,7 @@ fn encoded() -> Metrics {
     found
 }
 
-fn documented() -> Metrics {
+pub fn documented() -> Metrics {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     let text = std::fs::read_to_string(path).unwrap();
     let table = text.split("<!-- metrics -->").nth(1).unwrap();
@@ -97,6 +99,9 @@ fn labels_are_of_known_kinds() {
         "status_class",
         "version",
         "partition",
+        // Of what the release was built of, and of the config in force: one at a time.
+        "commit",
+        "hash",
     ];
     for (metric, (_, labels)) in encoded() {
         for label in labels {

@@ -1,7 +1,8 @@
 //! The keys at the top, and those of everything that belongs to the bridge itself.
 
 use super::{
-    BROKER, CASE, ENDPOINT, Form, MANDATORY, SOURCE, SUBSCRIPTION, Section, VERSION, WINDOW, key,
+    BROKER, CASE, ENDPOINT, Form, MANDATORY, SOURCE, SUBSCRIPTION, Section, TELEMETRY, VERSION,
+    WINDOW, key,
 };
 
 /// The whole file.
@@ -67,6 +68,12 @@ pub static TOP: Section = Section {
             Form::Section(&RELOAD),
             "",
             "When this file is read again.",
+        ),
+        key(
+            "telemetry",
+            Form::Section(&TELEMETRY),
+            "",
+            "Spans of what is done, for a collector.",
         ),
         key(
             "brokers",

@@ -1,0 +1,89 @@
+//! The live stream of attempts, as server-sent events: `listening` at first, then `attempt` for each,
+//! and `lost` with how many were dropped because the reader is too slow.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State as Extract;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::get;
+use futures_util::stream::{self, Stream, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::State;
+use super::ask;
+use super::problem::Problem;
+use crate::journal::{Query, Status};
+use crate::pipeline::{Filter, Heard, Tap};
+
+/// A sign of life, so that neither side takes the other for gone.
+const ALIVE: Duration = Duration::from_secs(15);
+
+/// Needs the scope `read`.
+pub fn reading() -> Router<State> {
+    Router::new().route("/v1/tap", get(tap))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    id: Option<String>,
+    subscription: Option<String>,
+    status: Option<String>,
+    r#type: Option<String>,
+    topic: Option<String>,
+    /// Requests and answers, too; they are, unless this is false.
+    exchanges: Option<bool>,
+}
+
+async fn tap(
+    Extract(state): Extract<State>,
+    ask::Query(asked): ask::Query<Asked>,
+) -> Result<impl IntoResponse, Problem> {
+    let status = asked.status.map(|status| status.parse::<Status>());
+    let query = Query {
+        id: asked.id,
+        subscription: asked.subscription,
+        status: status.transpose().map_err(Problem::bad_request)?,
+        kind: asked.r#type,
+        topic: asked.topic,
+        attempts_only: true,
+        ..Query::default()
+    };
+    let filter = Filter {
+        query,
+        without_exchanges: asked.exchanges == Some(false),
+    };
+    let tap = state.taps.listen(filter).ok_or_else(|| {
+        Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-taps",
+            "Too many listen already",
+            "end another `hookbridge tap` or `attempts --follow` first",
+        )
+    })?;
+    let alive = KeepAlive::new().interval(ALIVE);
+    Ok(Sse::new(events(tap)).keep_alive(alive))
+}
+
+fn events(tap: Tap) -> impl Stream<Item = Result<Event, Infallible>> {
+    let first = event("listening", &json!({ "listening": true }));
+    let rest = stream::unfold(tap, |mut tap| async {
+        let event = match tap.next().await? {
+            Heard::Attempt(tapped) => event("attempt", &*tapped),
+            Heard::Lost(count) => event("lost", &json!({ "lost": count })),
+        };
+        Some((event, tap))
+    });
+    stream::once(std::future::ready(first)).chain(rest).map(Ok)
+}
+
+fn event(name: &str, data: &impl Serialize) -> Event {
+    let event = Event::default().event(name);
+    // JSON has no line breaks of its own.
+    event.data(serde_json::to_string(data).unwrap_or_default())
+}
