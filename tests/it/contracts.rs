@@ -18,11 +18,11 @@ async fn publish(bridge: &Bridge, topic: &str, id: &str, time: jiff::Timestamp, 
     let request = reqwest::Client::new().post(url).body(body.to_owned());
     let request = request
         .header("content-type", "application/json")
-        .header("hookbridge-header-ce-specversion", "1.0")
-        .header("hookbridge-header-ce-id", id)
-        .header("hookbridge-header-ce-source", "test")
-        .header("hookbridge-header-ce-type", "order")
-        .header("hookbridge-header-ce-time", time.to_string());
+        .header("hookbridge-header-ce_specversion", "1.0")
+        .header("hookbridge-header-ce_id", id)
+        .header("hookbridge-header-ce_source", "test")
+        .header("hookbridge-header-ce_type", "order")
+        .header("hookbridge-header-ce_time", time.to_string());
     let answer = request.send().await.expect("the admin answers");
     assert_eq!(answer.status().as_u16(), 202);
 }
