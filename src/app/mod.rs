@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::broker::Broker;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::deliver::Courier;
 use crate::journal::Journal;
 use crate::meters::Meters;

@@ -57,7 +57,7 @@ impl Reloader {
     pub fn new(
         config: &Config,
         from: From,
-        store: Arc<Store>,
+        registry: Arc<Registry>,
         pipeline: Arc<Pipeline>,
         meters: Arc<Meters>,
     ) -> Arc<Self> {

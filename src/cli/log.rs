@@ -23,7 +23,7 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let admin = Admin::running(&args.config.load()?).await?;
     let log: Log = match args.filter {
-        Some(filter) => admin.put("/v1/log", &Log { filter }).await?,
+        Some(filter) => admin.put("/v1/log", None, &Log { filter }).await?,
         None => admin.get("/v1/log", &[]).await?,
     };
     match args.json {

@@ -178,6 +178,7 @@ fn headline(entry: &Entry) -> String {
         Then::Retry => "retried later",
         Then::Hold => "held",
         Then::DeadLetter => "dead-lettered",
+        Then::Shadow => "a shadow, and not sent",
     };
     let (subscription, event) = (visible(&entry.subscription), visible(&entry.event));
     format!(

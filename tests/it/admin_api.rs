@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hookbridge::admin::{
-    self, Change, Component, Condition, Control, NotChanged, Readiness, Scope, State, Subscriptions,
-    Token,
+    self, Change, Component, Condition, Control, NotChanged, Readiness, Scope, State,
+    Subscriptions, Token,
 };
 use hookbridge::broker::Naming;
 use hookbridge::broker::embedded::{Embedded, Settings, SourceSettings};

@@ -215,7 +215,7 @@ sources: { s: { broker: rabbit, queue: q }, d: { broker: here, topics: [t], deco
 endpoints: { e: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw, breaker: {} }, github: { url: https://h/, secret: 0123456789abcdef, signature: { github: {} } }, shopify: { url: https://h/, secret: 0123456789abcdef, signature: { shopify: {} } }, woocommerce: { url: https://h/, secret: 0123456789abcdef, signature: { woocommerce: {} } }, jira: { url: https://h/, secret: 0123456789abcdef, signature: { jira: {} } }, gitlab: { url: https://h/, secret: 0123456789abcdef, signature: { gitlab: {} } }, hmac: { url: https://h/, secret: 0123456789abcdef, signature: { hmac: { header: x-sig } } }, options: { url: https://h/, signature: none, handshake: { options: {} } }, challenge: { url: https://h/, signature: none, handshake: { challenge: {} } }, xml: { url: https://h/, signature: none, format: { xml: {} } }, batch: { url: https://h/, signature: none, batch: {} }, template: { url: https://h/, signature: none, format: { template: {} } }, tokens: { url: https://h/, signature: none, auth: { oauth2: { token_url: https://h/, client_id: i, client_secret: s } } } }
 subscriptions: { x: { topics: [t], endpoint: { url: https://h/, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw }, breaker: {}, max_age: { after: 1h }, max_parked: {}, retry: {} } }
 ";
-    const PLACES: [(&str, &str); 28] = [
+    const PLACES: [(&str, &str); 29] = [
         ("config", ""),
         ("admin", "/admin"),
         ("delivery", "/delivery"),

@@ -22,7 +22,7 @@ async fn what_was_answered_outlives_kill_9() {
     let mut answered: Vec<(String, Value)> = Vec::new();
     for round in 0..kills {
         let made = (0..at_once).map(async |number| {
-            let name = format!("s{round:03}-{number}");
+            let name = format!("s{round:03}-{number:02}");
             let body = json!({ "name": name, "topics": ["x"], "endpoint": "shared" });
             let made = post(&bridge, ALL, &body).await.with(201);
             (name, made.body["uid"].clone())
