@@ -63,7 +63,8 @@ impl Identity {
 
 /// Whether a body of this content type is a whole CloudEvent.
 pub fn is_structured(content_type: Option<&str>) -> bool {
-    let essence = content_type.and_then(|given| given.split(';').next());
+    let long_enough = content_type.filter(|given| given.len() >= STRUCTURED.len());
+    let essence = long_enough.and_then(|given| given.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case(STRUCTURED))
 }
 

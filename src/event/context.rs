@@ -91,7 +91,22 @@ pub struct TraceContext<'a> {
 #[derive(Default)]
 struct Given<'a>([Vec<&'a str>; 3]);
 
+/// Whether a header may be one of them, by how it begins: an attribute of a CloudEvent begins with `ce`
+/// or `cloudEvents`.
+fn may_be(name: &str) -> bool {
+    matches!(
+        name.as_bytes().first(),
+        Some(b't' | b'T' | b'b' | b'B' | b'c' | b'C')
+    )
+}
+
 impl<'a> TraceContext<'a> {
+    /// Whether there may be any: of most messages it is known at once that there is none.
+    pub fn is_likely(event: &Event) -> bool {
+        event.headers.iter().any(|(name, _)| may_be(name))
+            || cloud::is_structured(event.content_type.as_deref())
+    }
+
     /// Of the headers, else of the attributes of a CloudEvent, which say where the event began.
     pub fn of(event: &'a Event) -> Self {
         let mut plain = Given::default();

@@ -34,6 +34,9 @@ pub(super) fn of(endpoint: &Endpoint) -> HeaderMap {
 /// The only headers of a message that are passed on: trace context has to cross us. The others may
 /// be internal, and they are in the body's hands if receivers are to have them.
 pub(super) fn pass_on_trace(event: &Event, headers: &mut HeaderMap) {
+    if !TraceContext::is_likely(event) {
+        return;
+    }
     for (name, value) in TraceContext::of(event).fields() {
         if let Some(value) = self::value(value) {
             let name = HeaderName::from_static(name);
