@@ -360,7 +360,7 @@ async fn embedded_replays_a_part_to_one_subscription() {
     assert!(oldest.as_str().unwrap() < marks[0].as_str(), "{oldest}");
     assert_eq!(
         sources,
-        json!({ "sources": [{ "name": "orders", "broker": "here", "kind": "embedded", "replay": true, "oldest": null }] })
+        json!({ "sources": [{ "name": "orders", "broker": "here", "kind": "embedded", "paused": false, "replay": true, "oldest": null }] })
     );
 
     // Ctrl-C ends it between two events, and it says where to go on.
