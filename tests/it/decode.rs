@@ -383,15 +383,23 @@ async fn while_the_registry_is_away_its_source_waits_and_nothing_is_lost() {
     let first = at(&requests, "/large")[0].clone();
     assert_eq!(read(&first)["data"]["total"], 120.5);
     // It has failed once and is parked: it comes back when nobody knows the schema any more.
+    let parked_for = |reason: &str| {
+        format!(r#"hookbridge_deliveries_parked_total{{subscription="large",reason="{reason}"}}"#)
+    };
+    let retried = parked_for("retry");
+    eventually("it is parked", WITHIN, async || {
+        (bridge.metric(&retried).await >= 1.0).then_some(())
+    })
+    .await;
     drop(registry);
     bridge.kill9_and_restart().await;
     eventually("the wait is told", WITHIN, async || {
         (bridge.metric(paused).await == 1.0).then_some(())
     })
     .await;
-    let parked = r#"hookbridge_deliveries_parked_total{subscription="large",reason="hold"}"#;
+    let held = parked_for("hold");
     eventually("it is held", WITHIN, async || {
-        (bridge.metric(parked).await >= 1.0).then_some(())
+        (bridge.metric(&held).await >= 1.0).then_some(())
     })
     .await;
     let _registry = Registry::start_at(port);
