@@ -21,6 +21,7 @@ mod problem;
 mod registration;
 mod replays;
 mod sources;
+mod strict;
 mod subscriptions;
 mod tap;
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::State as Extract;
+use axum::extract::{FromRequestParts, State as Extract};
 use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 use super::State;
 use super::ask::{Path, Query};
 use super::problem::{Problem, Wrong};
+use super::strict::Strict;
 use crate::operations::subscriptions::{
     Answered, Cursor, DEFAULT_OVERLAP, Edit, LONGEST_OVERLAP, MOST_ON_A_PAGE, Once, Precondition,
     Refused, Registry, Rotation, Wish,
@@ -91,33 +93,42 @@ async fn show(
     Ok(written(StatusCode::OK, answered))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct How {
-    #[serde(default)]
-    dry_run: bool,
+/// What every change has: where it is made, and how it is wished for.
+struct Asked {
+    registry: Arc<Registry>,
+    wish: Wish,
 }
 
-impl How {
-    fn wish(self, headers: &HeaderMap) -> Result<Wish, Problem> {
-        Ok(Wish {
-            dry_run: self.dry_run,
-            if_match: precondition(headers)?,
+impl FromRequestParts<State> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct How {
+            #[serde(default)]
+            dry_run: bool,
+        }
+        let Query(how) = Query::<How>::from_request_parts(parts, state).await?;
+        Ok(Self {
+            registry: registry(state)?.clone(),
+            wish: Wish {
+                dry_run: how.dry_run,
+                if_match: precondition(&parts.headers)?,
+            },
         })
     }
 }
 
 async fn create(
-    Extract(state): Extract<State>,
-    Query(how): Query<How>,
+    Asked { registry, wish }: Asked,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let registry = registry(&state)?;
     let once = once(&headers)?;
     let document = read(&headers, body, &["application/json"]).await?;
-    let dry_run = how.dry_run;
-    let answered = registry.create(document, how.wish(&headers)?, once).await?;
+    let dry_run = wish.dry_run;
+    let answered = registry.create(document, wish, once).await?;
     let location = format!("/v1/subscriptions/{}", answered.name);
     let mut response = match dry_run {
         true => return Ok(written(StatusCode::OK, answered)),
@@ -129,41 +140,33 @@ async fn create(
 }
 
 async fn replace(
-    Extract(state): Extract<State>,
     Path(name): Path<String>,
-    Query(how): Query<How>,
+    Asked { registry, wish }: Asked,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let registry = registry(&state)?;
     let document = read(&headers, body, &["application/json"]).await?;
-    let edit = Edit::Replace(document);
-    let answered = registry.change(name, edit, how.wish(&headers)?).await?;
+    let answered = registry.change(name, Edit::Replace(document), wish).await?;
     Ok(written(StatusCode::OK, answered))
 }
 
 async fn merge(
-    Extract(state): Extract<State>,
     Path(name): Path<String>,
-    Query(how): Query<How>,
+    Asked { registry, wish }: Asked,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let registry = registry(&state)?;
     let kinds = ["application/merge-patch+json", "application/json"];
     let patch = read(&headers, body, &kinds).await?;
-    let edit = Edit::Merge(patch);
-    let answered = registry.change(name, edit, how.wish(&headers)?).await?;
+    let answered = registry.change(name, Edit::Merge(patch), wish).await?;
     Ok(written(StatusCode::OK, answered))
 }
 
 async fn remove(
-    Extract(state): Extract<State>,
     Path(name): Path<String>,
-    Query(how): Query<How>,
-    headers: HeaderMap,
+    Asked { registry, wish }: Asked,
 ) -> Result<StatusCode, Problem> {
-    registry(&state)?.remove(name, how.wish(&headers)?).await?;
+    registry.remove(name, wish).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -180,13 +183,11 @@ pub struct Rotate {
 }
 
 async fn rotate(
-    Extract(state): Extract<State>,
     Path(name): Path<String>,
-    Query(how): Query<How>,
+    Asked { registry, wish }: Asked,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let registry = registry(&state)?;
     let body = bytes(body).await?;
     let asked: Rotate = match body.trim_ascii() {
         b"" => Rotate::default(),
@@ -202,7 +203,7 @@ async fn rotate(
             .map_or(Ok(DEFAULT_OVERLAP), overlap)?,
         secret: asked.secret.map(Secret::new),
     };
-    let answered = registry.rotate(name, rotation, how.wish(&headers)?).await?;
+    let answered = registry.rotate(name, rotation, wish).await?;
     Ok(written(StatusCode::OK, answered))
 }
 
@@ -281,7 +282,7 @@ async fn bytes(body: Body) -> Result<bytes::Bytes, Problem> {
 async fn read(headers: &HeaderMap, body: Body, kinds: &[&str]) -> Result<Value, Problem> {
     of_kind(headers, kinds)?;
     let body = bytes(body).await?;
-    let read: Written = serde_json::from_slice(&body)
+    let read: Strict = serde_json::from_slice(&body)
         .map_err(|why| Problem::bad_request(format!("this is not JSON: {why}")))?;
     Ok(read.0)
 }
@@ -375,81 +376,9 @@ impl From<Refused> for Problem {
     }
 }
 
-/// JSON in which no key is there twice: which of them counts, readers do not agree on.
-struct Written(Value);
-
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OnlyOnce).map(Self)
-    }
-}
-
-struct OnlyOnce;
-
-impl<'de> serde::de::Visitor<'de> for OnlyOnce {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(Written(item)) = list.next_element()? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut read = serde_json::Map::new();
-        while let Some((key, Written(value))) = map.next_entry::<String, Written>()? {
-            if read.contains_key(&key) {
-                let twice = format!("`{key}` is there twice");
-                return Err(serde::de::Error::custom(twice));
-            }
-            read.insert(key, value);
-        }
-        Ok(Value::Object(read))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_that_is_there_twice_is_refused() {
-        let read = |text: &str| serde_json::from_str::<Written>(text);
-        let good = r#"{"a":[1,-2,2.5,null,true,"x"],"b":{"a":1}}"#;
-        assert_eq!(read(good).unwrap().0.to_string(), good);
-        let why = read(r#"{"b":{"a":1,"a":2}}"#).err().unwrap().to_string();
-        assert!(why.contains("`a` is there twice"), "{why}");
-    }
 
     #[test]
     fn tags_are_read_from_their_list() {
