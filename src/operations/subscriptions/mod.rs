@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{MutexGuard, Notify};
 use tracing::info;
 
 use crate::deliver::signature::new_secret;
@@ -261,9 +261,7 @@ impl Registry {
     ) -> Result<Answered, Refused> {
         let registry = self.clone();
         to_its_end(async move {
-            let settings = registry.settings.lock().await;
-            let before = registry.registered(&settings, &which)?;
-            wish.if_match.check(&before)?;
+            let (settings, before) = registry.turn(&which, &wish).await?;
             let change = registry.change_now(&settings, before, edit, wish.dry_run);
             change.await
         })
@@ -325,9 +323,7 @@ impl Registry {
     pub async fn remove(self: &Arc<Self>, which: String, wish: Wish) -> Result<(), Refused> {
         let registry = self.clone();
         to_its_end(async move {
-            let settings = registry.settings.lock().await;
-            let record = registry.registered(&settings, &which)?;
-            wish.if_match.check(&record)?;
+            let (_settings, record) = registry.turn(&which, &wish).await?;
             if wish.dry_run {
                 return Ok(());
             }
@@ -470,6 +466,18 @@ impl Registry {
         record
             .map(|record| Found::Registered(Box::new(record)))
             .ok_or(Refused::Unknown)
+    }
+
+    /// The turn to change the one that is meant, which is as the caller has seen it.
+    async fn turn(
+        &self,
+        which: &str,
+        wish: &Wish,
+    ) -> Result<(MutexGuard<'_, Settings>, Registered), Refused> {
+        let settings = self.settings.lock().await;
+        let record = self.registered(&settings, which)?;
+        wish.if_match.check(&record)?;
+        Ok((settings, record))
     }
 
     /// The one that may be changed here.

@@ -40,12 +40,9 @@ impl Registry {
     ) -> Result<Answered, Refused> {
         let registry = self.clone();
         to_its_end(async move {
-            let settings = registry.settings.lock().await;
-            let before = registry.registered(&settings, &which)?;
-            wish.if_match.check(&before)?;
-            registry
-                .rotate_now(&settings, before, rotation, wish.dry_run)
-                .await
+            let (settings, before) = registry.turn(&which, &wish).await?;
+            let rotated = registry.rotate_now(&settings, before, rotation, wish.dry_run);
+            rotated.await
         })
         .await
     }
