@@ -4,82 +4,26 @@
 //! traffic. Handles are looked up once, when a subscription or source is made ([`Meters::of_subscription`],
 //! [`Meters::of_source`]), and counted with for nanoseconds afterwards.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+mod labels;
+mod scraped;
+mod source;
+mod subscription;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use std::sync::{Arc, Mutex};
+
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::attempt::Outcome;
-use crate::delivery::{Reason, WaitKind};
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySource {
-    source: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySourceOutcome {
-    source: String,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySourceResult {
-    source: String,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySourceReason {
-    source: String,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySourcePartition {
-    source: String,
-    partition: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySubscription {
-    subscription: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySubscriptionReason {
-    subscription: String,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySubscriptionOutcome {
-    subscription: String,
-    outcome: &'static str,
-    status_class: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByResult {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByBroker {
-    broker: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByHash {
-    hash: String,
-}
+use self::labels::{
+    ByBroker, ByHash, ByResult, BySource, BySourceOutcome, BySourcePartition, BySourceReason,
+    BySourceResult, BySubscription, BySubscriptionOutcome, BySubscriptionReason,
+};
+use self::scraped::{Brokers, Elsewhere};
+pub use self::source::SourceMeters;
+pub use self::subscription::SubscriptionMeters;
 
 /// What this was built of, where whoever built it has said so.
 const COMMIT: &str = match option_env!("HOOKBRIDGE_COMMIT") {
@@ -144,134 +88,6 @@ pub struct JournalMeters {
     pub unpublished: Counter,
     /// What the ring holds.
     pub bytes: Gauge,
-}
-
-/// The handles of one source.
-#[derive(Clone)]
-pub struct SourceMeters {
-    pub received: Counter,
-    pub settled: Counter,
-    pub redelivered: Counter,
-    /// Deleted on the broker before they were taken.
-    pub gone: Counter,
-    pub matched: Counter,
-    pub unmatched: Counter,
-    /// Events whose body a filter looked into, and which was not JSON.
-    pub filter_not_json: Counter,
-    /// 1 while intake is paused because the broker refuses to park or dead-letter.
-    pub paused_by_broker: Gauge,
-    /// 1 while intake is paused because nobody can be reached from here.
-    pub paused_by_egress: Gauge,
-    /// 1 while its schema registry does not answer.
-    pub paused_by_registry: Gauge,
-    /// 1 while somebody has paused it.
-    pub paused_by_operator: Gauge,
-    pub decoded: Counter,
-    pub undecoded: Counter,
-    /// Events that break the source's contract.
-    pub invalid: Counter,
-    source: String,
-    lag: Family<BySourcePartition, Gauge>,
-}
-
-impl SourceMeters {
-    /// Messages of `partition` not yet settled.
-    pub fn lag(&self, partition: i32, messages: i64) {
-        let labels = BySourcePartition {
-            source: self.source.clone(),
-            partition: partition.to_string(),
-        };
-        self.lag.get_or_create(&labels).set(messages);
-    }
-}
-
-/// The handles of one subscription.
-#[derive(Clone)]
-pub struct SubscriptionMeters {
-    /// First-try and later successes with a 2xx, by far the most frequent.
-    pub delivered: Counter,
-    pub duration: Histogram,
-    pub age: Histogram,
-    pub in_flight: Gauge,
-    pub parked_retry: Counter,
-    pub parked_hold: Counter,
-    /// 0 open for traffic, 1 probing, 2 shut.
-    pub breaker: Gauge,
-    /// 1 while deliveries are held until the endpoint agrees to get them.
-    pub unverified: Gauge,
-    /// Where it adapts.
-    pub concurrency: Gauge,
-    pub rate_limited: Counter,
-    subscription: String,
-    stale: Family<BySubscription, Counter>,
-    attempts: Family<BySubscriptionOutcome, Counter>,
-    dead_letters: Family<BySubscriptionReason, Counter>,
-    batches: SizesFamily,
-}
-
-impl SubscriptionMeters {
-    /// An attempt that was not delivered.
-    pub fn failed(&self, status_class: &'static str) {
-        let labels = BySubscriptionOutcome {
-            subscription: self.subscription.clone(),
-            outcome: "failed",
-            status_class,
-        };
-        self.attempts.get_or_create(&labels).inc();
-    }
-
-    /// A delivery that was rendered and signed, and not sent: it is for a shadow.
-    pub fn withheld(&self) {
-        let labels = BySubscriptionOutcome {
-            subscription: self.subscription.clone(),
-            outcome: Outcome::SHADOW,
-            status_class: Outcome::SHADOW,
-        };
-        self.attempts.get_or_create(&labels).inc();
-    }
-
-    /// A delivery that was settled without being sent, since its event is too old.
-    pub fn stale(&self) {
-        let labels = BySubscription {
-            subscription: self.subscription.clone(),
-        };
-        self.stale.get_or_create(&labels).inc();
-    }
-
-    /// A request with so many deliveries in it.
-    pub fn batched(&self, deliveries: usize) {
-        let labels = BySubscription {
-            subscription: self.subscription.clone(),
-        };
-        self.batches
-            .get_or_create(&labels)
-            .observe(deliveries as f64);
-    }
-
-    /// An attempt that was delivered by another answer than a 2xx.
-    pub fn delivered_by(&self, status_class: &'static str) {
-        let labels = BySubscriptionOutcome {
-            subscription: self.subscription.clone(),
-            outcome: "delivered",
-            status_class,
-        };
-        self.attempts.get_or_create(&labels).inc();
-    }
-
-    pub fn parked(&self, kind: WaitKind) {
-        match kind {
-            WaitKind::Retry => self.parked_retry.inc(),
-            WaitKind::Hold => self.parked_hold.inc(),
-        };
-    }
-
-    pub fn dead(&self, reason: Reason) {
-        let labels = BySubscriptionReason {
-            subscription: self.subscription.clone(),
-            reason: reason.as_str(),
-        };
-        self.dead_letters.get_or_create(&labels).inc();
-    }
 }
 
 /// The metric of these labels. A function, so that the family's lock is free again when it returns:
@@ -516,74 +332,6 @@ impl Meters {
         })
     }
 
-    pub fn of_source(&self, source: &str) -> SourceMeters {
-        let by = BySource {
-            source: source.to_owned(),
-        };
-        let outcome = |outcome| BySourceOutcome {
-            source: source.to_owned(),
-            outcome,
-        };
-        let result = |result| BySourceResult {
-            source: source.to_owned(),
-            result,
-        };
-        let reason = |reason| BySourceReason {
-            source: source.to_owned(),
-            reason,
-        };
-        SourceMeters {
-            received: handle(&self.received, &by),
-            settled: handle(&self.settled, &outcome("settled")),
-            redelivered: handle(&self.settled, &outcome("redeliver")),
-            gone: handle(&self.gone, &by),
-            matched: handle(&self.matched, &result("matched")),
-            unmatched: handle(&self.matched, &result("unmatched")),
-            filter_not_json: handle(&self.filter_not_json, &by),
-            paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
-            paused_by_egress: handle(&self.paused, &reason("egress")),
-            paused_by_registry: handle(&self.paused, &reason("registry")),
-            paused_by_operator: handle(&self.paused, &reason("operator")),
-            decoded: handle(&self.decoded, &result("decoded")),
-            undecoded: handle(&self.decoded, &result("failed")),
-            invalid: handle(&self.invalid, &by),
-            source: source.to_owned(),
-            lag: self.lag.clone(),
-        }
-    }
-
-    pub fn of_subscription(&self, subscription: &str) -> SubscriptionMeters {
-        let by = BySubscription {
-            subscription: subscription.to_owned(),
-        };
-        let parked = |reason| BySubscriptionReason {
-            subscription: subscription.to_owned(),
-            reason,
-        };
-        let delivered = BySubscriptionOutcome {
-            subscription: subscription.to_owned(),
-            outcome: "delivered",
-            status_class: "2xx",
-        };
-        SubscriptionMeters {
-            delivered: handle(&self.attempts, &delivered),
-            duration: handle(&self.duration, &by),
-            age: handle(&self.age, &by),
-            in_flight: handle(&self.in_flight, &by),
-            parked_retry: handle(&self.parked, &parked("retry")),
-            parked_hold: handle(&self.parked, &parked("hold")),
-            breaker: handle(&self.breaker, &by),
-            unverified: handle(&self.unverified, &by),
-            concurrency: handle(&self.concurrency, &by),
-            rate_limited: handle(&self.rate_limited, &by),
-            subscription: subscription.to_owned(),
-            stale: self.stale.clone(),
-            attempts: self.attempts.clone(),
-            dead_letters: self.dead_letters.clone(),
-            batches: self.batches.clone(),
-        }
-    }
-
     /// Parks and dead letters that `broker` did not confirm.
     pub fn refusals(&self, broker: &str) -> Counter {
         handle(
@@ -653,47 +401,10 @@ impl Meters {
     }
 }
 
-#[derive(Debug)]
-struct Elsewhere {
-    name: &'static str,
-    help: &'static str,
-    count: fn() -> u64,
-}
-
-impl Collector for Elsewhere {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let counter = ConstCounter::new((self.count)());
-        let metric =
-            encoder.encode_descriptor(self.name, self.help, None, counter.metric_type())?;
-        counter.encode(metric)
-    }
-}
-
-struct Brokers(Box<dyn Fn() -> Vec<(String, bool)> + Send + Sync>);
-
-impl std::fmt::Debug for Brokers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Brokers")
-    }
-}
-
-impl Collector for Brokers {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help = "1 while the broker is connected and works";
-        let kind = MetricType::Gauge;
-        let mut metric = encoder.encode_descriptor("broker_up", help, None, kind)?;
-        for (broker, up) in (self.0)() {
-            let labels = ByBroker { broker };
-            let gauge = ConstGauge::new(i64::from(up));
-            gauge.encode(metric.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Reason;
 
     #[test]
     fn counted_things_are_scraped_under_their_documented_names() {

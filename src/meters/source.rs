@@ -1,0 +1,85 @@
+//! What is counted of one source.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::labels::{BySource, BySourceOutcome, BySourcePartition, BySourceReason, BySourceResult};
+use super::{Meters, handle};
+
+/// The handles of one source.
+#[derive(Clone)]
+pub struct SourceMeters {
+    pub received: Counter,
+    pub settled: Counter,
+    pub redelivered: Counter,
+    /// Deleted on the broker before they were taken.
+    pub gone: Counter,
+    pub matched: Counter,
+    pub unmatched: Counter,
+    /// Events whose body a filter looked into, and which was not JSON.
+    pub filter_not_json: Counter,
+    /// 1 while intake is paused because the broker refuses to park or dead-letter.
+    pub paused_by_broker: Gauge,
+    /// 1 while intake is paused because nobody can be reached from here.
+    pub paused_by_egress: Gauge,
+    /// 1 while its schema registry does not answer.
+    pub paused_by_registry: Gauge,
+    /// 1 while somebody has paused it.
+    pub paused_by_operator: Gauge,
+    pub decoded: Counter,
+    pub undecoded: Counter,
+    /// Events that break the source's contract.
+    pub invalid: Counter,
+    source: String,
+    lag: Family<BySourcePartition, Gauge>,
+}
+
+impl SourceMeters {
+    /// Messages of `partition` not yet settled.
+    pub fn lag(&self, partition: i32, messages: i64) {
+        let labels = BySourcePartition {
+            source: self.source.clone(),
+            partition: partition.to_string(),
+        };
+        self.lag.get_or_create(&labels).set(messages);
+    }
+}
+
+impl Meters {
+    pub fn of_source(&self, source: &str) -> SourceMeters {
+        let by = BySource {
+            source: source.to_owned(),
+        };
+        let outcome = |outcome| BySourceOutcome {
+            source: source.to_owned(),
+            outcome,
+        };
+        let result = |result| BySourceResult {
+            source: source.to_owned(),
+            result,
+        };
+        let reason = |reason| BySourceReason {
+            source: source.to_owned(),
+            reason,
+        };
+        SourceMeters {
+            received: handle(&self.received, &by),
+            settled: handle(&self.settled, &outcome("settled")),
+            redelivered: handle(&self.settled, &outcome("redeliver")),
+            gone: handle(&self.gone, &by),
+            matched: handle(&self.matched, &result("matched")),
+            unmatched: handle(&self.matched, &result("unmatched")),
+            filter_not_json: handle(&self.filter_not_json, &by),
+            paused_by_broker: handle(&self.paused, &reason("broker_refuses")),
+            paused_by_egress: handle(&self.paused, &reason("egress")),
+            paused_by_registry: handle(&self.paused, &reason("registry")),
+            paused_by_operator: handle(&self.paused, &reason("operator")),
+            decoded: handle(&self.decoded, &result("decoded")),
+            undecoded: handle(&self.decoded, &result("failed")),
+            invalid: handle(&self.invalid, &by),
+            source: source.to_owned(),
+            lag: self.lag.clone(),
+        }
+    }
+}
