@@ -199,9 +199,14 @@ async fn pump(
     counts: Arc<Counts>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
+    // What a network has swallowed does not come later: a connection that goes on behind a hole
+    // would be one that no network makes.
+    let mut is_dead = false;
     loop {
         let now = *mode.borrow_and_update();
+        is_dead |= matches!(now, Mode::HalfOpen { since } if number < since);
         match now {
+            _ if is_dead && !matches!(now, Mode::Cut | Mode::Reset) => {}
             Mode::Stall => {
                 if mode.changed().await.is_err() {
                     return;
@@ -229,10 +234,13 @@ async fn pump(
         };
         let Ok(length @ 1..) = read else { return };
         counts.bytes.fetch_add(length as u64, Ordering::SeqCst);
+        if is_dead {
+            continue;
+        }
         let passed = match &mut answers {
-            None => pass(&buffer[..length], &mut to, now, number).await,
+            None => pass(&buffer[..length], &mut to, now).await,
             Some(answers) => match answers.whole(&buffer[..length]) {
-                Some(whole) => pass(&whole, &mut to, now, number).await,
+                Some(whole) => pass(&whole, &mut to, now).await,
                 None => continue,
             },
         };
@@ -242,14 +250,8 @@ async fn pump(
     }
 }
 
-async fn pass(
-    piece: &[u8],
-    to: &mut OwnedWriteHalf,
-    mode: Mode,
-    number: u64,
-) -> std::io::Result<()> {
+async fn pass(piece: &[u8], to: &mut OwnedWriteHalf, mode: Mode) -> std::io::Result<()> {
     match mode {
-        Mode::HalfOpen { since } if number < since => Ok(()),
         Mode::Latency(by) => {
             tokio::time::sleep(by).await;
             to.write_all(piece).await
