@@ -263,6 +263,12 @@ fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
         let each = text.split(',').map(|tag| tag.trim().to_owned());
         tags.extend(each.filter(|tag| !tag.is_empty()));
     }
+    // One that is there and says nothing comes of a variable that was empty: not a wish for anything.
+    if tags.is_empty() && headers.contains_key(header::IF_MATCH) {
+        return Err(Problem::bad_request(
+            "`If-Match` is there and has no ETag in it",
+        ));
+    }
     let any = tags.iter().any(|tag| tag == "*");
     Ok(match tags.is_empty() || any {
         true => Precondition::None,

@@ -230,6 +230,7 @@ async fn nobody_overwrites_what_they_have_not_seen() {
     let stale = change(Method::PATCH, Some(&patch), &tag).await.with(412);
     assert_eq!(stale.body["type"], "urn:hookbridge:problem:changed");
     change(Method::DELETE, None, &tag).await.with(412);
+    change(Method::DELETE, None, "").await.with(400);
     let tag = changed.header("etag");
 
     // What was shown can be sent back: what is masked in it stays what it is.

@@ -28,7 +28,8 @@ pub fn merge(target: &mut Value, patch: Value) {
 }
 
 /// Puts secrets back into a document that was shown (`masked`) and comes back changed: what is masked
-/// and still the same there is what it was in `old`.
+/// and still the same there is what it was in `old`. A list of secrets comes back whole or not at
+/// all: by its place a mask in a list that was changed could stand for another secret.
 pub fn unmask(new: &mut Value, masked: &Value, old: &Value) {
     match (new, masked, old) {
         (new @ Value::String(_), Value::String(shown), old)
@@ -36,8 +37,12 @@ pub fn unmask(new: &mut Value, masked: &Value, old: &Value) {
         {
             *new = old.clone();
         }
+        (new @ Value::Array(_), masked @ Value::Array(_), old) if new == masked => {
+            *new = old.clone();
+        }
         (Value::Array(new), Value::Array(masked), Value::Array(old)) => {
-            for ((new, masked), old) in new.iter_mut().zip(masked).zip(old) {
+            let each = new.iter_mut().zip(masked).zip(old);
+            for ((new, masked), old) in each.filter(|((new, _), _)| !new.is_string()) {
                 unmask(new, masked, old);
             }
         }
@@ -55,26 +60,33 @@ pub fn unmask(new: &mut Value, masked: &Value, old: &Value) {
 /// JSON pointers of masks that stand for nothing.
 pub fn masks_left(value: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    walk(value, String::new(), &mut found);
+    walk(value, String::new(), "", &mut found);
     found
 }
 
-fn walk(value: &Value, pointer: String, found: &mut Vec<String>) {
+fn walk(value: &Value, pointer: String, key: &str, found: &mut Vec<String>) {
     match value {
-        Value::String(text) if text == MASK || text.ends_with("/***") => found.push(pointer),
+        // In other texts it may be meant.
+        Value::String(text) if text == MASK || (is_url(key) && text.contains(MASK)) => {
+            found.push(pointer);
+        }
         Value::Array(items) => {
             for (at, item) in items.iter().enumerate() {
-                walk(item, format!("{pointer}/{at}"), found);
+                walk(item, format!("{pointer}/{at}"), key, found);
             }
         }
         Value::Object(map) => {
             for (key, value) in map {
                 let escaped = key.replace('~', "~0").replace('/', "~1");
-                walk(value, format!("{pointer}/{escaped}"), found);
+                walk(value, format!("{pointer}/{escaped}"), key, found);
             }
         }
         _ => {}
     }
+}
+
+fn is_url(key: &str) -> bool {
+    key.ends_with("url") || key.ends_with("uri")
 }
 
 /// The endpoint that is written in it.
@@ -167,13 +179,29 @@ mod tests {
         let masked = json!({ "endpoint": { "url": "https://h/***", "secrets": ["***", "***"], "rate": "1/s" } });
         let mut new = masked.clone();
         new["endpoint"]["rate"] = json!("2/s");
-        new["endpoint"]["secrets"] = json!(["s0", "***"]);
         new["endpoint"]["headers"] = json!({ "x": "***" });
         unmask(&mut new, &masked, &old);
         let endpoint = &new["endpoint"];
         assert_eq!(endpoint["url"], "https://h/T0");
-        assert_eq!(endpoint["secrets"], json!(["s0", "s2"]));
+        assert_eq!(endpoint["secrets"], json!(["s1", "s2"]));
         assert_eq!(masks_left(&new), ["/endpoint/headers/x"]);
+    }
+
+    #[test]
+    fn a_mask_in_a_changed_list_stands_for_nothing() {
+        let old = json!({ "secrets": ["s1", "s2"] });
+        let masked = json!({ "secrets": ["***", "***"] });
+        let mut new = json!({ "secrets": ["s0", "***"] });
+        unmask(&mut new, &masked, &old);
+        assert_eq!(masks_left(&new), ["/secrets/1"]);
+    }
+
+    #[test]
+    fn a_url_with_a_mask_anywhere_is_not_a_url() {
+        for url in ["https://h?***", "https://h/***/x", "https://h/***"] {
+            let document = json!({ "endpoint": { "url": url }, "template": "so ***bold***" });
+            assert_eq!(masks_left(&document), ["/endpoint/url"], "{url}");
+        }
     }
 
     #[test]
