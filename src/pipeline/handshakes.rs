@@ -327,7 +327,8 @@ impl Pipeline {
         let routes = self.routes.load();
         let of_it = routes
             .iter()
-            .filter(|target| *target.subscription.endpoint.name == *endpoint);
+            .filter(|target| *target.subscription.endpoint.name == *endpoint)
+            .filter(|target| target.handshake.is_some());
         for target in of_it {
             self.lanes.update(&target.subscription, target.allowed());
             target.meters.unverified.set(target.is_unverified().into());

@@ -57,11 +57,6 @@ impl Pipeline {
             .installing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let uid = &prepared.0.subscription.uid;
-        // It may have been paused since it was prepared.
-        if let Ok(standing) = self.store.subscription_standing(uid) {
-            prepared.0.paused.store(standing.paused, Ordering::Relaxed);
-        }
         let target = self.greeted(prepared);
         let mut targets = self.all_but(&target.subscription.uid);
         targets.push(target);
@@ -88,17 +83,22 @@ impl Pipeline {
     /// With what its endpoint has agreed to, and its lane told of its limits.
     pub(super) fn greeted(&self, Prepared(mut target): Prepared) -> Arc<Target> {
         let subscription = &target.subscription;
+        // It may have been paused since it was prepared.
+        if let Ok(standing) = self.store.subscription_standing(&subscription.uid) {
+            target.paused.store(standing.paused, Ordering::Relaxed);
+        }
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.insert(subscription.uid.clone(), target.parked());
         drop(parked);
         let kept = || self.endpoint_standing(&subscription.endpoint.name).agreed;
-        // A shadow asks its endpoint for nothing.
-        let handshake = match subscription.spec.enabled && !subscription.spec.shadow {
-            true => self.handshakes.of(&subscription.endpoint, kept),
-            false => None,
-        };
-        let allowed = handshake.as_ref().and_then(|it| it.allowed());
-        self.lanes.update(subscription, allowed);
+        // A shadow asks its endpoint for nothing. What sends nothing has no say in the lane, which
+        // others of the endpoint may share.
+        let mut handshake = None;
+        if subscription.spec.enabled && !subscription.spec.shadow {
+            handshake = self.handshakes.of(&subscription.endpoint, kept);
+            let allowed = handshake.as_ref().and_then(|it| it.allowed());
+            self.lanes.update(subscription, allowed);
+        }
         warn_of_versions(subscription);
         target.handshake = handshake;
         target.meters.unverified.set(target.is_unverified().into());

@@ -335,7 +335,14 @@ async fn an_allowed_rate_is_kept_to_and_the_lower_one_counts() {
     let rest = format!(
         "secret: '{SECRET}', rate: 50/s, handshake: {{ options: {{ origin: events.example.com }} }}"
     );
-    let config = config(&[("crm", &receiver.url("/in"), &rest)]);
+    // A shadow of the same endpoint asks for nothing, and lifts nothing either.
+    let endpoints = format!(
+        "endpoints: {{ crm: {{ url: '{}', {rest} }} }}\n",
+        receiver.url("/in")
+    );
+    let crm = "  crm: { topics: [crm], endpoint: crm }\n";
+    let shadow = "  crm-next: { topics: [crm], endpoint: crm, shadow: true }\n";
+    let config = endpoints + &config(&[]) + crm + shadow;
     let mut bridge = Bridge::start(&config).await.ready().await;
     let asked = receiver.handshakes(1).await.remove(0);
     assert_eq!(asked.method, Method::OPTIONS);
