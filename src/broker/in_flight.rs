@@ -183,27 +183,25 @@ impl Intake {
     /// Waits for room for a message of `size_bytes`. Cancel-safe: dropped, it has taken nothing.
     /// A broker that must keep polling its client (Kafka) polls beside this.
     pub async fn admit(&self, size_bytes: usize) -> Admission {
-        let mut paused = self.paused.clone();
-        // A closed pause channel means that the pipeline is gone; its intake is then closed too.
-        let _ = paused.wait_for(|paused| !paused).await;
-        if *self.held.borrow() {
-            let mut held = self.held.clone();
-            let _ = held.wait_for(|held| !held).await;
-        }
-        let slot = self
-            .window
-            .slots
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("windows are never closed");
-        let units = self
-            .budget
-            .units
-            .clone()
-            .acquire_many_owned(self.budget.units_of(size_bytes))
-            .await
-            .expect("budgets are never closed");
+        let (slot, units) = loop {
+            let mut paused = self.paused.clone();
+            // A closed pause channel means that the pipeline is gone; its intake is then closed too.
+            let _ = paused.wait_for(|paused| !paused).await;
+            if *self.held.borrow() {
+                let mut held = self.held.clone();
+                let _ = held.wait_for(|held| !held).await;
+            }
+            let slots = self.window.slots.clone();
+            let slot = slots.acquire_owned().await;
+            let slot = slot.expect("windows are never closed");
+            let units = self.budget.units.clone();
+            let units = units.acquire_many_owned(self.budget.units_of(size_bytes));
+            let units = units.await.expect("budgets are never closed");
+            // Somebody may have paused the source while there was no room.
+            if !*self.held.borrow() || self.held.has_changed().is_err() {
+                break (slot, units);
+            }
+        };
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Admission {
             _slot: slot,
@@ -327,5 +325,20 @@ mod tests {
         hold.send(false).unwrap();
         assert!(!is_full(&intake, 1).await);
         assert!(intake.try_admit(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_room_is_held_too() {
+        let (intake, _pause) = intake(1, 1 << 20);
+        let (hold, held) = watch::channel(false);
+        let intake = intake.held_by(held);
+        let only = intake.admit(1).await;
+        let mut waits = Box::pin(intake.admit(1));
+        assert!(timeout(Duration::from_millis(1), &mut waits).await.is_err());
+        hold.send(true).unwrap();
+        drop(only);
+        assert!(timeout(Duration::from_millis(1), &mut waits).await.is_err());
+        hold.send(false).unwrap();
+        assert!(timeout(Duration::from_millis(1), waits).await.is_ok());
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{error, info};
 
 use super::{Feeding, Pipeline, SourcePlan};
@@ -17,6 +17,8 @@ use crate::store::{Store, SubscriptionStanding};
 pub struct Pauses(BTreeMap<Arc<str>, Pause>);
 
 struct Pause {
+    /// Held by who changes it, so that the store and `held` say the same.
+    turn: Mutex<()>,
     held: watch::Sender<bool>,
     gauge: Gauge,
 }
@@ -34,7 +36,8 @@ impl Pauses {
             let gauge = source.meters.paused_by_operator.clone();
             gauge.set(standing.paused.into());
             let held = watch::channel(standing.paused).0;
-            (source.name.clone(), Pause { held, gauge })
+            let turn = Mutex::new(());
+            (source.name.clone(), Pause { turn, held, gauge })
         };
         Self(sources.map(pause).collect())
     }
@@ -68,6 +71,7 @@ impl Pipeline {
         let Some(pause) = self.source_pauses.0.get(source) else {
             return Ok(false);
         };
+        let _turn = pause.turn.lock().await;
         let standing = SubscriptionStanding { paused };
         self.store.set_source_standing(source, standing).await?;
         if pause.held.send_replace(paused) != paused {

@@ -442,12 +442,15 @@ impl Source {
         member.pause();
         let consumer = member.consumer.clone();
         let mut stream = consumer.stream();
+        let mut lag = ticks(LAG_EVERY);
         let admission = loop {
             tokio::select! { biased;
                 admission = &mut admit => break Some(admission),
                 () = stop.cancelled() => break None,
                 () = pulse.wake.notified() => { member.turn(); }
                 _ = turn.tick() => { member.turn(); }
+                // What is paused falls behind all the same.
+                _ = lag.tick() => { self.measure(member); }
                 message = stream.next() => match message {
                     // Fetched before the pause took hold: again, later.
                     Some(Ok(message)) => leave_for_later(member, &message),
