@@ -146,13 +146,23 @@ impl Courier {
         signer: &Signer,
         event: Facts<'_>,
         auth: Option<&Auth>,
+        seen: Option<&mut Seen>,
     ) -> Attempt {
         let (started_at, began) = (Timestamp::now(), Instant::now());
-        let prepared = self.prepare(request, signer, event, auth, started_at);
+        let prepared = ready(request, signer, event, auth, &self.policy, started_at);
+        let outcome = match prepared {
+            Ok((request, _)) => {
+                if let Some(seen) = seen {
+                    seen.sent = Some(request);
+                }
+                Outcome::Withheld
+            }
+            Err(outcome) => outcome,
+        };
         Attempt {
             started_at,
             took: began.elapsed(),
-            outcome: prepared.err().unwrap_or(Outcome::Withheld),
+            outcome,
         }
     }
 

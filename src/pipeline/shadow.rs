@@ -41,10 +41,13 @@ impl Pipeline {
             let kept = self.journal.wants_bodies();
             exchange = kept.then(|| exchange_of(outgoing, endpoint, &outgoing.body));
         }
+        let mut seen = self.taps.wanted(delivery);
         let mut attempt = match rendered {
             Ok(outgoing) => {
                 let (event, auth) = (delivery.event.facts(), endpoint.auth.as_deref());
-                self.courier.rehearse(outgoing, &target.signer, event, auth)
+                let seen = seen.as_deref_mut();
+                self.courier
+                    .rehearse(outgoing, &target.signer, event, auth, seen)
             }
             Err(why) => Attempt {
                 started_at: Timestamp::now(),
@@ -70,6 +73,9 @@ impl Pipeline {
         let then = Then::Shadow;
         self.journal
             .attempted(delivery, shown, &attempt, then, exchange.as_ref());
+        if let Some(seen) = &seen {
+            self.taps.tell(delivery, target, &attempt, then, seen);
+        }
         job.ticket.resolved();
     }
 }

@@ -175,6 +175,12 @@ impl Taps {
             if !query.holds(&entry) {
                 continue;
             }
+            // Before anything is made for him, which for a batch would be made for each member.
+            let Ok(place) = listener.sink.try_reserve() else {
+                listener.lost.fetch_add(1, Ordering::Relaxed);
+                self.0.lost.inc();
+                continue;
+            };
             let tapped = match without_exchanges {
                 true => short.get_or_insert_with(|| {
                     Arc::new(Tapped {
@@ -193,10 +199,7 @@ impl Taps {
                     })
                 }),
             };
-            if listener.sink.try_send(tapped.clone()).is_err() {
-                listener.lost.fetch_add(1, Ordering::Relaxed);
-                self.0.lost.inc();
-            }
+            place.send(tapped.clone());
         }
     }
 }

@@ -184,6 +184,21 @@ async fn a_tap_goes_on_over_a_reload_and_ends_with_the_bridge() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_shadow_would_have_sent_is_shown() {
+    let receiver = Receiver::accepting().await;
+    let bus = Bus::embedded();
+    let next = subscription("next", "orders.*", &receiver.url("/"), "");
+    let next = next.replacen("topics", "shadow: true, topics", 1);
+    let bridge = Bridge::start(&bus.config(&next)).await.ready().await;
+    let mut tap = Watching::start(&bridge, &["tap", "--status", "shadow"]).await;
+    bus.publish(&bridge, &one(1)).await;
+    let shown = tap.paragraph().await;
+    assert!(shown.contains("\n> webhook-signature: "), "{shown}");
+    assert!(!shown.contains("\n< "), "{shown}");
+    assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_is_told_what_he_missed_and_holds_nobody_up() {
     let receiver = Receiver::accepting().await;
     let bus = Bus::embedded();
