@@ -483,6 +483,10 @@ impl Pipeline {
     /// Attempts one delivery beside its lane, which has nothing to do at present.
     async fn probe(self: Arc<Self>, one: InHand) {
         let (lane, since, mut job) = (one.lane.clone(), one.since, uncounted(one));
+        // It may have been in hand for longer than its `max_age`.
+        if let Some(then) = job.stale() {
+            return self.drop_stale(job, then);
+        }
         let (began, before) = (Instant::now(), job.delivery.progress.clone());
         let made = self.attempt(&mut job).await;
         let outcome = &made.attempt.outcome;

@@ -138,9 +138,13 @@ impl Pipeline {
         }
     }
 
-    /// What is wrong with an event that has come back before it was known whom it is for.
+    /// What is wrong with an event that has come back before it was known whom it is for. Nothing,
+    /// where nobody wants it.
     pub(super) fn breach_of(&self, event: &Event, json: Option<&SharedJson>) -> Option<String> {
         let rules = self.rules(&event.source)?;
+        if rules.contract.is_none() || !self.routes.load().has_candidate(event) {
+            return None;
+        }
         let body = LazyJson::new(read_as(event, json));
         rules.contract.check(event.body.len(), &body).err()
     }

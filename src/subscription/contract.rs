@@ -5,7 +5,7 @@
 //! said by where it is in the body and in the schema, never by what stands there, which may be
 //! confidential.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -82,6 +82,8 @@ impl Schema {
     pub const MAX_BYTES: usize = 64 << 10;
     /// Nesting of a body is limited, and so is what a schema may go through at one place of it.
     const MAX_STEPS_IN_PLACE: usize = 64;
+    /// Each way from a schema to those about the same value is gone for each body.
+    const MAX_WAYS_IN_PLACE: usize = 10_000;
     /// Memory of one compiled `pattern`, in bytes.
     const MAX_PATTERN_BYTES: usize = 256 << 10;
 
@@ -97,7 +99,7 @@ impl Schema {
             )));
         }
         if let Some(path) = endless(&written) {
-            let message = "this schema leads back to itself without going into the body".to_owned();
+            let message = "this schema leads back to itself, or in too many ways to others, without going into the body".to_owned();
             return Err(SchemaError { path, message });
         }
         // Patterns of the `regex` crate take linear time, whatever a body is.
@@ -171,8 +173,8 @@ const IN_PLACE: [&str; 4] = ["not", "if", "then", "else"];
 const IN_PLACE_LISTS: [&str; 3] = ["allOf", "anyOf", "oneOf"];
 const IN_PLACE_MAPS: [&str; 2] = ["dependentSchemas", "dependencies"];
 
-/// Where a chain of schemas about one and the same value begins that does not end, or is longer than
-/// is allowed. It would use up the stack.
+/// Where a chain of schemas about one and the same value begins that does not end, or is longer or
+/// has more ways than is allowed. It would use up the stack, or a core.
 fn endless(root: &Value) -> Option<String> {
     fn walk<'a>(chains: &mut Chains<'a>, at: &'a Value, path: &mut String) -> Option<String> {
         if chains.is_endless(at) {
@@ -198,7 +200,7 @@ fn endless(root: &Value) -> Option<String> {
     let mut chains = Chains {
         root,
         open: Vec::new(),
-        ended: HashSet::new(),
+        ended: HashMap::new(),
     };
     walk(&mut chains, root, &mut String::new())
 }
@@ -207,20 +209,26 @@ fn endless(root: &Value) -> Option<String> {
 struct Chains<'a> {
     root: &'a Value,
     open: Vec<*const Value>,
-    ended: HashSet<*const Value>,
+    /// And in how many ways it can be gone through.
+    ended: HashMap<*const Value, usize>,
 }
 
 impl<'a> Chains<'a> {
     fn is_endless(&mut self, at: &'a Value) -> bool {
+        self.ways(at).is_none()
+    }
+
+    /// How often a schema is come upon from here for one value; `None` where that is too often.
+    fn ways(&mut self, at: &'a Value) -> Option<usize> {
         let Value::Object(schema) = at else {
-            return false;
+            return Some(1);
         };
         let this = std::ptr::from_ref(at);
-        if self.ended.contains(&this) {
-            return false;
+        if let Some(ways) = self.ended.get(&this) {
+            return Some(*ways);
         }
         if self.open.contains(&this) || self.open.len() >= Schema::MAX_STEPS_IN_PLACE {
-            return true;
+            return None;
         }
         let root = self.root;
         let refs = REFERENCES.iter();
@@ -236,12 +244,14 @@ impl<'a> Chains<'a> {
             .chain(maps.flat_map(|map| map.values()))
             .collect();
         self.open.push(this);
-        let is_endless = next.into_iter().any(|child| self.is_endless(child));
+        let ways = next.into_iter().try_fold(1, |ways, child| {
+            Some(ways + self.ways(child)?).filter(|ways| *ways <= Schema::MAX_WAYS_IN_PLACE)
+        });
         self.open.pop();
-        if !is_endless {
-            self.ended.insert(this);
+        if let Some(ways) = ways {
+            self.ended.insert(this, ways);
         }
-        is_endless
+        ways
     }
 }
 
@@ -418,6 +428,15 @@ mod tests {
             let error = Schema::compile(schema).unwrap_err();
             assert!(error.message.contains("leads back"), "{error:?}");
         }
+        // Each of forty goes to the next in two ways.
+        let twice = |number| {
+            let next = json!({ "$ref": format!("#/$defs/a{}", number + 1) });
+            (format!("a{number}"), json!({ "allOf": [next, next] }))
+        };
+        let mut defs: serde_json::Map<_, _> = (0..40).map(twice).collect();
+        defs.insert("a40".to_owned(), json!({ "type": "object" }));
+        let many = json!({ "$ref": "#/$defs/a0", "$defs": defs });
+        assert!(Schema::compile(many).is_err());
         let tree = json!({ "properties": { "children": { "items": { "$ref": "#" } } } });
         assert_eq!(check(tree, r#"{"children": [{"children": []}]}"#), Ok(()));
     }
