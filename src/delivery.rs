@@ -18,6 +18,8 @@ pub struct Delivery {
     pub subscription: Arc<str>,
     /// The subscription's identity, which is never reused.
     pub uid: Uid,
+    /// Whose the subscription was when the delivery was made.
+    pub tenant: Option<Arc<str>>,
     pub id: DeliveryId,
     /// 0 at first, one more for each replay of its dead letter.
     pub generation: u32,
@@ -41,6 +43,11 @@ impl Delivery {
         }
     }
 
+    /// The same for a subscription of this tenant.
+    pub fn of_tenant(self, tenant: Option<Arc<str>>) -> Self {
+        Self { tenant, ..self }
+    }
+
     /// A first delivery of `event`, taken at `now`.
     pub fn first(event: Arc<Event>, subscription: Arc<str>, uid: Uid, now: Timestamp) -> Self {
         let id = DeliveryId::of(&event.id, &uid);
@@ -48,6 +55,7 @@ impl Delivery {
             event,
             subscription,
             uid,
+            tenant: None,
             id,
             generation: 0,
             replay_of: None,

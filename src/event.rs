@@ -28,6 +28,8 @@ pub struct Event {
     pub kind: Arc<str>,
     /// The configured source that took the event.
     pub source: Arc<str>,
+    /// Whose it is, where its source says how that is told and the message does.
+    pub tenant: Option<Arc<str>>,
     /// When the producer says that it published, if it says so.
     pub published_at: Option<Timestamp>,
     pub content_type: Option<Arc<str>>,

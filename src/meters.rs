@@ -8,6 +8,7 @@ mod labels;
 mod scraped;
 mod source;
 mod subscription;
+mod tenant;
 
 use std::sync::{Arc, Mutex};
 
@@ -19,11 +20,13 @@ use prometheus_client::registry::{Registry, Unit};
 
 use self::labels::{
     ByBroker, ByHash, ByResult, BySource, BySourceOutcome, BySourcePartition, BySourceReason,
-    BySourceResult, BySubscription, BySubscriptionOutcome, BySubscriptionReason,
+    BySourceResult, BySubscription, BySubscriptionOutcome, BySubscriptionReason, ByTenant,
+    ByTenantOutcome,
 };
 use self::scraped::{Brokers, Elsewhere};
 pub use self::source::SourceMeters;
 pub use self::subscription::SubscriptionMeters;
+pub use self::tenant::TenantMeters;
 
 /// What this was built of, where whoever built it has said so.
 const COMMIT: &str = match option_env!("HOOKBRIDGE_COMMIT") {
@@ -45,6 +48,10 @@ pub struct Meters {
     filter_not_json: Family<BySource, Counter>,
     decoded: Family<BySourceResult, Counter>,
     invalid: Family<BySource, Counter>,
+    without_tenant: Family<BySource, Counter>,
+    tenant_attempts: Family<ByTenantOutcome, Counter>,
+    tenant_held: Family<ByTenant, Counter>,
+    tenant_dead: Family<ByTenant, Counter>,
     paused: Family<BySourceReason, Gauge>,
     attempts: Family<BySubscriptionOutcome, Counter>,
     duration: SecondsFamily,
@@ -220,6 +227,26 @@ impl Meters {
             invalid: register!(
                 "payload_invalid",
                 "Events that break the contract of their source",
+                Family::default()
+            ),
+            without_tenant: register!(
+                "events_without_tenant",
+                "Events that do not say whose they are, of sources with tenants",
+                Family::default()
+            ),
+            tenant_attempts: register!(
+                "tenant_delivery_attempts",
+                "Attempts of a tenant's deliveries, by outcome",
+                Family::default()
+            ),
+            tenant_held: register!(
+                "tenant_deliveries_held",
+                "Deliveries held because their tenant has used up what it may",
+                Family::default()
+            ),
+            tenant_dead: register!(
+                "tenant_dead_letters",
+                "Deliveries of a tenant given up",
                 Family::default()
             ),
             paused: register!(

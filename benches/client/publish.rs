@@ -320,6 +320,7 @@ async fn to_file(path: &str, order: Order) {
         source: "bench".into(),
         topic: None,
         id: None,
+        tenant: None,
     };
     let source = SourceSettings {
         name: "bench".into(),

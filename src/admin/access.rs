@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
+use super::tenancy::{self, Caller};
 
 /// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,24 +44,34 @@ pub struct Token {
     pub name: String,
     pub sha256: [u8; 32],
     pub scopes: Vec<Scope>,
+    /// Whom it acts for; `None`: the operator.
+    pub tenant: Option<Arc<str>>,
 }
 
 /// Lets a request through that carries a token with `scope`, or any when there are no tokens.
 pub async fn need(
     State((tokens, scope)): State<(Arc<[Token]>, Scope)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    match allowed(&tokens, scope, request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    let caller = match allowed(&tokens, scope, request.headers()) {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    let route = request.extensions().get::<MatchedPath>();
+    let is_open = |route: &MatchedPath| tenancy::is_open(request.method(), route.as_str());
+    if caller.0.is_some() && !route.is_some_and(is_open) {
+        return tenancy::operators_only().into_response();
     }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
-fn allowed(tokens: &[Token], scope: Scope, headers: &HeaderMap) -> Result<(), Problem> {
+/// Who asks, if he may.
+fn allowed(tokens: &[Token], scope: Scope, headers: &HeaderMap) -> Result<Caller, Problem> {
     const REALM: &str = "Bearer realm=\"hookbridge\"";
     if tokens.is_empty() {
-        return Ok(());
+        return Ok(Caller::default());
     }
     let unauthorized = |detail: &str| {
         Problem::new(
@@ -88,7 +99,7 @@ fn allowed(tokens: &[Token], scope: Scope, headers: &HeaderMap) -> Result<(), Pr
     };
     let enough = [scope, Scope::Admin];
     if token.scopes.iter().any(|scope| enough.contains(scope)) {
-        return Ok(());
+        return Ok(Caller(token.tenant.clone()));
     }
     let scope = scope.name();
     Err(Problem::new(
@@ -189,11 +200,12 @@ mod tests {
         }
     }
 
-    fn check(scope: Scope, authorization: Option<&str>) -> Result<(), String> {
+    fn check(scope: Scope, authorization: Option<&str>) -> Result<Caller, String> {
         let token = |name: &str, scopes: &[Scope]| Token {
             name: name.into(),
             sha256: Sha256::digest(name).into(),
             scopes: scopes.to_vec(),
+            tenant: None,
         };
         let tokens = [
             token("reader", &[Scope::Read]),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::State;
 use super::ask::{self, Path};
 use super::problem::Problem;
+use super::tenancy::Caller;
 use crate::delivery::Reason;
 use crate::journal::{Cursor, Entry, Page, Query, Status, Unreadable};
 use crate::operations::trace::{BadField, Field, Trace, Untraced};
@@ -38,6 +39,7 @@ struct Filter {
     /// An event's or a delivery's.
     id: Option<String>,
     subscription: Option<String>,
+    tenant: Option<String>,
     status: Option<String>,
     r#type: Option<String>,
     topic: Option<String>,
@@ -50,12 +52,13 @@ struct Filter {
 }
 
 impl Filter {
-    fn query(self) -> Result<Query, Problem> {
+    fn query(self, caller: &Caller) -> Result<Query, Problem> {
         let status = self.status.map(|status| status.parse::<Status>());
         Ok(Query {
             event: None,
             id: self.id,
             subscription: self.subscription,
+            tenant: caller.about(self.tenant)?,
             status: status.transpose().map_err(Problem::bad_request)?,
             kind: self.r#type,
             topic: self.topic,
@@ -76,6 +79,7 @@ fn reason(name: &str) -> Result<Reason, Problem> {
 
 async fn list(
     Extract(state): Extract<State>,
+    caller: Caller,
     ask::Query(asked): ask::Query<Filter>,
 ) -> Result<Json<Value>, Problem> {
     let cursor = asked.cursor.as_deref().map(str::parse::<Cursor>);
@@ -84,7 +88,10 @@ async fn list(
     if limit == 0 || limit > MOST {
         return Err(Problem::bad_request(format!("`limit` is 1 to {MOST}")));
     }
-    let page = state.traces.attempts(asked.query()?, cursor, limit).await?;
+    let page = state
+        .traces
+        .attempts(asked.query(&caller)?, cursor, limit)
+        .await?;
     let next = page.next.map(|cursor| cursor.to_string());
     Ok(Json(json!({ "attempts": page.entries, "next": next })))
 }
@@ -92,13 +99,14 @@ async fn list(
 /// All of them, a line each, as they are read. An error on the way breaks it off.
 async fn export(
     Extract(state): Extract<State>,
+    caller: Caller,
     ask::Query(asked): ask::Query<Filter>,
 ) -> Result<Response, Problem> {
     if asked.limit.is_some() || asked.cursor.is_some() {
         let why = "an export has no `limit` and no `cursor`: it is all of it";
         return Err(Problem::bad_request(why));
     }
-    let query = asked.query()?;
+    let query = asked.query(&caller)?;
     // What cannot be read at all is a problem, not an answer that breaks off.
     let first = state.traces.attempts(query.clone(), None, MOST).await?;
     let pages = stream::unfold(Some(Ok(first)), move |page| {
@@ -136,9 +144,10 @@ fn lines(entries: &[Entry]) -> Bytes {
 
 async fn trace(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Trace>, Problem> {
-    Ok(Json(state.traces.of(&id).await?))
+    Ok(Json(state.traces.seen_by(caller.0.as_deref(), &id).await?))
 }
 
 #[derive(Deserialize)]

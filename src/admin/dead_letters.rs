@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use super::ask::{MAX_ASK, Path, Query, read};
 use super::problem::Problem;
+use super::tenancy::Caller;
 use super::{State, jobs};
 use crate::broker::Refused;
 use crate::operations::dead::{self, Choice, Cursor, NotDone, Shown};
@@ -105,14 +106,18 @@ struct Edited {
     body_base64: Option<String>,
 }
 
-async fn list(Extract(state): Extract<State>, asked: Query<Paged>) -> Result<Response, Problem> {
+async fn list(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    asked: Query<Paged>,
+) -> Result<Response, Problem> {
     let Paged {
         filter,
         broker,
         limit,
         cursor,
     } = asked.0;
-    let choice = choice(&filter, broker)?;
+    let choice = choice(&filter, broker, &caller)?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let why = format!("`limit` is between 1 and {MAX_LIMIT}");
@@ -126,27 +131,40 @@ async fn list(Extract(state): Extract<State>, asked: Query<Paged>) -> Result<Res
     patiently(work).await
 }
 
-async fn groups(Extract(state): Extract<State>, asked: Query<Which>) -> Result<Response, Problem> {
-    let choice = chosen(asked)?;
+async fn groups(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    asked: Query<Which>,
+) -> Result<Response, Problem> {
+    let choice = chosen(asked, &caller)?;
     patiently(async move { dead::groups(&state.operations, &choice).await }).await
 }
 
-async fn count(Extract(state): Extract<State>, asked: Query<Which>) -> Result<Response, Problem> {
-    let choice = chosen(asked)?;
+async fn count(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    asked: Query<Which>,
+) -> Result<Response, Problem> {
+    let choice = chosen(asked, &caller)?;
     patiently(async move { dead::count(&state.operations, &choice).await }).await
 }
 
 async fn show(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(id): Path<String>,
     asked: Query<On>,
 ) -> Result<Response, Problem> {
-    let broker = asked.0.broker.map(Into::into);
-    patiently(async move { dead::find(&state.operations, broker, &id).await }).await
+    let choice = choice("", asked.0.broker, &caller)?;
+    patiently(async move { dead::find(&state.operations, &choice, &id).await }).await
 }
 
-async fn export(Extract(state): Extract<State>, asked: Query<Which>) -> Result<Response, Problem> {
-    let choice = chosen(asked)?;
+async fn export(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    asked: Query<Which>,
+) -> Result<Response, Problem> {
+    let choice = chosen(asked, &caller)?;
     let letters = dead::export(&state.operations, &choice).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
     let lines = stream::unfold(Some(letters), |letters| async {
@@ -174,9 +192,14 @@ async fn line(
     }))
 }
 
-async fn retry(Extract(state): Extract<State>, body: Body) -> Result<Response, Problem> {
+async fn retry(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Problem> {
     let ask: Change = read(body, MAX_ASK).await?;
-    let choice = explicit(&ask)?;
+    let choice = explicit(&ask, &caller)?;
+    jobs::room_for(&state, &caller)?;
     let rate = ask.rate.as_deref().map(str::parse::<Rate>).transpose();
     let ask = dead::Retry {
         choice,
@@ -184,26 +207,33 @@ async fn retry(Extract(state): Extract<State>, body: Body) -> Result<Response, P
         dry_run: ask.dry_run,
     };
     let job = dead::retry(&state.operations, ask).await?;
-    Ok(jobs::accepted(&job))
+    Ok(jobs::accepted(&job, &caller))
 }
 
-async fn purge(Extract(state): Extract<State>, body: Body) -> Result<Response, Problem> {
+async fn purge(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Problem> {
     let ask: Change = read(body, MAX_ASK).await?;
-    let choice = explicit(&ask)?;
+    let choice = explicit(&ask, &caller)?;
+    jobs::room_for(&state, &caller)?;
     if ask.rate.is_some() {
         return Err(Problem::bad_request("removing has no `rate`"));
     }
     let job = dead::purge(&state.operations, &choice, ask.dry_run).await?;
-    Ok(jobs::accepted(&job))
+    Ok(jobs::accepted(&job, &caller))
 }
 
 async fn retry_one(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(id): Path<String>,
     asked: Query<On>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let broker = asked.0.broker.map(Into::into);
+    let choice = choice("", asked.0.broker, &caller)?;
+    jobs::room_for(&state, &caller)?;
     // Text may grow to six times its size in JSON, base64 to four thirds.
     let limit = state.max_event_bytes.saturating_mul(2) + MAX_ASK;
     let Edited { body, body_base64 } = read(body, limit).await?;
@@ -227,24 +257,25 @@ async fn retry_one(
     {
         return Err(Problem::too_large(state.max_event_bytes));
     }
-    let job = dead::retry_one(&state.operations, broker, &id, body).await?;
-    Ok(jobs::accepted(&job))
+    let job = dead::retry_one(&state.operations, choice, &id, body).await?;
+    Ok(jobs::accepted(&job, &caller))
 }
 
-fn chosen(Query(asked): Query<Which>) -> Result<Choice, Problem> {
-    choice(&asked.filter, asked.broker)
+fn chosen(Query(asked): Query<Which>, caller: &Caller) -> Result<Choice, Problem> {
+    choice(&asked.filter, asked.broker, caller)
 }
 
-fn choice(filter: &str, broker: Option<String>) -> Result<Choice, Problem> {
+fn choice(filter: &str, broker: Option<String>, caller: &Caller) -> Result<Choice, Problem> {
     Ok(Choice {
         selection: Selection::parse(filter, Timestamp::now())?,
         broker: broker.map(Into::into),
+        tenant: caller.0.clone(),
     })
 }
 
 /// The choice, where it is clear that everything is meant when it is.
-fn explicit(ask: &Change) -> Result<Choice, Problem> {
-    let choice = choice(&ask.filter, ask.broker.clone())?;
+fn explicit(ask: &Change, caller: &Caller) -> Result<Choice, Problem> {
+    let choice = choice(&ask.filter, ask.broker.clone(), caller)?;
     match (choice.selection.is_everything(), ask.all) {
         (true, false) => Err(Problem::bad_request(
             "there is no `filter`: say `\"all\": true` if every letter is meant",

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::State;
 use super::ask::Path;
 use super::problem::Problem;
+use super::tenancy::Caller;
 use crate::operations::job::TooMany;
 use crate::operations::{Job, Report};
 
@@ -28,28 +29,47 @@ pub fn stopping() -> Router<State> {
     Router::new().route("/v1/jobs/{id}", delete(cancel))
 }
 
-/// The answer to what has started a job.
-pub fn accepted(job: &Job) -> Response {
+/// The answer to what has started a job, which is its tenant's from now on.
+pub fn accepted(job: &Job, caller: &Caller) -> Response {
+    if let Some(tenant) = &caller.0 {
+        job.belongs_to(tenant.clone());
+    }
     (StatusCode::ACCEPTED, Json(job.report())).into_response()
 }
 
-async fn list(Extract(state): Extract<State>) -> Response {
-    Json(json!({ "jobs": state.operations.jobs.list() })).into_response()
+/// Refuses more jobs to a tenant that has its share of them.
+pub fn room_for(state: &State, caller: &Caller) -> Result<(), Problem> {
+    match caller.0.as_deref() {
+        Some(tenant) => Ok(state.operations.jobs.room_for(tenant)?),
+        None => Ok(()),
+    }
+}
+
+async fn list(Extract(state): Extract<State>, caller: Caller) -> Response {
+    let jobs = state.operations.jobs.list(caller.0.as_deref());
+    Json(json!({ "jobs": jobs })).into_response()
 }
 
 async fn show(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Report>, Problem> {
-    let job = state.operations.jobs.get(&id).ok_or_else(unknown)?;
-    Ok(Json(job.report()))
+    let job = state.operations.jobs.get(&id);
+    let job = job.filter(|job| job.is_seen_by(caller.0.as_deref()));
+    Ok(Json(job.ok_or_else(unknown)?.report()))
 }
 
 async fn cancel(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Report>, Problem> {
-    let report = state.operations.jobs.cancel(&id).ok_or_else(unknown)?;
+    let jobs = &state.operations.jobs;
+    let job = jobs.get(&id);
+    job.filter(|job| job.is_seen_by(caller.0.as_deref()))
+        .ok_or_else(unknown)?;
+    let report = jobs.cancel(&id).ok_or_else(unknown)?;
     Ok(Json(report))
 }
 

@@ -24,6 +24,7 @@ mod sources;
 mod strict;
 mod subscriptions;
 mod tap;
+mod tenancy;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ask::{MAX_ASK, Query, read};
 use super::problem::Problem;
+use super::tenancy::{self, Caller};
 use super::{State, jobs};
 use crate::broker::parked::{Deed, Order, Whose};
 use crate::delivery::WaitKind;
@@ -53,40 +54,52 @@ pub struct Wish {
 
 async fn list(
     Extract(state): Extract<State>,
+    caller: Caller,
     Query(which): Query<Which>,
 ) -> Result<Json<Listing>, Problem> {
-    let listed = parked::list(&state.operations, which.broker.as_deref()).await;
-    let mut listing = listed.map_err(|error| Problem::not_found(error.to_string()))?;
-    let seen = state.subscriptions.list().await.into_iter();
+    let tenant = caller.0.as_deref();
+    let mut listing = match tenant {
+        // How much waits on the brokers is of all together.
+        Some(_) => Listing::default(),
+        None => {
+            let listed = parked::list(&state.operations, which.broker.as_deref()).await;
+            listed.map_err(|error| Problem::not_found(error.to_string()))?
+        }
+    };
+    let seen = state.subscriptions.parked(tenant).await.into_iter();
     listing.seen_here = seen
-        .filter(|subscription| subscription.parked > 0)
-        .map(|subscription| Seen {
-            subscription: subscription.name.into(),
-            count: subscription.parked,
+        .map(|(subscription, count)| Seen {
+            subscription,
+            count,
         })
         .collect();
     Ok(Json(listing))
 }
 
-async fn now(state: Extract<State>, body: Body) -> Result<Response, Problem> {
-    order(state, body, Deed::Now).await
+async fn now(state: Extract<State>, caller: Caller, body: Body) -> Result<Response, Problem> {
+    order(state, caller, body, Deed::Now).await
 }
 
-async fn drop_them(state: Extract<State>, body: Body) -> Result<Response, Problem> {
-    order(state, body, Deed::Drop).await
+async fn drop_them(state: Extract<State>, caller: Caller, body: Body) -> Result<Response, Problem> {
+    order(state, caller, body, Deed::Drop).await
 }
 
 async fn order(
     Extract(state): Extract<State>,
+    caller: Caller,
     body: Body,
     deed: Deed,
 ) -> Result<Response, Problem> {
     let wish: Wish = read(body, MAX_ASK).await?;
+    jobs::room_for(&state, &caller)?;
     let whose = match (&wish.subscription, wish.all) {
+        (None, true) if caller.0.is_some() => return Err(tenancy::operators_only()),
         (None, true) => Whose::All,
         (Some(name), false) => {
-            let known = known(&state, name).await;
-            parked::whose(name, known, deed, wish.force)?
+            let known = known(&state, name, caller.0.as_deref()).await;
+            // Nobody else's, by whatever name it goes.
+            let force = wish.force && (caller.0.is_none() || known.is_some());
+            parked::whose(name, known, deed, force)?
         }
         _ => {
             return Err(Problem::bad_request(
@@ -98,12 +111,12 @@ async fn order(
     let started = parked::start(&state.operations, wish.broker.as_deref(), order)
         .map_err(|error| Problem::not_found(error.to_string()))?;
     let job = started?;
-    Ok(jobs::accepted(&job))
+    Ok(jobs::accepted(&job, &caller))
 }
 
-async fn known(state: &State, name: &str) -> Option<Known> {
-    let all = state.subscriptions.list().await;
-    let one = all.into_iter().find(|one| one.name == name)?;
+async fn known(state: &State, name: &str, tenant: Option<&str>) -> Option<Known> {
+    let one = state.subscriptions.one(name, tenant).await;
+    let one = one.filter(|one| one.name == name)?;
     Some(Known {
         uid: Uid::from_stored(&one.uid),
         halted: match one.state {

@@ -22,10 +22,12 @@ use super::State;
 use super::ask::{Path, Query};
 use super::problem::{Problem, Wrong};
 use super::strict::Strict;
+use super::tenancy::Caller;
 use crate::operations::subscriptions::{
-    Answered, Cursor, DEFAULT_OVERLAP, Edit, LONGEST_OVERLAP, MOST_ON_A_PAGE, Once, Precondition,
-    Refused, Registry, Rotation, Wish,
+    Answered, Cursor, DEFAULT_OVERLAP, Edit, LONGEST_OVERLAP, MOST_ON_A_PAGE, Once, Page,
+    Precondition, Refused, Registry, Rotation, Wish,
 };
+use crate::pipeline::Wanted;
 use crate::selection::when;
 use crate::subscription::Secret;
 
@@ -56,10 +58,14 @@ pub fn changing() -> Router<State> {
 struct Which {
     limit: Option<usize>,
     cursor: Option<String>,
+    tenant: Option<String>,
+    /// `team:crm`, several with commas between them.
+    label: Option<String>,
 }
 
 async fn list(
     Extract(state): Extract<State>,
+    caller: Caller,
     Query(which): Query<Which>,
 ) -> Result<Json<Value>, Problem> {
     let limit = which.limit.unwrap_or(MOST_ON_A_PAGE);
@@ -72,24 +78,39 @@ async fn list(
         Cursor::read(text).ok_or_else(|| Problem::bad_request(detail))
     };
     let after = which.cursor.as_deref().map(read).transpose()?;
-    // One more tells whether there are more.
-    let mut page = state.subscriptions.page(after.as_ref(), limit + 1).await;
-    let more = page.len() > limit;
-    page.truncate(limit);
-    let next = page.last().filter(|_| more);
-    let next = next.map(|last| Cursor::behind(last).written());
-    let mut answer = json!({ "subscriptions": page });
+    let tenant = caller.about(which.tenant)?;
+    let wanted = Wanted {
+        tenant: tenant.map(Arc::from),
+        labels: labels(which.label.as_deref().unwrap_or_default())?,
+    };
+    let subscriptions = &state.subscriptions;
+    let Page { listed, next } = subscriptions.page(&wanted, after.as_ref(), limit).await;
+    let mut answer = json!({ "subscriptions": listed });
     if let Some(next) = next {
-        answer["next"] = next.into();
+        answer["next"] = next.written().into();
     }
     Ok(Json(answer))
 }
 
+fn labels(text: &str) -> Result<Vec<(String, String)>, Problem> {
+    let each = text.split(',').filter(|label| !label.is_empty());
+    each.map(|label| {
+        let parts = label.split_once(':');
+        let (name, value) = parts.ok_or_else(|| {
+            let detail = "`label` is a name and a value such as `team:crm`";
+            Problem::bad_request(detail)
+        })?;
+        Ok((name.to_owned(), value.to_owned()))
+    })
+    .collect()
+}
+
 async fn show(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
-    let answered = registry(&state)?.show(&name).await?;
+    let answered = registry(&state)?.show(&name, caller.0.as_ref()).await?;
     Ok(written(StatusCode::OK, answered))
 }
 
@@ -110,11 +131,13 @@ impl FromRequestParts<State> for Asked {
             dry_run: bool,
         }
         let Query(how) = Query::<How>::from_request_parts(parts, state).await?;
+        let Caller(tenant) = Caller::from_request_parts(parts, state).await?;
         Ok(Self {
             registry: registry(state)?.clone(),
             wish: Wish {
                 dry_run: how.dry_run,
                 if_match: precondition(&parts.headers)?,
+                tenant,
             },
         })
     }
@@ -372,6 +395,12 @@ impl From<Refused> for Problem {
                 detail,
             ),
             Refused::TooLarge(detail) => too_large(detail),
+            Refused::Quota(_) => Self::new(
+                StatusCode::FORBIDDEN,
+                "quota",
+                "The tenant may have no more subscriptions",
+                detail,
+            ),
             Refused::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::problem::Problem;
+use super::tenancy::Caller;
 use super::{State, jobs};
 use crate::broker::{NotPossible, Span};
 use crate::operations::replay::{self, NotStarted, Request};
@@ -42,22 +43,31 @@ struct Wanted {
     dry_run: bool,
 }
 
-async fn list(Extract(state): Extract<State>) -> Response {
-    let mut all = state.operations.jobs.list();
+async fn list(Extract(state): Extract<State>, caller: Caller) -> Response {
+    let mut all = state.operations.jobs.list(caller.0.as_deref());
     all.retain(|job| replay::OPERATIONS.contains(&&*job.operation));
     Json(json!({ "replays": all })).into_response()
 }
 
 async fn start(
     Extract(state): Extract<State>,
+    caller: Caller,
     wanted: Result<Json<Wanted>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(wanted) = wanted.map_err(|error| Problem::bad_request(error.body_text()))?;
+    if let Some(tenant) = caller.0.as_deref() {
+        let name = &wanted.subscription;
+        let known = state.subscriptions.one(name, Some(tenant)).await;
+        if known.is_none_or(|known| known.name != *name) {
+            return Err(NotStarted::UnknownSubscription(name.clone()).into());
+        }
+    }
+    jobs::room_for(&state, &caller)?;
     let now = Timestamp::now();
     let filter = Selection::parse(wanted.filter.as_deref().unwrap_or_default(), now);
     let request = request(wanted, filter?, now).map_err(Problem::bad_request)?;
     let job = replay::start(&state.operations, request).await?;
-    Ok(jobs::accepted(&job))
+    Ok(jobs::accepted(&job, &caller))
 }
 
 fn request(wanted: Wanted, filter: Selection, now: Timestamp) -> Result<Request, String> {

@@ -1,5 +1,7 @@
 //! Subscriptions over the API: pausing, resuming, enabling and verifying one, whoever has made it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use axum::Json;
 use axum::extract::State as Extract;
@@ -8,7 +10,9 @@ use axum::http::StatusCode;
 use super::State;
 use super::ask::Path;
 use super::problem::Problem;
-use crate::operations::subscriptions::{Cursor, Listed};
+use super::tenancy::Caller;
+use crate::operations::subscriptions::{Cursor, Listed, Page};
+use crate::pipeline::Wanted;
 
 /// What the API needs of those who keep the subscriptions.
 #[async_trait]
@@ -16,9 +20,15 @@ pub trait Subscriptions: Send + Sync + 'static {
     /// All of them, in the order to be shown in.
     async fn list(&self) -> Vec<Listed>;
 
-    /// At most `most` of them and of those that cannot be used, from the first one behind `after` on,
-    /// by name.
-    async fn page(&self, after: Option<&Cursor>, most: usize) -> Vec<Listed>;
+    /// At most `most` of those that are wanted, of those too that cannot be used, from the first one
+    /// behind `after` on, by name.
+    async fn page(&self, wanted: &Wanted, after: Option<&Cursor>, most: usize) -> Page;
+
+    /// The one of this name or uid, if it is of the tenant that asks, if one does.
+    async fn one(&self, which: &str, tenant: Option<&str>) -> Option<Listed>;
+
+    /// What is parked here of each, as far as it is of the tenant that asks.
+    async fn parked(&self, tenant: Option<&str>) -> Vec<(Arc<str>, u64)>;
 
     /// Makes the change durably and returns what came of it. A change that changes nothing is fine.
     async fn change(&self, name: &str, change: Change) -> Result<Listed, NotChanged>;
@@ -76,27 +86,52 @@ impl From<NotChanged> for Problem {
     }
 }
 
-pub async fn pause(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {
-    change(state, name, Change::Pause).await
+pub async fn pause(
+    state: Extract<State>,
+    caller: Caller,
+    name: Path<String>,
+) -> Result<Json<Listed>, Problem> {
+    change(state, caller, name, Change::Pause).await
 }
 
-pub async fn resume(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {
-    change(state, name, Change::Resume).await
+pub async fn resume(
+    state: Extract<State>,
+    caller: Caller,
+    name: Path<String>,
+) -> Result<Json<Listed>, Problem> {
+    change(state, caller, name, Change::Resume).await
 }
 
-pub async fn enable(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {
-    change(state, name, Change::Enable).await
+pub async fn enable(
+    state: Extract<State>,
+    caller: Caller,
+    name: Path<String>,
+) -> Result<Json<Listed>, Problem> {
+    change(state, caller, name, Change::Enable).await
 }
 
-pub async fn verify(state: Extract<State>, name: Path<String>) -> Result<Json<Listed>, Problem> {
-    change(state, name, Change::Verify).await
+pub async fn verify(
+    state: Extract<State>,
+    caller: Caller,
+    name: Path<String>,
+) -> Result<Json<Listed>, Problem> {
+    change(state, caller, name, Change::Verify).await
 }
 
 async fn change(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(name): Path<String>,
     change: Change,
 ) -> Result<Json<Listed>, Problem> {
+    if let Some(tenant) = caller.0.as_deref() {
+        let one = state.subscriptions.one(&name, Some(tenant)).await;
+        let one = one.ok_or(NotChanged::Unknown)?;
+        if change.is_of_endpoint() && one.endpoint != one.name {
+            let why = "its endpoint is the operator's, and may be another one's too";
+            return Err(NotChanged::Conflict(why.to_owned()).into());
+        }
+    }
     let changed = state.subscriptions.change(&name, change).await?;
     tracing::info!(subscription = %name, ?change, state = changed.state, "subscription changed over the API");
     Ok(Json(changed))

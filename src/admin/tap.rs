@@ -17,6 +17,7 @@ use serde_json::json;
 use super::State;
 use super::ask;
 use super::problem::Problem;
+use super::tenancy::Caller;
 use crate::journal::{Query, Status};
 use crate::pipeline::{Filter, Heard, Tap};
 
@@ -33,6 +34,7 @@ pub fn reading() -> Router<State> {
 struct Asked {
     id: Option<String>,
     subscription: Option<String>,
+    tenant: Option<String>,
     status: Option<String>,
     r#type: Option<String>,
     topic: Option<String>,
@@ -42,12 +44,14 @@ struct Asked {
 
 async fn tap(
     Extract(state): Extract<State>,
+    caller: Caller,
     ask::Query(asked): ask::Query<Asked>,
 ) -> Result<impl IntoResponse, Problem> {
     let status = asked.status.map(|status| status.parse::<Status>());
     let query = Query {
         id: asked.id,
         subscription: asked.subscription,
+        tenant: caller.about(asked.tenant)?,
         status: status.transpose().map_err(Problem::bad_request)?,
         kind: asked.r#type,
         topic: asked.topic,

@@ -252,6 +252,7 @@ pub fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
         source: name.clone(),
         topic: source.topic.clone(),
         id: source.id.clone(),
+        tenant: source.tenant.clone(),
     }
 }
 
@@ -269,6 +270,7 @@ fn source_plan(
             let decoder = decoder(name, decode, room.clone(), &meters.of_source(name));
             Arc::new(decoder)
         }),
+        has_tenants: source.tenant.is_some(),
         meters: meters.of_source(name),
     }
 }
@@ -400,6 +402,7 @@ pub fn tokens(config: &Config) -> Vec<crate::admin::Token> {
         name: token.name.clone(),
         sha256: token.sha256,
         scopes: token.scopes.iter().map(scope).collect(),
+        tenant: token.tenant.clone(),
     };
     config.admin.tokens.iter().map(token).collect()
 }

@@ -148,6 +148,7 @@ impl App {
             config.limits.in_flight_bytes,
             brokers::egress_check(config),
         );
+        pipeline.set_quotas(config.tenants.clone());
         let registry = Registry::open(
             store.clone(),
             pipeline.clone(),
@@ -234,6 +235,7 @@ impl App {
             let pipeline = pipeline.clone();
             async move { pipeline.tidy().await }
         });
+        tokio::spawn(pipeline.clone().gather_changes());
         tokio::spawn(registry.clone().keep_up());
         tokio::spawn(pipeline.clone().watch_egress());
         tokio::spawn(reloader.clone().watch());

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::journal::{Deed, Journal};
 use crate::meters::Meters;
-use crate::operations::subscriptions::kept;
+use crate::operations::subscriptions::each_kept;
 use crate::operations::{Known, Operations};
 use crate::pipeline::{Pipeline, Receiver, State, SubscriptionStatus};
 use crate::store::Store;
@@ -99,6 +99,10 @@ impl Known for OfPipeline {
         })
     }
 
+    fn receiver_of(&self, delivery: &Delivery) -> Option<SubscriptionStatus> {
+        self.0.subscription_of(delivery)
+    }
+
     fn listens(&self) -> bool {
         true
     }
@@ -136,12 +140,12 @@ impl OfConfig {
         });
         let mut all: Vec<_> = of_config.collect();
         if let Some(store) = &store {
-            for (record, read) in kept(store, &registry::settings(config))? {
+            each_kept(store, &registry::settings(config), |record, read| {
                 // What cannot be used is not in force with a bridge running either.
                 if let Ok(read) = read {
                     all.push((record.uid, read.spec, read.endpoint));
                 }
-            }
+            })?;
         }
         let mut described = BTreeMap::new();
         for (uid, spec, endpoint) in all {

@@ -122,6 +122,7 @@ impl Reloader {
             .reload(registry::settings(&new), &new.subscriptions, compiled)
             .await
             .map_err(|error| NotReloaded::Failed(format!("{error:#}")))?;
+        self.pipeline.set_quotas(new.tenants.clone());
         for (name, source) in &new.sources {
             self.pipeline.set_rules(name, brokers::rules(source));
         }
@@ -236,6 +237,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         attempts,
         reload: _,
         telemetry,
+        tenants: _,
         store_keys: _,
         referred: _,
         brokers,
@@ -292,6 +294,7 @@ fn take_over(running: &mut Config, new: Config) {
     running.subscriptions = new.subscriptions;
     running.tests = new.tests;
     running.reload = new.reload;
+    running.tenants = new.tenants;
 }
 
 /// The bridge, behind what the API needs of it.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::{Change, NotChanged, Subscriptions};
-use crate::operations::subscriptions::{Cursor, Listed, Registry};
+use crate::operations::subscriptions::{Cursor, Listed, Page, Registry};
 use crate::operations::{Operations, parked};
-use crate::pipeline::{Pipeline, State, SubscriptionStatus};
+use crate::pipeline::{Pipeline, State, SubscriptionStatus, Wanted};
 use crate::subscription::Uid;
 
 /// The pipeline, behind what the API needs of it.
@@ -23,27 +23,18 @@ impl OfPipeline {
         Listed::of(status, parked)
     }
 
-    fn state(&self, name: &str) -> Option<State> {
-        let all = self.pipeline.subscriptions();
-        all.iter()
-            .find(|one| &*one.name == name)
-            .map(|one| one.state)
-    }
-
     /// Brings forward what was held for a subscription that takes deliveries again, and for the
     /// others of its endpoint where that was enabled.
-    fn release_holds(&self, name: &str, change: Change) {
-        let all = self.pipeline.subscriptions();
-        let Some(endpoint) = all.iter().find(|one| &*one.name == name) else {
-            return;
+    fn release_holds(&self, one: SubscriptionStatus, change: Change) {
+        // One that is written in a subscription is nobody else's.
+        let is_shared = *one.endpoint != *one.uid.as_str() && one.endpoint != one.name;
+        let changed = match change.is_of_endpoint() && is_shared {
+            true => self.pipeline.subscriptions(),
+            false => vec![one.clone()],
         };
-        let endpoint = endpoint.endpoint.clone();
-        let changed: Vec<_> = all
+        let changed: Vec<_> = changed
             .into_iter()
-            .filter(|one| {
-                one.state == State::Active
-                    && (&*one.name == name || (change.is_of_endpoint() && one.endpoint == endpoint))
-            })
+            .filter(|other| other.state == State::Active && other.endpoint == one.endpoint)
             .collect();
         let operations = self.operations.clone();
         // One after the other: two orders would take each other's messages off the tiers.
@@ -52,6 +43,13 @@ impl OfPipeline {
                 parked::release_holds(&operations, &one.name, one.uid).await;
             }
         });
+    }
+
+    fn status(&self, which: &str) -> Option<SubscriptionStatus> {
+        match which.contains(':') {
+            true => self.pipeline.subscription(&Uid::from_stored(which)),
+            false => self.pipeline.subscription_called(which),
+        }
     }
 }
 
@@ -62,21 +60,40 @@ impl Subscriptions for OfPipeline {
         all.into_iter().map(|one| self.listed(one)).collect()
     }
 
-    async fn page(&self, after: Option<&Cursor>, most: usize) -> Vec<Listed> {
+    async fn page(&self, wanted: &Wanted, after: Option<&Cursor>, most: usize) -> Page {
         let after = after.map(Cursor::place);
-        let page = self.pipeline.subscriptions_after(after, most);
-        let mut page: Vec<_> = page.into_iter().map(|one| self.listed(one)).collect();
-        page.extend(self.registry.unusable_after(after));
+        // One more tells whether there are more.
+        let (found, stopped) = self.pipeline.subscriptions_after(wanted, after, most + 1);
+        let mut page: Vec<_> = found.into_iter().map(|one| self.listed(one)).collect();
+        let reached = stopped.as_ref();
+        let is_reached = |one: &Listed| {
+            reached.is_none_or(|(name, uid)| one.place() <= (name.as_str(), uid.as_str()))
+        };
+        let unusable = self.registry.unusable_after(after).into_iter();
+        page.extend(unusable.filter(|one| one.is(wanted) && is_reached(one)));
         page.sort_by(|one, other| one.place().cmp(&other.place()));
+        let more = page.len() > most;
         page.truncate(most);
-        page
+        let next = match stopped {
+            Some((name, uid)) if !more => Some(Cursor::at(name, uid)),
+            _ => page.last().filter(|_| more).map(Cursor::behind),
+        };
+        Page { listed: page, next }
+    }
+
+    async fn one(&self, which: &str, tenant: Option<&str>) -> Option<Listed> {
+        let one = self.status(which)?;
+        let is_its = tenant.is_none_or(|tenant| one.tenant.as_deref() == Some(tenant));
+        is_its.then(|| self.listed(one))
+    }
+
+    async fn parked(&self, tenant: Option<&str>) -> Vec<(Arc<str>, u64)> {
+        self.pipeline.parked_of(tenant)
     }
 
     async fn change(&self, which: &str, change: Change) -> Result<Listed, NotChanged> {
-        let by_uid = which.contains(':').then(|| Uid::from_stored(which));
-        let by_uid = by_uid.and_then(|uid| self.pipeline.subscription(&uid));
-        let name = by_uid.as_ref().map_or(which, |one| &*one.name);
-        let before = self.state(name);
+        let before = self.status(which).ok_or(NotChanged::Unknown)?;
+        let name = &*before.name;
         let known = match change {
             Change::Pause => self.pipeline.set_paused(name, true).await,
             Change::Resume => self.pipeline.set_paused(name, false).await,
@@ -94,14 +111,11 @@ impl Subscriptions for OfPipeline {
             Ok(false) => return Err(NotChanged::Unknown),
             Err(error) => return Err(NotChanged::Unavailable(format!("{error:#}"))),
         }
-        if before != Some(State::Active) {
-            self.release_holds(name, change);
+        let now = self.pipeline.subscription(&before.uid);
+        let now = now.ok_or(NotChanged::Unknown)?;
+        if before.state != State::Active {
+            self.release_holds(now.clone(), change);
         }
-        let now = self
-            .pipeline
-            .subscriptions()
-            .into_iter()
-            .find(|subscription| &*subscription.name == name);
-        now.map(|one| self.listed(one)).ok_or(NotChanged::Unknown)
+        Ok(self.listed(now))
     }
 }

@@ -32,6 +32,9 @@ const UID: &str = "hookbridge-subscription-uid";
 const TOPIC: &str = "hookbridge-topic";
 const TYPE: &str = "hookbridge-type";
 const SOURCE: &str = "hookbridge-source";
+/// Whose the event is, and whose the subscription is.
+const TENANT: &str = "hookbridge-tenant";
+const OWNER: &str = "hookbridge-subscription-tenant";
 const ORIGIN: &str = "hookbridge-origin";
 const PUBLISHED_AT: &str = "hookbridge-published-at";
 const CONTENT_TYPE: &str = "hookbridge-content-type";
@@ -216,6 +219,7 @@ impl Envelope {
             event,
             subscription,
             uid,
+            tenant,
             id,
             generation,
             replay_of,
@@ -259,6 +263,8 @@ impl Envelope {
         }
         let optional = [
             (REPLAY_OF, replay_of.as_ref().map(|id| id.to_string())),
+            (TENANT, event.tenant.as_deref().map(str::to_owned)),
+            (OWNER, tenant.as_deref().map(str::to_owned)),
             (PUBLISHED_AT, event.published_at.map(|t| t.to_string())),
             (
                 CONTENT_TYPE,
@@ -344,6 +350,7 @@ impl Envelope {
             topic: ours.text(TOPIC)?.into(),
             kind: ours.text(TYPE)?.into(),
             source: ours.text(SOURCE)?.into(),
+            tenant: ours.optional(TENANT).map(Into::into),
             published_at: ours.optional_parsed(PUBLISHED_AT)?,
             content_type: ours.optional(CONTENT_TYPE).map(Into::into),
             content_encoding: ours.optional(CONTENT_ENCODING).map(Into::into),
@@ -369,6 +376,7 @@ impl Envelope {
             event: event.into(),
             subscription: ours.text(SUBSCRIPTION)?.into(),
             uid: Uid::from_stored(ours.text(UID)?),
+            tenant: ours.optional(OWNER).map(Into::into),
             id: DeliveryId::from_envelope(ours.text(DELIVERY_ID)?),
             generation: ours.parsed(GENERATION)?,
             replay_of: ours.optional(REPLAY_OF).map(DeliveryId::from_envelope),

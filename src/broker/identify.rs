@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::envelope;
 use crate::event::cloud::Identity;
 use crate::event::{Event, EventId, HeaderValue, Headers, Origin};
+use crate::subscription::{is_tenant, segments};
 
 /// A broker message before it is named.
 #[derive(Debug, Clone)]
@@ -46,6 +47,17 @@ pub enum IdFrom {
     Content,
 }
 
+/// `tenant:` of a source: what of a message says whose its event is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantFrom {
+    /// A header of this name.
+    Header(String),
+    /// A dotted path into the JSON body.
+    Json(String),
+    /// A segment of the topic, from 0.
+    Segment(usize),
+}
+
 /// How a source names its events.
 #[derive(Debug, Clone)]
 pub struct Naming {
@@ -53,6 +65,7 @@ pub struct Naming {
     /// `topic:` of the source, which replaces the broker's.
     pub topic: Option<Arc<str>>,
     pub id: Option<IdFrom>,
+    pub tenant: Option<TenantFrom>,
 }
 
 impl Naming {
@@ -71,6 +84,8 @@ impl Naming {
             .and_then(|id| EventId::kept(&id))
             .or_else(|| self.id_of(&taken, &cloud_event))
             .unwrap_or_else(EventId::random);
+        let tenant = self.tenant.as_ref();
+        let tenant = tenant.and_then(|from| from.read(&taken, &topic));
         let kind = cloud_event
             .kind
             .map(Arc::from)
@@ -88,6 +103,7 @@ impl Naming {
             topic,
             kind,
             source: self.source.clone(),
+            tenant,
             published_at: cloud_event.time.or(taken.published_at),
             content_type: taken.content_type,
             content_encoding: taken.content_encoding,
@@ -128,6 +144,28 @@ impl Naming {
             None => {}
         }
         taken.placed_id.clone()
+    }
+}
+
+impl TenantFrom {
+    /// Whose a message is. What is missing, no name, or said twice and differently is nobody's.
+    fn read(&self, taken: &Taken, topic: &str) -> Option<Arc<str>> {
+        let tenant: Arc<str> = match self {
+            Self::Header(name) => {
+                let mut values = taken.headers.iter().filter(|(other, _)| other == name);
+                let (_, value) = values.next()?;
+                if values.any(|(_, other)| other != value) {
+                    return None;
+                }
+                match value {
+                    HeaderValue::Int(number) => number.to_string().into(),
+                    value => value.as_str()?.into(),
+                }
+            }
+            Self::Json(path) => json_at(&taken.body, path)?.into(),
+            Self::Segment(at) => segments(topic).nth(*at)?.into(),
+        };
+        is_tenant(&tenant).then_some(tenant)
     }
 }
 
@@ -183,6 +221,7 @@ mod tests {
             source: "s".into(),
             topic: None,
             id,
+            tenant: None,
         }
     }
 
@@ -255,5 +294,53 @@ mod tests {
         let of = |body| naming(Some(IdFrom::Content)).event(taken(&[], body)).id;
         assert_eq!(of("x"), of("x"));
         assert_ne!(of("x"), of("y"));
+    }
+
+    fn tenant(from: TenantFrom, message: Taken) -> Option<String> {
+        let naming = Naming {
+            tenant: Some(from),
+            ..naming(None)
+        };
+        naming.event(message).tenant.map(|it| it.to_string())
+    }
+
+    #[test]
+    fn whose_an_event_is_is_read_where_the_source_says() {
+        let header = || TenantFrom::Header("tenant".into());
+        let of = |headers: &[(&str, &str)]| tenant(header(), taken(headers, ""));
+        assert_eq!(of(&[("tenant", "acme")]).as_deref(), Some("acme"));
+        let number = Taken {
+            headers: Headers(vec![("tenant".into(), HeaderValue::Int(42))]),
+            ..taken(&[], "")
+        };
+        assert_eq!(tenant(header(), number).as_deref(), Some("42"));
+        let json = || TenantFrom::Json("account.id".into());
+        let body = |body| tenant(json(), taken(&[], body));
+        assert_eq!(body(r#"{"account":{"id":"a1"}}"#).as_deref(), Some("a1"));
+        assert_eq!(body(r#"{"account":{"id":7}}"#).as_deref(), Some("7"));
+        let segment = |at| tenant(TenantFrom::Segment(at), taken(&[], ""));
+        assert_eq!(segment(0).as_deref(), Some("orders"));
+        assert_eq!(segment(2), None);
+    }
+
+    #[test]
+    fn what_is_missing_or_malformed_is_nobodys() {
+        let of = |headers: &[(&str, &str)]| {
+            tenant(TenantFrom::Header("tenant".into()), taken(headers, ""))
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("Tenant", "acme")]), None);
+        for bad in ["", "a b", "acme\n", "(other)"] {
+            assert_eq!(of(&[("tenant", bad)]), None, "{bad}");
+        }
+        assert_eq!(of(&[("tenant", "a"), ("tenant", "b")]), None);
+        assert_eq!(
+            of(&[("tenant", "a"), ("tenant", "a")]).as_deref(),
+            Some("a")
+        );
+        let json = |body| tenant(TenantFrom::Json("id".into()), taken(&[], body));
+        for bad in ["", "no", "{}", r#"{"id":null}"#, r#"{"id":["a"]}"#] {
+            assert_eq!(json(bad), None, "{bad}");
+        }
     }
 }

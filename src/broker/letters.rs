@@ -65,6 +65,7 @@ impl Letter {
             topic: topic.clone(),
             kind: topic,
             source: "".into(),
+            tenant: None,
             published_at: None,
             content_type: None,
             content_encoding: None,
@@ -79,6 +80,7 @@ impl Letter {
                 event: Arc::new(event),
                 subscription: "".into(),
                 uid: Uid::from_stored(""),
+                tenant: None,
                 id: DeliveryId::from_envelope(id),
                 generation: 0,
                 replay_of: None,
@@ -142,6 +144,7 @@ impl Letter {
         let first = Delivery::first(Arc::new(event), subscription, uid, now);
         Ok(Delivery {
             replay_of: Some(self.delivery.id.clone()),
+            tenant: self.delivery.tenant.clone(),
             ..first
         })
     }

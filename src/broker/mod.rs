@@ -37,7 +37,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use history::{History, NotPossible, Reach, Span};
-pub use identify::{IdFrom, Naming, Taken};
+pub use identify::{IdFrom, Naming, Taken, TenantFrom};
 pub use in_flight::{Admission, Budget, Filling, Intake, Window};
 pub use letters::{Letter, Letters, NotOpened, Purpose};
 pub use receipt::{Answer, Receipt, Settlement, Token};

@@ -85,7 +85,8 @@ impl Whose {
             Self::Of {
                 uid: wanted,
                 name: by_name,
-            } => uid == wanted || name == &**by_name,
+                // Names of those made over the API can be another one's later.
+            } => uid == wanted || (wanted.is_of_config() && name == &**by_name),
         }
     }
 }

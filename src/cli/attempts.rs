@@ -99,6 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         event: None,
         id,
         subscription,
+        tenant: None,
         status: status.transpose().map_err(Exit::usage)?,
         kind,
         topic,

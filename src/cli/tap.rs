@@ -276,6 +276,7 @@ mod tests {
                 generation: 0,
                 subscription: "crm".into(),
                 uid: "crm".into(),
+                tenant: String::new(),
                 topic: "orders".into(),
                 r#type: "orders".into(),
                 source: "local".into(),

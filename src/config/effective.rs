@@ -406,7 +406,7 @@ mod tests {
             sources: { a: { broker: here, topics: ['#', \"a.*\"] } }\n\
             subscriptions:\n  yes1:\n    topics: [\"null\", 12, '1e3']\n    timeout: 2s\n    \
             filter: { 'data.a b': { $in: [true, 'true', 1, '1', null, \"x\\ny: z\"] }, $or: [{ data.on: '#' }] }\n    \
-            labels: { on: off, 1: true, '': x }\n    \
+            labels: { on: off, 1: true, 'null': x }\n    \
             endpoint: { url: 'https://h/', signature: none, headers: { x-a: '$${env:X} \u{e4}' } }\n";
         same(text, Path::new("."));
     }

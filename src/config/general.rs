@@ -13,6 +13,7 @@ use super::field::Field;
 use super::keys;
 use super::node::Span;
 use super::reader::{Map, Notes};
+use super::tenants;
 use super::{
     Admin, AdminToken, DeadLetters, DeliverySettings, Instance, Limits, Place, Reload, Scope,
 };
@@ -210,7 +211,13 @@ fn token(field: Field<'_>) -> Option<AdminToken> {
         .filter_map(|field| field.one_of(&keys::SCOPES))
         .filter_map(scope)
         .collect();
+    let tenant = match map.take("tenant") {
+        // One whose tenant is wrong must not become one of everybody.
+        Some(field) => Some(tenants::name(field)?),
+        None => None,
+    };
     Some(AdminToken {
+        tenant,
         name: name?.text.to_string(),
         sha256: sha256?,
         scopes,

@@ -14,6 +14,7 @@ mod signature;
 mod sources;
 mod subscriptions;
 mod telemetry;
+mod tenants;
 
 use std::fmt;
 
@@ -30,6 +31,7 @@ pub use signature::*;
 pub use sources::*;
 pub use subscriptions::*;
 pub use telemetry::*;
+pub use tenants::*;
 
 /// In place of a default.
 pub const MANDATORY: &str = "mandatory";

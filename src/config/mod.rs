@@ -37,6 +37,7 @@ mod sources;
 mod subscriptions;
 mod telemetry;
 mod templates;
+mod tenants;
 mod terms;
 mod versions;
 
@@ -71,8 +72,8 @@ pub use crate::decode::{Coding, Format as SchemaFormat};
 pub use crate::pipeline::Unmatched;
 pub use crate::subscription::TlsFiles as Tls;
 
-use crate::broker::{IdFrom, tiers::Tiers};
-use crate::subscription::{Auth, Contract, Endpoint, Secret, Spec};
+use crate::broker::{IdFrom, TenantFrom, tiers::Tiers};
+use crate::subscription::{Auth, Contract, Endpoint, Quotas, Secret, Spec};
 
 /// A whole, valid config.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,6 +91,8 @@ pub struct Config {
     pub attempts: Option<Attempts>,
     pub reload: Reload,
     pub telemetry: Telemetry,
+    /// What tenants may use.
+    pub tenants: Quotas,
     pub brokers: BTreeMap<Arc<str>, Broker>,
     pub sources: BTreeMap<Arc<str>, Source>,
     /// Every endpoint by its name: the shared ones, and those written inside a subscription under
@@ -129,6 +132,8 @@ pub struct AdminToken {
     pub name: String,
     pub sha256: [u8; 32],
     pub scopes: Vec<Scope>,
+    /// Whom it acts for; `None`: the operator.
+    pub tenant: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,6 +299,7 @@ pub struct Source {
     /// `topic:` replaces the broker's own topic.
     pub topic: Option<Arc<str>>,
     pub id: Option<IdFrom>,
+    pub tenant: Option<TenantFrom>,
     pub decode: Option<Decode>,
     /// What bodies of its events have to be.
     pub contract: Contract,

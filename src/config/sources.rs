@@ -12,6 +12,7 @@ use super::field::{Field, Name};
 use super::keys;
 use super::node::Span;
 use super::reader::{Map, suggestion};
+use super::tenants;
 use super::terms;
 use super::{Binding, EmbeddedSource, From, KafkaSource, RabbitMqSource, Source, Start, Unmatched};
 use crate::broker::IdFrom;
@@ -150,6 +151,10 @@ fn source(
         .and_then(|field| field.text())
         .map(Arc::from);
     let id = map.take("id").and_then(id);
+    let tenant = match map.take("tenant") {
+        Some(field) => Some(tenants::from(field, &map)?),
+        None => None,
+    };
     let decode = match map.take("decode") {
         Some(field) => Some(decode::read(field)?),
         None => None,
@@ -161,6 +166,7 @@ fn source(
         unmatched,
         topic,
         id,
+        tenant,
         decode,
         contract: terms::contract(&map),
     })

@@ -7,7 +7,7 @@ use super::endpoints::{self, LANE_KEYS};
 use super::field::{Field, Name};
 use super::reader::{Map, suggestion};
 use super::versions::{Versions, misfit_of_sources};
-use super::{DeliverySettings, brokers, keys, sources, terms};
+use super::{DeliverySettings, keys, sources, tenants, terms};
 use crate::subscription::{
     Endpoint, Filter, MaxParked, RetryPolicy, Spec, StatusRange, Statuses, Terms,
 };
@@ -110,11 +110,8 @@ pub fn one(name: Name, field: Field<'_>, known: &Known<'_>) -> Read {
         connect_timeout: times.connect_timeout,
         slow_after: times.slow_after,
         max_parked: map.take("max_parked").map(max_parked).unwrap_or_default(),
-        tenant: map
-            .take("tenant")
-            .and_then(|field| field.name())
-            .map(|name| name.text),
-        labels: map.take("labels").map(brokers::texts).unwrap_or_default(),
+        tenant: map.take("tenant").and_then(tenants::name),
+        labels: map.take("labels").map(tenants::labels).unwrap_or_default(),
         endpoint: to.unwrap_or_else(|| name.text.clone()),
     };
     Read {

@@ -14,7 +14,7 @@ use super::substitute::{self, Env};
 use super::versions::Versions;
 use super::{
     Case, Config, DeliverySettings, Problem, Problems, attempts, brokers, cases, endpoints,
-    general, keys, sources, subscriptions, telemetry,
+    general, keys, sources, subscriptions, telemetry, tenants,
 };
 
 pub const DEFAULT_GROUP: &str = "hookbridge";
@@ -147,6 +147,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     });
     let reload = section(&top, "reload", &keys::RELOAD, general::reload);
     let telemetry = section(&top, "telemetry", &keys::TELEMETRY, telemetry::read);
+    let tenants = section(&top, "tenants", &keys::TENANTS, tenants::quotas);
     let external = brokers
         .iter()
         .find(|broker| matches!(broker.kind, Some(Kind::RabbitMq | Kind::Kafka)));
@@ -220,6 +221,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         attempts: attempts?,
         reload: reload?,
         telemetry: telemetry?,
+        tenants: tenants?,
         brokers: brokers::finish(brokers),
         sources: sources::finish(sources),
         endpoints: all,

@@ -80,6 +80,7 @@ fn event(body: &[u8]) -> Event {
         topic: "orders".into(),
         kind: "orders".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

@@ -304,6 +304,7 @@ mod tests {
             topic: "orders".into(),
             kind: "orders".into(),
             source: "local".into(),
+            tenant: None,
             published_at: None,
             content_type: Some(content_type.into()),
             content_encoding: None,

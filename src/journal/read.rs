@@ -22,6 +22,8 @@ pub struct Query {
     /// An event's or a delivery's.
     pub id: Option<String>,
     pub subscription: Option<String>,
+    /// Of the subscription.
+    pub tenant: Option<String>,
     pub status: Option<Status>,
     pub kind: Option<String>,
     pub topic: Option<String>,
@@ -100,6 +102,7 @@ impl Query {
         same(&self.event, &entry.event)
             && (same(&self.id, &entry.event) || same(&self.id, &entry.delivery))
             && same(&self.subscription, &entry.subscription)
+            && same(&self.tenant, &entry.tenant)
             && same(&self.kind, &entry.r#type)
             && same(&self.topic, &entry.topic)
             && self.since.is_none_or(|since| entry.at >= since)

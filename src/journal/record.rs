@@ -44,6 +44,9 @@ pub struct Entry {
     pub subscription: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub uid: String,
+    /// Whose the subscription was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
     pub topic: String,
     pub r#type: String,
     pub source: String,
@@ -212,7 +215,7 @@ pub fn attempted(
     text(buffer, attempt.outcome.excerpt(), EXCERPT_BYTES);
     let Some(exchange) = exchange else {
         buffer.push(0);
-        return end(buffer, began);
+        return end_of(buffer, delivery, began);
     };
     buffer.push(1);
     text(buffer, &exchange.method, NAME_BYTES);
@@ -229,7 +232,7 @@ pub fn attempted(
     buffer.push(is_text);
     number(buffer, body.len() as u32);
     buffer.extend_from_slice(body.as_bytes());
-    end(buffer, began);
+    end_of(buffer, delivery, began);
 }
 
 pub fn parked(
@@ -247,7 +250,7 @@ pub fn parked(
     });
     buffer.extend_from_slice(&until.as_microsecond().to_le_bytes());
     text(buffer, on, NAME_BYTES);
-    end(buffer, began);
+    end_of(buffer, delivery, began);
 }
 
 pub fn dead(buffer: &mut Vec<u8>, delivery: &Delivery, reason: Reason, on: &str) {
@@ -255,7 +258,7 @@ pub fn dead(buffer: &mut Vec<u8>, delivery: &Delivery, reason: Reason, on: &str)
     of_delivery(buffer, delivery);
     text(buffer, reason.as_str(), NAME_BYTES);
     text(buffer, on, NAME_BYTES);
-    end(buffer, began);
+    end_of(buffer, delivery, began);
 }
 
 /// `other`: see [`What::Ordered`].
@@ -272,13 +275,13 @@ pub fn ordered(buffer: &mut Vec<u8>, delivery: &Delivery, deed: Deed, on: &str, 
     });
     text(buffer, on, NAME_BYTES);
     text(buffer, other, NAME_BYTES);
-    end(buffer, began);
+    end_of(buffer, delivery, began);
 }
 
 pub fn stale(buffer: &mut Vec<u8>, delivery: &Delivery, now: Timestamp) {
     let began = begin(buffer, STALE, now);
     of_delivery(buffer, delivery);
-    end(buffer, began);
+    end_of(buffer, delivery, began);
 }
 
 pub fn unmatched(buffer: &mut Vec<u8>, event: &Event, now: Timestamp) {
@@ -292,6 +295,7 @@ fn of_delivery(buffer: &mut Vec<u8>, delivery: &Delivery) {
         event,
         subscription,
         uid,
+        tenant: _,
         id,
         generation,
         replay_of: _,
@@ -338,6 +342,14 @@ fn begin(buffer: &mut Vec<u8>, kind: u8, at: Timestamp) -> usize {
     buffer.extend_from_slice(&[0, 0, 0, 0, VERSION, kind]);
     buffer.extend_from_slice(&at.as_microsecond().to_le_bytes());
     began
+}
+
+/// Ends with the tenant, which older records do not have.
+fn end_of(buffer: &mut Vec<u8>, delivery: &Delivery, began: usize) {
+    if let Some(tenant) = &delivery.tenant {
+        text(buffer, tenant, NAME_BYTES);
+    }
+    end(buffer, began);
 }
 
 fn end(buffer: &mut [u8], began: usize) {
@@ -423,6 +435,7 @@ pub fn entry(record: &[u8], instance: &str) -> Option<Entry> {
         ORDERED => reader.ordered(generation)?,
         _ => return None,
     };
+    let tenant = reader.string().unwrap_or_default();
     Some(Entry {
         at,
         instance: instance.to_owned(),
@@ -431,6 +444,7 @@ pub fn entry(record: &[u8], instance: &str) -> Option<Entry> {
         generation,
         subscription,
         uid,
+        tenant,
         topic,
         r#type,
         source,

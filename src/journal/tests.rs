@@ -17,6 +17,7 @@ fn event(id: &str) -> Arc<Event> {
         topic: "orders.created".into(),
         kind: "order".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

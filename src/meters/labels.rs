@@ -63,3 +63,14 @@ pub struct ByBroker {
 pub struct ByHash {
     pub hash: String,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByTenant {
+    pub tenant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByTenantOutcome {
+    pub tenant: String,
+    pub outcome: &'static str,
+}

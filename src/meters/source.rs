@@ -31,6 +31,8 @@ pub struct SourceMeters {
     pub undecoded: Counter,
     /// Events that break the source's contract.
     pub invalid: Counter,
+    /// Events that do not say whose they are, where the source has tenants.
+    pub without_tenant: Counter,
     source: String,
     lag: Family<BySourcePartition, Gauge>,
 }
@@ -78,6 +80,7 @@ impl Meters {
             decoded: handle(&self.decoded, &result("decoded")),
             undecoded: handle(&self.decoded, &result("failed")),
             invalid: handle(&self.invalid, &by),
+            without_tenant: handle(&self.without_tenant, &by),
             source: source.to_owned(),
             lag: self.lag.clone(),
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,6 +18,8 @@ use crate::subscription::Rate;
 
 /// Jobs at work at once.
 const RUNNING: usize = 16;
+/// Those of one tenant.
+const RUNNING_OF_TENANT: usize = 2;
 /// Jobs that are remembered after their end.
 const REMEMBERED: usize = 100;
 /// Different reasons for skipping that are counted apart.
@@ -35,6 +37,8 @@ pub struct Job {
     done: AtomicU64,
     rest: Mutex<Rest>,
     cancel: CancellationToken,
+    /// Who has had it started, if that was not the operator.
+    tenant: OnceLock<Arc<str>>,
 }
 
 struct Rest {
@@ -114,7 +118,18 @@ impl Job {
                 reached: None,
             }),
             cancel: CancellationToken::new(),
+            tenant: OnceLock::new(),
         }
+    }
+
+    /// A tenant has had it started.
+    pub fn belongs_to(&self, tenant: Arc<str>) {
+        let _ = self.tenant.set(tenant);
+    }
+
+    /// Whether it may be shown to who acts for this tenant, or to the operator.
+    pub fn is_seen_by(&self, tenant: Option<&str>) -> bool {
+        tenant.is_none_or(|tenant| self.tenant.get().is_some_and(|its| **its == *tenant))
     }
 
     pub fn expects(&self, total: u64) {
@@ -224,7 +239,7 @@ pub struct Jobs {
 /// Too many jobs are at work, or the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{RUNNING} jobs are at work already, or this process is stopping: wait for one, or cancel one"
+    "{RUNNING} jobs are at work already ({RUNNING_OF_TENANT} of one tenant), or this process is stopping: wait for one, or cancel one"
 )]
 pub struct TooMany;
 
@@ -263,9 +278,22 @@ impl Jobs {
         self.lock().iter().find(|job| job.id == id).cloned()
     }
 
-    /// All that are remembered, the newest first.
-    pub fn list(&self) -> Vec<Report> {
-        self.lock().iter().rev().map(|job| job.report()).collect()
+    /// All that are remembered and that may be shown to who acts for this tenant, the newest first.
+    pub fn list(&self, tenant: Option<&str>) -> Vec<Report> {
+        let all = self.lock();
+        let seen = all.iter().rev().filter(|job| job.is_seen_by(tenant));
+        seen.map(|job| job.report()).collect()
+    }
+
+    /// Whether this tenant may have one more started.
+    pub fn room_for(&self, tenant: &str) -> Result<(), TooMany> {
+        let all = self.lock();
+        let its = all.iter().filter(|job| job.is_seen_by(Some(tenant)));
+        let running = its.filter(|job| job.lock().state == State::Running);
+        match running.count() < RUNNING_OF_TENANT {
+            true => Ok(()),
+            false => Err(TooMany),
+        }
     }
 
     /// Asks a job to stop; `None` when there is no such job.
@@ -385,7 +413,7 @@ mod tests {
             let job = jobs.start("short", |_| async { Ok(()) }).unwrap();
             ended(&job).await;
         }
-        assert_eq!(jobs.list().len(), REMEMBERED);
+        assert_eq!(jobs.list(None).len(), REMEMBERED);
         for _ in 0..RUNNING {
             jobs.start("long", |_| std::future::pending()).unwrap();
         }

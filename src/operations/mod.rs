@@ -52,6 +52,17 @@ pub trait Known: Send + Sync + 'static {
     /// The subscription of this name, to make deliveries for it.
     fn receiver(&self, name: &str) -> Option<Receiver>;
 
+    /// The subscription that `delivery` is for, as the pipeline would find it when it comes back.
+    fn receiver_of(&self, delivery: &Delivery) -> Option<SubscriptionStatus> {
+        let all = self.subscriptions();
+        let same = all.iter().find(|one| one.uid == delivery.uid);
+        let found = same.or_else(|| {
+            let was = |one: &&SubscriptionStatus| one.was.contains(&delivery.subscription);
+            all.iter().find(was)
+        });
+        found.filter(|one| one.tenant == delivery.tenant).cloned()
+    }
+
     /// Whether [`Known::ordered`] is of use to anybody.
     fn listens(&self) -> bool {
         false
@@ -112,6 +123,11 @@ impl Operations {
         self.known.receiver(name)
     }
 
+    /// The subscription that `delivery` is for.
+    pub fn receiver_of(&self, delivery: &Delivery) -> Option<SubscriptionStatus> {
+        self.known.receiver_of(delivery)
+    }
+
     /// The brokers on which deliveries wait and end.
     pub fn keepers(&self) -> impl Iterator<Item = &Arc<dyn Broker>> {
         let here = |(name, _): &(&Arc<str>, _)| !self.elsewhere.contains(*name);
@@ -130,16 +146,4 @@ impl Operations {
         self.journal.ordered(delivery, deed, on, other);
         self.known.ordered(deed, delivery, size_bytes);
     }
-}
-
-/// The subscription that `delivery` is for, as the pipeline would find it when it comes back.
-pub fn receiver_of<'a>(
-    delivery: &Delivery,
-    known: &'a [SubscriptionStatus],
-) -> Option<&'a SubscriptionStatus> {
-    let same = known.iter().find(|one| one.uid == delivery.uid);
-    same.or_else(|| {
-        let was = |one: &&SubscriptionStatus| one.was.contains(&delivery.subscription);
-        known.iter().find(was)
-    })
 }

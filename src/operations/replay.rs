@@ -339,6 +339,7 @@ impl Replay {
     fn send(&mut self, event: Arc<Event>, reached: Option<Timestamp>) {
         let Subscription { uid, spec, .. } = &self.receiver.subscription;
         let delivery = delivery(event, spec.name.clone(), uid.clone());
+        let delivery = delivery.of_tenant(spec.tenant.clone());
         let (keeper, job) = (self.keeper.clone(), self.job.clone());
         let task = tokio::spawn(async move { send(&*keeper, &delivery, &job).await });
         self.under_way.push_back(Sending { reached, task });

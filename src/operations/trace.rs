@@ -171,6 +171,12 @@ impl Traces {
     /// What became of the event of this id, as receivers see it in `webhook-id`, or as it was given
     /// by the publisher.
     pub async fn of(&self, id: &str) -> Result<Trace, Untraced> {
+        self.seen_by(None, id).await
+    }
+
+    /// The same, as far as it is about subscriptions of the tenant that asks. One that has none of it is
+    /// told that there is nothing.
+    pub async fn seen_by(&self, tenant: Option<&str>, id: &str) -> Result<Trace, Untraced> {
         let mut ids = vec![id.to_owned()];
         ids.extend(EventId::from_outside(id.as_bytes()).map(|id| id.to_string()));
         ids.dedup();
@@ -188,16 +194,25 @@ impl Traces {
                 break;
             }
         }
+        entries.retain(|entry| tenant.is_none_or(|tenant| entry.tenant == tenant));
         if entries.len() >= MOST_ENTRIES {
             notes.push(format!("only the newest {MOST_ENTRIES} records are shown"));
         }
         let under_way: Vec<_> = match &self.pipeline {
-            Some(pipeline) => ids.iter().flat_map(|id| pipeline.under_way(id)).collect(),
+            Some(pipeline) => {
+                let all = ids.iter().flat_map(|id| pipeline.under_way(id));
+                let is_seen = |one: &Running| {
+                    tenant.is_none_or(|tenant| one.tenant.as_deref() == Some(tenant))
+                };
+                all.filter(is_seen).collect()
+            }
             None => Vec::new(),
         };
         let of_event = |letter: &Letter| {
             let event = letter.delivery.event.id.as_str();
-            ids.iter().any(|id| id == event).then(|| Letter {
+            let owner = letter.delivery.tenant.as_deref();
+            let is_seen = tenant.is_none_or(|tenant| owner == Some(tenant));
+            (is_seen && ids.iter().any(|id| id == event)).then(|| Letter {
                 delivery: letter.delivery.slim(),
                 ..letter.clone()
             })

@@ -209,6 +209,14 @@ pub(super) fn note(delivery: &mut Delivery, attempt: &Attempt, delivered: bool) 
 /// Counts what came of an attempt for one delivery.
 pub(super) fn count(target: &Target, delivery: &Delivery, attempt: &Attempt, delivered: bool) {
     let meters = &target.meters;
+    if let Some(tenant) = &target.tenant {
+        let meters = tenant.meters();
+        let attempts = match delivered {
+            true => &meters.delivered,
+            false => &meters.failed,
+        };
+        attempts.inc();
+    }
     if !delivered {
         meters.failed(attempt.outcome.status_class());
         return;

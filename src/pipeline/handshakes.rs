@@ -17,10 +17,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::Pipeline;
+use super::{Pipeline, Target};
 use crate::deliver::{Agreed, NotAgreed};
 use crate::store::Agreement;
-use crate::subscription::{Endpoint, Rate};
+use crate::subscription::{Endpoint, Rate, Uid};
 
 /// The first pause; each is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -325,14 +325,20 @@ impl Pipeline {
     /// Has lane and gauges follow what the handshake of `endpoint` says now.
     fn note_handshake(&self, endpoint: &str) {
         let routes = self.routes.load();
-        let of_it = routes
-            .iter()
-            .filter(|target| *target.subscription.endpoint.name == *endpoint)
-            .filter(|target| target.handshake.is_some());
-        for target in of_it {
+        let note = |target: &Arc<Target>| {
+            // One that sends nothing has no say in it.
+            if target.handshake.is_none() {
+                return;
+            }
             self.lanes.update(&target.subscription, target.allowed());
             target.meters.unverified.set(target.is_unverified().into());
+        };
+        // One that is written in a subscription has its uid for a name, and is no other's.
+        if let Some(target) = routes.by_uid(&Uid::from_stored(endpoint)) {
+            return note(target);
         }
+        let is_of_it = |target: &&Arc<Target>| *target.subscription.endpoint.name == *endpoint;
+        routes.iter().filter(is_of_it).for_each(note);
     }
 }
 

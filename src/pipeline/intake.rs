@@ -172,6 +172,9 @@ impl Source<'_> {
         failpoint::reach("take", &event.body);
         let mut json = None;
         let plan = self.plan;
+        if plan.has_tenants && event.tenant.is_none() {
+            plan.meters.without_tenant.inc();
+        }
         if let Some(decoder) = &plan.decoder {
             let patience = self.patience();
             // Boxed, so that those that are not decoded do not carry it.
@@ -243,7 +246,8 @@ impl Source<'_> {
             subscription.spec.name.clone(),
             subscription.uid.clone(),
             now,
-        );
+        )
+        .of_tenant(subscription.spec.tenant.clone());
         let job = Job {
             witness: Witness::new(&self.pipeline.suspects, event, &target.subscription.uid),
             delivery,
@@ -252,6 +256,7 @@ impl Source<'_> {
             ticket,
             window: self.window.clone(),
             json,
+            pass: None,
         };
         if let Some(why) = breach {
             return terms::refuse(job, why);
@@ -442,6 +447,7 @@ async fn offer_due(
         witness,
         window: window.clone(),
         json: None,
+        pass: None,
     };
     // What was parked beside its request may have ended with that.
     match pipeline.ends.take(&job.delivery) {
@@ -514,7 +520,8 @@ pub(super) async fn take_unmatched(
             subscription.spec.name.clone(),
             subscription.uid.clone(),
             delivery.progress.taken_at,
-        );
+        )
+        .of_tenant(subscription.spec.tenant.clone());
         own.generation = delivery.generation;
         let job = Job {
             witness: Witness::new(&pipeline.suspects, &own.event, &own.uid),
@@ -524,6 +531,7 @@ pub(super) async fn take_unmatched(
             ticket,
             window: window.clone(),
             json: json.as_ref().map(own_json),
+            pass: None,
         };
         match breaches.next().flatten() {
             Some(why) => terms::refuse(job, why),

@@ -220,6 +220,11 @@ impl Lanes {
         self.waiting.load(Ordering::Relaxed) < self.places
     }
 
+    /// Whether half of the places are left, which those that need not wait here leave to the others.
+    pub fn half_is_left(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < self.places / 2
+    }
+
     /// Deliveries with these [shares](Ticket::share) of their events wait.
     pub fn entered_room(&self, share: usize) {
         self.waiting.fetch_add(share, Ordering::Relaxed);

@@ -14,7 +14,7 @@
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
 //! event would become can be looked at without any of it ([`preview`]); what is sent can be watched
-//! ([`tap`]). Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
+//! ([`tap`]). What all endpoints of a tenant may use together is counted in [`tenants`]. Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
 
 mod attempt;
 mod batches;
@@ -38,6 +38,7 @@ mod standing;
 mod suspects;
 mod tap;
 mod target;
+mod tenants;
 mod terms;
 mod ticket;
 mod together;
@@ -49,7 +50,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -75,6 +76,7 @@ use self::pauses::Pauses;
 use self::release::Ends;
 use self::suspects::{Suspects, Witness};
 use self::target::{Parked, Target};
+use self::tenants::{Pass, Tenants};
 use self::terms::AllRules;
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
@@ -85,7 +87,7 @@ pub use self::handshakes::HandshakeStatus;
 pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::register::Prepared;
-pub use self::standing::{State, SubscriptionStatus};
+pub use self::standing::{State, SubscriptionStatus, Wanted};
 pub use self::tap::{Filter, Heard, Shown, ShownAnswer, Tap, Tapped, Taps};
 pub use self::terms::Rules;
 pub use self::under_way::Running;
@@ -101,6 +103,8 @@ pub struct Job {
     window: Filling,
     /// The event's body, decoded and parsed once for all that are made of it here.
     json: Option<SharedJson>,
+    /// Where its tenant's deliveries are counted.
+    pass: Option<Box<Pass>>,
 }
 
 /// A broker, the sources taken from it, and the windows of what it hands over.
@@ -121,6 +125,8 @@ pub struct SourcePlan {
     pub rules: Rules,
     /// Where its messages are not to be read as they are.
     pub decoder: Option<Arc<Decoder>>,
+    /// Its events say whose they are.
+    pub has_tenants: bool,
     pub meters: SourceMeters,
 }
 
@@ -160,6 +166,9 @@ pub struct Pipeline {
     parked: Mutex<BTreeMap<Uid, Arc<Parked>>>,
     /// One snapshot is made after the other.
     installing: Mutex<()>,
+    /// So many have come and gone that all should be gathered.
+    crowded: Notify,
+    tenants: Tenants,
 }
 
 /// What is told of everything that happens.
@@ -251,6 +260,7 @@ impl Pipeline {
                 source_pauses.hold(feeding)
             })
             .collect();
+        let tenants = Tenants::new(meters.clone());
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
             decodings,
@@ -272,6 +282,8 @@ impl Pipeline {
             leaving: CancellationToken::new(),
             parked: Mutex::default(),
             installing: Mutex::default(),
+            crowded: Notify::new(),
+            tenants,
         });
         (pipeline, feedings)
     }
@@ -416,9 +428,11 @@ fn warn_of_versions(subscription: &Subscription) {
 
 /// Whose a delivery is now: by its identity, or by a name that the subscription had before.
 fn target_of<'a>(routes: &'a Routes<Target>, delivery: &Delivery) -> Option<&'a Arc<Target>> {
-    routes
+    let found = routes
         .by_uid(&delivery.uid)
-        .or_else(|| routes.renamed(&delivery.subscription))
+        .or_else(|| routes.renamed(&delivery.subscription));
+    // What was made for one tenant is not for the next one.
+    found.filter(|target| target.subscription.spec.tenant == delivery.tenant)
 }
 
 /// An order about parked deliveries, as the journal calls it.

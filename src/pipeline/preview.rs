@@ -45,7 +45,7 @@ impl Preview {
         let mut targets = Vec::new();
         for subscription in subscriptions {
             let name = subscription.spec.name.clone();
-            let target = Target::new(subscription, false, Arc::default(), &meters)
+            let target = Target::new(subscription, None, false, Arc::default(), &meters)
                 .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
             targets.push(Arc::new(target));
         }
@@ -96,6 +96,7 @@ impl Preview {
             ..
         } = &target.subscription;
         let delivery = Delivery::first(event.clone(), spec.name.clone(), uid.clone(), at);
+        let delivery = delivery.of_tenant(spec.tenant.clone());
         let rendered = target
             .renderer
             .render(&delivery, None, endpoint, spec.timeout)

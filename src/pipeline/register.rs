@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{Pipeline, State, SubscriptionStatus, Target, warn_of_versions};
-use crate::route::Routes;
+use crate::route::{Routes, place};
 use crate::subscription::{Subscription, Uid};
 
 /// A subscription that deliveries can be made for, not in the snapshot yet.
@@ -38,14 +38,15 @@ impl Prepared {
 
 impl Pipeline {
     /// Makes `subscription` ready. Nothing is changed by it.
-    pub fn prepare(&self, subscription: Subscription) -> anyhow::Result<Prepared> {
+    pub fn prepare(&self, mut subscription: Subscription) -> anyhow::Result<Prepared> {
+        let tenant = self.tenants.of(&mut subscription);
         let name = subscription.spec.name.clone();
         let paused = self.store.subscription_standing(&subscription.uid)?.paused;
         let parked = {
             let all = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(&subscription.uid).cloned().unwrap_or_default()
         };
-        let target = Target::new(subscription, paused, parked, &self.meters)
+        let target = Target::new(subscription, tenant, paused, parked, &self.meters)
             .map_err(|why| anyhow::anyhow!("subscription `{name}`: {why}"))?;
         Ok(Prepared(target))
     }
@@ -58,9 +59,12 @@ impl Pipeline {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let target = self.greeted(prepared);
-        let mut targets = self.all_but(&target.subscription.uid);
-        targets.push(target);
-        self.swap_in(targets);
+        let before = self.routes.load_full();
+        self.change(
+            &before,
+            &target.subscription.uid,
+            before.with(target.clone()),
+        );
     }
 
     /// Takes the subscription of this uid out. What is parked for it finds nobody when it comes back.
@@ -69,15 +73,67 @@ impl Pipeline {
             .installing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        self.swap_in(self.all_but(uid));
+        let before = self.routes.load_full();
+        self.change(&before, uid, before.without(uid));
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.remove(uid);
     }
 
-    fn all_but(&self, uid: &Uid) -> Vec<Arc<Target>> {
-        let routes = self.routes.load();
-        let others = routes.iter().filter(|one| one.subscription.uid != *uid);
-        others.cloned().collect()
+    /// Puts a snapshot in force that differs from the one before in the subscription of this uid.
+    fn change(&self, before: &Routes<Target>, uid: &Uid, now: Routes<Target>) {
+        let now = match now.is_overfull() {
+            true => now.gathered(),
+            false => now,
+        };
+        if now.is_crowded() {
+            self.crowded.notify_one();
+        }
+        let old = before.by_uid(uid);
+        if let Some(old) = old
+            && now.by_name(&old.subscription.spec.name).is_none()
+        {
+            old.meters.unverified.set(0);
+        }
+        let asks = |target: &Arc<Target>, endpoint: &str| {
+            target.handshake.is_some() && *target.subscription.endpoint.name == *endpoint
+        };
+        let endpoint = old.map(|old| old.subscription.endpoint.name.clone());
+        // A shared one is the config's, and may be another one's too.
+        let own = endpoint.filter(|endpoint| **endpoint == *uid.as_str());
+        let is_asked = |endpoint: &str| now.by_uid(uid).is_some_and(|it| asks(it, endpoint));
+        let forgotten = own.filter(|endpoint| !is_asked(endpoint));
+        self.routes.store(Arc::new(now));
+        self.handshakes
+            .keep(|name| forgotten.as_deref() != Some(name));
+    }
+
+    /// Gathers the snapshot whenever so much has come over it, beside what goes on; for ever.
+    pub async fn gather_changes(self: Arc<Self>) {
+        loop {
+            self.crowded.notified().await;
+            let then = self.routes.load_full();
+            if !then.is_crowded() {
+                continue;
+            }
+            let of = then.clone();
+            let gathering = tokio::task::spawn_blocking(move || of.gathered());
+            let Ok(gathered) = gathering.await else {
+                continue;
+            };
+            let now = {
+                let _turn = self
+                    .installing
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let now = self.routes.load_full();
+                if let Some(routes) = gathered.caught_up(&then, &now) {
+                    self.routes.store(Arc::new(routes));
+                }
+                now
+            };
+            // There may be a million of them to be let go of.
+            let _ = tokio::task::spawn_blocking(move || drop((then, now))).await;
+        }
     }
 
     /// With what its endpoint has agreed to, and its lane told of its limits.
@@ -107,7 +163,7 @@ impl Pipeline {
 
     /// Makes these the subscriptions, ordered by their place.
     pub(super) fn swap_in(&self, mut targets: Vec<Arc<Target>>) {
-        targets.sort_by(|one, other| one.place().cmp(&other.place()));
+        targets.sort_by(|one, other| place(&one.subscription).cmp(&place(&other.subscription)));
         let routes = Routes::build(targets);
         for before in self.routes.load().iter() {
             let name = &before.subscription.spec.name;

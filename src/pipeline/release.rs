@@ -164,7 +164,7 @@ impl Pipeline {
             _ => Reason::Unparkable,
         };
         keeper.dead_letter(&delivery, reason).await;
-        target.meters.dead(reason);
+        target.buried(reason);
         ticket.resolved();
     }
 }

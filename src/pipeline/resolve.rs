@@ -29,7 +29,7 @@ const SOLE_HOLD: Duration = Duration::from_secs(1);
 impl Pipeline {
     /// Offers a delivery to its endpoint's lane; what the lane has no place for is held on the
     /// broker. At its `entrance` it may wait for its place.
-    pub(super) async fn offer(self: &Arc<Self>, mut job: Job, mut entrance: Entrance<'_>) {
+    pub(super) async fn offer(self: &Arc<Self>, job: Job, mut entrance: Entrance<'_>) {
         let Job {
             delivery, target, ..
         } = &job;
@@ -55,6 +55,9 @@ impl Pipeline {
         if self.egress.is_out() {
             return self.keep_in_hand(job, &lane, Instant::now(), None);
         }
+        let Some(mut job) = self.admitted(job) else {
+            return;
+        };
         if self.goes_with_others(&job) {
             return self.gather(job, &lane, entrance).await;
         }
@@ -219,6 +222,7 @@ impl Pipeline {
             };
             let (began, before) = (Instant::now(), job.delivery.progress.clone());
             let made = self.attempt(&mut job).await;
+            job.pass = None;
             let outcome = &made.attempt.outcome;
             let verdict = self.decide(&job, &lane, outcome);
             let now = Instant::now();
@@ -442,7 +446,7 @@ pub(super) async fn bury(job: Job, reason: Reason) {
     failpoint::reach("bury", &delivery.event.body);
     keeper.dead_letter(&delivery, reason).await;
     failpoint::reach("buried", &delivery.event.body);
-    target.meters.dead(reason);
+    target.buried(reason);
     let progress = &delivery.progress;
     warn!(
         subscription = %delivery.subscription, event = %delivery.event.id, delivery = %delivery.id, %reason,

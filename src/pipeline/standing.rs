@@ -10,9 +10,11 @@ use tracing::{error, warn};
 
 use super::handshakes::HandshakeStatus;
 use super::lanes::EndpointLane;
-use super::{Pipeline, Target};
+use super::{Pipeline, Target, target_of};
+use crate::delivery::Delivery;
+use crate::route::place;
 use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
-use crate::subscription::{Endpoint, Spec, Subscription, Uid};
+use crate::subscription::{Endpoint, Labels, Spec, Subscription, Uid};
 use crate::verdict::EndpointNews;
 
 /// What an operator is told of a subscription.
@@ -25,6 +27,8 @@ pub struct SubscriptionStatus {
     pub url: String,
     pub method: http::Method,
     pub topics: Vec<String>,
+    pub tenant: Option<Arc<str>>,
+    pub labels: Labels,
     /// Its earlier names.
     pub was: Vec<Arc<str>>,
     pub state: State,
@@ -42,12 +46,26 @@ impl SubscriptionStatus {
             url: endpoint.shown(),
             method: endpoint.method.clone(),
             topics: spec.topics.clone(),
+            tenant: spec.tenant.clone(),
+            labels: spec.labels.clone(),
             was: spec.was.to_vec(),
             state,
             handshake: None,
         }
     }
 }
+
+/// Which subscriptions are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of this tenant only.
+    pub tenant: Option<Arc<str>>,
+    /// With all of these labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// Subscriptions that are looked at for one page.
+const LOOKED_AT: usize = 20_000;
 
 /// The state of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -71,18 +89,58 @@ impl Pipeline {
         routes.iter().map(|target| self.status_of(target)).collect()
     }
 
-    /// At most `most` of them, from the first one behind this name and uid on.
+    /// At most `most` of those that are wanted, from the first one behind this name and uid on. Where
+    /// it has looked at so many that it ends before, the place that it goes on behind.
     pub fn subscriptions_after(
         &self,
+        wanted: &Wanted,
         after: Option<(&str, &str)>,
         most: usize,
-    ) -> Vec<SubscriptionStatus> {
+    ) -> (Vec<SubscriptionStatus>, Option<(String, String)>) {
         let routes = self.routes.load();
-        let all = routes.all();
-        let first =
-            all.partition_point(|target| after.is_some_and(|after| target.place() <= after));
-        let page = all[first..].iter().take(most);
-        page.map(|target| self.status_of(target)).collect()
+        let all: Box<dyn Iterator<Item = &Arc<Target>>> = match &wanted.tenant {
+            Some(tenant) => Box::new(routes.of_tenant(tenant, after)),
+            None => Box::new(routes.after(after)),
+        };
+        let mut found = Vec::new();
+        for (number, target) in all.enumerate() {
+            if found.len() == most {
+                break;
+            }
+            if target.subscription.spec.labels.have(&wanted.labels) {
+                found.push(self.status_of(target));
+            }
+            if number + 1 == LOOKED_AT {
+                let (name, uid) = place(&target.subscription);
+                return (found, Some((name.to_owned(), uid.to_owned())));
+            }
+        }
+        (found, None)
+    }
+
+    /// The subscription that a delivery would be for if it came back now.
+    pub fn subscription_of(&self, delivery: &Delivery) -> Option<SubscriptionStatus> {
+        let routes = self.routes.load();
+        target_of(&routes, delivery).map(|target| self.status_of(target))
+    }
+
+    /// What is parked here of each, of one tenant or of all; of those of which there is something.
+    pub fn parked_of(&self, tenant: Option<&str>) -> Vec<(Arc<str>, u64)> {
+        let routes = self.routes.load();
+        let all: Box<dyn Iterator<Item = &Arc<Target>>> = match tenant {
+            Some(tenant) => Box::new(routes.of_tenant(tenant, None)),
+            None => Box::new(routes.iter()),
+        };
+        let each = all.map(|target| (&target.subscription.spec.name, target.parked_count()));
+        each.filter(|(_, count)| *count > 0)
+            .map(|(name, count)| (name.clone(), count))
+            .collect()
+    }
+
+    /// The subscription of this name.
+    pub fn subscription_called(&self, name: &str) -> Option<SubscriptionStatus> {
+        let routes = self.routes.load();
+        routes.by_name(name).map(|target| self.status_of(target))
     }
 
     /// The subscription of this identity.

@@ -27,6 +27,8 @@ use crate::subscription::{Auth, Endpoint};
 
 /// Who may listen at once.
 const LISTENERS: usize = 16;
+/// Those of one tenant.
+const OF_TENANT: usize = 4;
 /// Exchanges that wait for one of them, of up to 80 KiB each.
 const WAITING: usize = 64;
 const MASK: &str = "***";
@@ -125,7 +127,10 @@ impl Taps {
             lost: AtomicU64::new(0),
         });
         let mut listeners = write(&self.0);
-        if listeners.len() >= LISTENERS {
+        let tenant = &listener.filter.query.tenant;
+        let same = |other: &&Arc<Listener>| other.filter.query.tenant == *tenant;
+        let is_crowd = tenant.is_some() && listeners.iter().filter(same).count() >= OF_TENANT;
+        if listeners.len() >= LISTENERS || is_crowd {
             return None;
         }
         listeners.push(listener.clone());
@@ -246,6 +251,10 @@ fn may_want(query: &Query, delivery: &Delivery) -> bool {
     let id = &query.id;
     (same(id, event.id.as_str()) || same(id, delivery.id.as_str()))
         && same(&query.subscription, &delivery.subscription)
+        && same(
+            &query.tenant,
+            delivery.tenant.as_deref().unwrap_or_default(),
+        )
         && same(&query.kind, &event.kind)
         && same(&query.topic, &event.topic)
 }

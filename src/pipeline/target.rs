@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::batches::Gatherer;
 use super::handshakes::Handshaking;
 use super::lanes::EndpointLane;
+use super::tenants::Tenant;
 use crate::deliver::signature::{SecretError, Signer};
+use crate::delivery::Reason;
 use crate::meters::{Meters, SubscriptionMeters};
 use crate::render::{RenderError, Renderer};
 use crate::subscription::{Rate, Subscription};
@@ -26,6 +28,8 @@ pub struct Target {
     pub paused: AtomicBool,
     /// What the endpoint has to agree to before the first delivery.
     pub handshake: Option<Arc<Handshaking>>,
+    /// Whose it is.
+    pub tenant: Option<Arc<Tenant>>,
     parked: Arc<Parked>,
     lane: Mutex<Weak<EndpointLane>>,
 }
@@ -93,6 +97,7 @@ impl AsRef<Subscription> for Target {
 impl Target {
     pub fn new(
         subscription: Subscription,
+        tenant: Option<Arc<Tenant>>,
         paused: bool,
         parked: Arc<Parked>,
         meters: &Meters,
@@ -110,15 +115,18 @@ impl Target {
             meters,
             paused: AtomicBool::new(paused),
             handshake: None,
+            tenant,
             parked,
             lane: Mutex::new(Weak::new()),
         })
     }
 
-    /// Its place among all: by name, and where two have the same one, by uid.
-    pub fn place(&self) -> (&str, &str) {
-        let Subscription { uid, spec, .. } = &self.subscription;
-        (&spec.name, uid.as_str())
+    /// A dead letter was made of one of its deliveries.
+    pub fn buried(&self, reason: Reason) {
+        self.meters.dead(reason);
+        if let Some(tenant) = &self.tenant {
+            tenant.meters().dead.inc();
+        }
     }
 
     pub fn is_paused(&self) -> bool {

@@ -163,6 +163,7 @@ impl Pipeline {
             note(delivery, &attempt, delivered);
             count(target, delivery, &attempt, delivered);
             member.job.ticket = place.end();
+            member.job.pass = None;
             Attempted {
                 made: Made {
                     attempt: attempt.clone(),

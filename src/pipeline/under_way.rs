@@ -66,6 +66,8 @@ pub struct Running {
     pub generation: u32,
     pub subscription: String,
     pub uid: String,
+    /// Whose the subscription is.
+    pub tenant: Option<Arc<str>>,
     pub endpoint: String,
     pub topic: String,
     pub r#type: String,
@@ -239,6 +241,7 @@ impl Place {
             generation: delivery.generation,
             subscription: subscription.spec.name.to_string(),
             uid: subscription.uid.to_string(),
+            tenant: subscription.spec.tenant.clone(),
             endpoint: self.target.endpoint_shown.clone(),
             topic: event.topic.to_string(),
             r#type: event.kind.to_string(),

@@ -105,6 +105,7 @@ mod tests {
             topic: "orders".into(),
             kind: "orders".into(),
             source: "local".into(),
+            tenant: None,
             published_at: None,
             content_type: None,
             content_encoding: None,

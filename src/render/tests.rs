@@ -24,6 +24,7 @@ pub(super) fn event(body: &str) -> Event {
         topic: "orders.created".into(),
         kind: "order.created".into(),
         source: "shop".into(),
+        tenant: None,
         published_at: Some("2026-03-01T12:00:00Z".parse().unwrap()),
         content_type: None,
         content_encoding: None,

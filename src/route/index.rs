@@ -1,5 +1,6 @@
 //! The index: a trie over topic patterns, below each topic one over type patterns, below that the
-//! sources.
+//! sources. Each tenant has a trie of its own beside that of the operator, so that an event meets
+//! the patterns of its own tenant only.
 //!
 //! As long as only one pattern goes on from a node, no nodes are made for the segments that are
 //! left: the node stands for this rest itself, and is cut when a second pattern comes. So among
@@ -19,6 +20,8 @@ use super::nodes::{self, Edge, Node, Nodes};
 
 /// What a leaf is found by.
 pub(super) struct Key<'a> {
+    /// Those of a tenant are below a root of their own.
+    pub tenant: Option<&'a str>,
     pub topic: &'a Pattern,
     pub kind: Option<&'a Pattern>,
     pub source: Option<&'a str>,
@@ -74,7 +77,10 @@ impl Default for Builder {
 
 impl Builder {
     pub(super) fn insert(&mut self, key: Key<'_>, leaf: Leaf) {
-        let root = self.nodes.place(nodes::Key::ROOT).expect("the root");
+        let mut root = self.nodes.place(nodes::Key::ROOT).expect("the root");
+        if let Some(tenant) = key.tenant {
+            (root, _) = self.follow_or_make(root, Edge::Tenant, tenant.as_bytes(), None);
+        }
         let mut at = self.grow(root, key.topic.as_str());
         if let Some(kind) = key.kind {
             let (root, _) = self.follow_or_make(at, Edge::Kinds, b"", None);
@@ -199,6 +205,7 @@ impl Index {
         topic: &'a str,
         kind: &'a str,
         source: &'a str,
+        tenant: Option<&'a str>,
         found: impl FnMut(&'a Leaf),
     ) {
         let mut walk = Walk {
@@ -212,6 +219,11 @@ impl Index {
         };
         if let Some(root) = self.nodes.get(nodes::Key::ROOT) {
             walk.at(root, 0, Level::Topic);
+            if let Some(tenant) = tenant
+                && let Some(root) = walk.child(root, Edge::Tenant, tenant.as_bytes())
+            {
+                walk.at(root, 0, Level::Topic);
+            }
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Edge {
     /// `#`.
     Any,
     Source,
+    /// From the root of the topics to that of a tenant's.
+    Tenant,
 }
 
 impl Edge {

@@ -6,7 +6,7 @@ use http::Method;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::Routes;
+use super::{Routes, place};
 use crate::event::{Event, EventId, Headers, Origin, Place};
 use crate::subscription::{
     Breaker, Endpoint, LazyJson, MaxParked, RetryPolicy, Scheme, Spec, Subscription, Uid,
@@ -67,6 +67,7 @@ fn event(topic: &str, kind: &str, source: &str) -> Event {
         topic: topic.into(),
         kind: kind.into(),
         source: source.into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,
@@ -346,5 +347,141 @@ fn cost_of_a_question() {
             );
         }
         println!("{count:>8} subscriptions, built in {built:?}, compilation included");
+    }
+}
+
+/// Of two tenants and the operator, by number.
+fn tenant(number: u8) -> Option<Arc<str>> {
+    [None, Some("a".into()), Some("b".into())][usize::from(number % 3)].clone()
+}
+
+fn of_tenant(name: &str, topics: &[&str], tenant: Option<Arc<str>>) -> Spec {
+    Spec {
+        tenant,
+        ..spec(name, topics)
+    }
+}
+
+fn compiled(spec: Spec) -> Arc<Subscription> {
+    let uid = Uid::of_config(&spec.name);
+    Arc::new(Subscription::compile(uid, spec, endpoint()).unwrap())
+}
+
+#[test]
+fn an_event_of_a_tenant_reaches_its_subscriptions_and_the_operators() {
+    let routes = routes([
+        of_tenant("of-a", &["orders.#", "#"], tenant(1)),
+        of_tenant("of-b", &["#"], tenant(2)),
+        spec("operators", &["#"]),
+    ]);
+    let of = |tenant| Event {
+        tenant,
+        ..event("orders.created", "x", "s")
+    };
+    assert_eq!(found(&routes, &of(tenant(1))), ["of-a", "operators"]);
+    assert_eq!(found(&routes, &of(tenant(2))), ["of-b", "operators"]);
+    assert_eq!(found(&routes, &of(None)), ["operators"]);
+    assert_eq!(found(&routes, &of(Some("c".into()))), ["operators"]);
+    let alone = super::Routes::build([compiled(of_tenant("x", &["#"], tenant(1)))]);
+    assert!(alone.has_candidate(&of(tenant(1))));
+    assert!(!alone.has_candidate(&of(tenant(2))) && !alone.has_candidate(&of(None)));
+}
+
+/// What is done to a snapshot.
+#[derive(Debug, Clone)]
+enum Deed {
+    Enter(u8, u8, u8),
+    Leave(u8),
+    Gather,
+    /// Gathers, and these are done meanwhile.
+    GatherDuring(Vec<(u8, u8)>),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        6 => (0..30_u8, 0..3_u8, 0..4_u8).prop_map(|(n, t, topic)| Deed::Enter(n, t, topic)),
+        3 => (0..30_u8).prop_map(Deed::Leave),
+        1 => Just(Deed::Gather),
+        1 => proptest::collection::vec((0..30_u8, 0..4_u8), 0..6).prop_map(Deed::GatherDuring),
+    ];
+    proptest::collection::vec(deed, 0..60)
+}
+
+const TOPICS: [&str; 4] = ["orders.created", "orders.*", "#", "bills.#"];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn changed_one_by_one_or_built_anew_it_is_the_same(deeds in deeds()) {
+        let made = |n: u8, t: u8, topic: u8| {
+            compiled(of_tenant(&format!("s{n:02}"), &[TOPICS[usize::from(topic % 4)]], tenant(t)))
+        };
+        let mut model: std::collections::BTreeMap<u8, Arc<Subscription>> =
+            (0..20).map(|n| (n, made(n, n, n))).collect();
+        let mut routes = Routes::build(model.values().cloned());
+        for deed in deeds {
+            match deed {
+                Deed::Enter(n, t, topic) => {
+                    let one = made(n, t, topic);
+                    routes = routes.with(one.clone());
+                    model.insert(n, one);
+                }
+                Deed::Leave(n) => {
+                    routes = routes.without(&Uid::of_config(&format!("s{n:02}")));
+                    model.remove(&n);
+                }
+                Deed::Gather => routes = routes.gathered(),
+                Deed::GatherDuring(meanwhile) => {
+                    let gathered = routes.gathered();
+                    let mut now = routes.with(made(29, 0, 0));
+                    model.insert(29, made(29, 0, 0));
+                    for (n, t) in meanwhile {
+                        if t == 3 {
+                            now = now.without(&Uid::of_config(&format!("s{n:02}")));
+                            model.remove(&n);
+                        } else {
+                            let one = made(n, t, n);
+                            now = now.with(one.clone());
+                            model.insert(n, one);
+                        }
+                    }
+                    routes = gathered.caught_up(&routes, &now).unwrap_or(now);
+                }
+            }
+        }
+        let anew = Routes::build(model.values().cloned());
+        let names = |routes: &Routes<Subscription>| -> Vec<String> {
+            routes.iter().map(|one| one.spec.name.to_string()).collect()
+        };
+        prop_assert_eq!(names(&routes), names(&anew));
+        prop_assert_eq!(routes.len(), model.len());
+        for owner in 0..3 {
+            for topic in ["orders.created", "bills.x.y", "other"] {
+                let event = Event { tenant: tenant(owner), ..event(topic, "x", "s") };
+                let found = found(&routes, &event);
+                prop_assert_eq!(&found, &self::found(&anew, &event));
+                prop_assert_eq!(routes.has_candidate(&event), !found.is_empty());
+                for name in found {
+                    let of = &routes.by_name(&name).unwrap().spec.tenant;
+                    prop_assert!(of.is_none() || *of == event.tenant);
+                }
+            }
+        }
+        for name in ["a", "b"] {
+            let of = |routes: &Routes<Subscription>, after: Option<(&str, &str)>| -> Vec<String> {
+                let all = routes.of_tenant(name, after);
+                all.map(|one| one.spec.name.to_string()).collect()
+            };
+            prop_assert_eq!(of(&routes, None), of(&anew, None));
+            let after = ("s10", "config:s10");
+            prop_assert_eq!(of(&routes, Some(after)), of(&anew, Some(after)));
+        }
+        for one in model.values() {
+            prop_assert!(routes.by_uid(&one.uid).is_some_and(|is| is.spec.tenant == one.spec.tenant));
+            let next = routes.after(Some(place(one))).next().map(|one| one.spec.name.clone());
+            let wanted = model.values().find(|other| other.spec.name > one.spec.name);
+            prop_assert_eq!(next, wanted.map(|one| one.spec.name.clone()));
+        }
     }
 }

@@ -55,11 +55,22 @@ pub enum Answer {
 }
 
 impl Store {
-    /// All subscriptions made over the API, ordered by uid.
-    pub fn registered(&self) -> Result<Vec<Registered>, StoreError> {
-        self.below(OF_UID).map(|all| {
-            let records = all.into_iter();
-            records.map(|(_, record)| record).collect()
+    /// All subscriptions made over the API, ordered by uid, as they are read. It ends with the first
+    /// error.
+    pub fn each_registered(&self) -> impl Iterator<Item = Result<Registered, StoreError>> {
+        let mut rows = self.kept.registered.scan_prefix(OF_UID);
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            if failed {
+                return None;
+            }
+            let next = self.read(|_| rows.next().transpose()).transpose()?;
+            let read = next.and_then(|(key, bytes)| {
+                let record = codec::decode(Tree::Registered.name(), &key, &bytes)?;
+                Ok(record)
+            });
+            failed = read.is_err();
+            Some(read)
         })
     }
 
@@ -102,6 +113,22 @@ impl Store {
             Ok(((), edits))
         })
         .await
+    }
+
+    /// The same for many that are new, in one commit.
+    pub async fn register_many(&self, records: Vec<Registered>) -> Result<(), StoreError> {
+        let mut edits = Vec::with_capacity(2 * records.len());
+        for record in &records {
+            let what = format!("subscription {}", record.name);
+            let (uid, name) = (record.uid.as_str(), &record.name);
+            edits.push(edit(OF_UID, uid, Some(codec::encode(&what, record)?)));
+            edits.push(edit(
+                OF_NAME,
+                name,
+                Some(codec::encode(&what, &record.uid)?),
+            ));
+        }
+        self.write(move |_| Ok(((), edits))).await
     }
 
     /// Removes a subscription made over the API, with what was known of it and of its own endpoint.

@@ -15,10 +15,10 @@ mod payload;
 mod retry;
 mod scheme;
 mod secret;
+mod tenant;
 mod terms;
 mod words;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,7 @@ pub use payload::{
 pub use retry::RetryPolicy;
 pub use scheme::{Encoding, Filled, Hash, HmacScheme, KeyForm, Scheme, SignedUrl, TimeUnit};
 pub use secret::Secret;
+pub use tenant::{LONGEST_TENANT, Labels, Quota, Quotas, TENANT_HELP, is_tenant};
 pub use terms::{MaxAge, Stale, Terms};
 pub use words::{Part, Word, WordError, Worded};
 
@@ -117,12 +118,11 @@ pub struct Spec {
     /// An attempt older than this counts as slow.
     pub slow_after: Duration,
     pub max_parked: MaxParked,
-    /// Reserved: the tenant that owns it.
+    /// Whose it is; the operator's without one.
     #[serde(default)]
     pub tenant: Option<Arc<str>>,
-    /// Reserved: free labels.
     #[serde(default)]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// The endpoint's name: one of the shared ones, or the subscription's own name.
     pub endpoint: Arc<str>,
 }

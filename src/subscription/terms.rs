@@ -78,6 +78,7 @@ mod tests {
             topic: "orders.created".into(),
             kind: "orders.created".into(),
             source: "local".into(),
+            tenant: None,
             published_at: published.map(at),
             content_type: None,
             content_encoding: None,

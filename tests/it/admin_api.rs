@@ -14,7 +14,8 @@ use hookbridge::broker::Naming;
 use hookbridge::broker::embedded::{Embedded, Settings, SourceSettings};
 use hookbridge::meters::Meters;
 use hookbridge::operations::settings::{Intake, NotReloaded, Reloaded};
-use hookbridge::operations::subscriptions::{Cursor, Listed};
+use hookbridge::operations::subscriptions::{Cursor, Listed, Page};
+use hookbridge::pipeline::Wanted;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -30,10 +31,21 @@ impl Subscriptions for Recorded {
         vec![listed("active")]
     }
 
-    async fn page(&self, after: Option<&Cursor>, _: usize) -> Vec<Listed> {
+    async fn page(&self, _: &Wanted, after: Option<&Cursor>, _: usize) -> Page {
         let all = self.list().await.into_iter();
         let behind = |one: &Listed| after.is_none_or(|after| one.place() > after.place());
-        all.filter(behind).collect()
+        Page {
+            listed: all.filter(behind).collect(),
+            next: None,
+        }
+    }
+
+    async fn one(&self, which: &str, _: Option<&str>) -> Option<Listed> {
+        (which == "crm").then(|| listed("active"))
+    }
+
+    async fn parked(&self, _: Option<&str>) -> Vec<(Arc<str>, u64)> {
+        Vec::new()
     }
 
     async fn change(&self, name: &str, change: Change) -> Result<Listed, NotChanged> {
@@ -96,6 +108,8 @@ fn listed(state: &'static str) -> Listed {
         handshake: None,
         why: None,
         topics: vec!["orders.*".into()],
+        tenant: None,
+        labels: BTreeMap::new(),
         endpoint: "crm".into(),
         url: "https://crm.example.com".into(),
         parked: 0,
@@ -129,6 +143,7 @@ impl Admin {
                     source: "all".into(),
                     topic: None,
                     id: None,
+                    tenant: None,
                 },
                 meters: meters.of_source("all"),
             }],
@@ -359,6 +374,7 @@ async fn with_tokens_everything_but_health_needs_one() {
         name: name.into(),
         sha256: Sha256::digest(name).into(),
         scopes: vec![scope],
+        tenant: None,
     };
     let tokens = vec![
         token("reader", Scope::Read),

@@ -154,6 +154,8 @@ fn unknown_keys_are_refused_everywhere() {
                     "formats",
                     "tests",
                     "expect",
+                    // Of `tenants`.
+                    "named",
                 ];
                 let texts = [
                     "headers",

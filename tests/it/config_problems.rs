@@ -370,7 +370,7 @@ fn subscriptions() {
 12:28 `a` is still a subscription (a name in `was` is one that no subscription has any more)
 13:41 `old` is taken over by `c` already
 "#);
-    insta::assert_snapshot!(said(&with(&format!("{shared}  a: {{ topics: [x], endpoint: wh, timeout: 1s, connect_timeout: 2s, max_parked: -1, retry: {{ schedule: [], jitter: 2, max_attempts: 0, give_up_after: 5x, success: [], disable: [4xy, 404-400], no_retry: [199, 4xx] }} }}\n  b: {{ topics: [x], endpoint: wh, filter: [1], labels: [x], tenant: A }}\n"))), @r#"
+    insta::assert_snapshot!(said(&with(&format!("{shared}  a: {{ topics: [x], endpoint: wh, timeout: 1s, connect_timeout: 2s, max_parked: -1, retry: {{ schedule: [], jitter: 2, max_attempts: 0, give_up_after: 5x, success: [], disable: [4xy, 404-400], no_retry: [199, 4xx] }} }}\n  b: {{ topics: [x], endpoint: wh, filter: [1], labels: [x], tenant: A B }}\n"))), @r#"
 9:65 `connect_timeout` is longer than `timeout`, which it is a part of (lengthen `timeout`, or shorten this)
 9:81 `-1` is not a whole number from 0 to 4294967295
 9:104 `schedule` is empty
@@ -383,7 +383,7 @@ fn subscriptions() {
 9:204 `199` is not a status from 200 to 599, such as `404`, `4xx` or `400-404`
 10:43 `filter` is a map, not a list
 10:56 `labels` is a map, not a list
-10:69 `A` is not a name (a name is a lower-case letter and up to 62 more of `a-z`, `0-9`, `_`, `.` and `-`)
+10:69 `A B` is not a tenant's name (a tenant's name is 1 to 64 of `A-Z`, `a-z`, `0-9`, `_`, `.` and `-`)
 "#);
 }
 

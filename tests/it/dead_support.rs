@@ -140,6 +140,7 @@ pub fn delivery(number: usize, subscription: &str) -> Delivery {
         topic: TOPIC.into(),
         kind: "order".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: Some("application/json".into()),
         content_encoding: None,

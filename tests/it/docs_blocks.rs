@@ -298,6 +298,8 @@ fn every_problem_that_publishing_may_have_is_documented() {
             "idempotency-key-reused",
             "invalid",
             "no-store-key",
+            "operator-only",
+            "quota",
             "invalid-config",
             "no-config-file",
             "not-sent-again",

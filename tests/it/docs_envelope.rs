@@ -58,6 +58,7 @@ fn delivery() -> Delivery {
         topic: "orders.created".into(),
         kind: "order".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

@@ -14,6 +14,7 @@ fn encoded() -> Metrics {
     let meters = Meters::new();
     let source = meters.of_source("orders");
     source.lag(3, 1);
+    meters.of_tenant("acme", true);
     let subscription = meters.of_subscription("crm");
     subscription.failed("5xx");
     subscription.parked(WaitKind::Hold);
@@ -93,6 +94,7 @@ fn labels_are_of_known_kinds() {
         "broker",
         "source",
         "subscription",
+        "tenant",
         "outcome",
         "reason",
         "result",

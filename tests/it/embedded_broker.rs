@@ -34,6 +34,7 @@ fn settings(path: &Path, sources: &[(&str, &str)]) -> Settings {
             source: name.into(),
             topic: None,
             id: None,
+            tenant: None,
         },
         meters: meters.of_source(name),
     };
@@ -139,6 +140,7 @@ fn delivery(id: &str) -> Delivery {
         topic: "orders.created".into(),
         kind: "order".into(),
         source: "all".into(),
+        tenant: None,
         published_at: None,
         content_type: Some("application/json".into()),
         content_encoding: None,

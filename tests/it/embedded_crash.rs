@@ -49,6 +49,7 @@ fn start(path: &Path) -> Running {
                 source: "all".into(),
                 topic: None,
                 id: None,
+                tenant: None,
             },
             meters: Meters::new().of_source("all"),
         }],

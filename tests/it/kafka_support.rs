@@ -102,6 +102,7 @@ pub fn source(name: &str, topics: &[&str], start: Start) -> SourceSettings {
             source: name.into(),
             topic: None,
             id: None,
+            tenant: None,
         },
         meters: Meters::new().of_source(name),
     }

@@ -28,6 +28,7 @@ fn unknown_for(id: &str, minutes: i64) -> Delivery {
         topic: "orders.created".into(),
         kind: "orders.created".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

@@ -29,6 +29,7 @@ fn delivery(name: &str) -> Delivery {
         topic: "orders".into(),
         kind: "orders".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

@@ -79,6 +79,7 @@ fn delivery(name: &str) -> Delivery {
         topic: "orders.created".into(),
         kind: "orders.created".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

@@ -37,6 +37,7 @@ pub fn source(name: &str, queue: &str) -> SourceSettings {
             source: name.into(),
             topic: None,
             id: None,
+            tenant: None,
         },
         meters: Meters::new().of_source(name),
     }

@@ -39,7 +39,7 @@ fn spec(name: &str, topic: &str) -> Spec {
         slow_after: Spec::DEFAULT_SLOW_AFTER,
         max_parked: MaxParked::default(),
         tenant: None,
-        labels: BTreeMap::new(),
+        labels: Default::default(),
         endpoint: name.into(),
     }
 }

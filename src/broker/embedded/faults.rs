@@ -115,6 +115,7 @@ fn settings(path: PathBuf) -> Settings {
                 source: "all".into(),
                 topic: None,
                 id: None,
+                tenant: None,
             },
             meters: Meters::new().of_source("all"),
         }],

@@ -294,6 +294,7 @@ mod tests {
             source: "all".into(),
             topic: None,
             id: None,
+            tenant: None,
         };
         let settings = Settings {
             name: "here".into(),

@@ -290,6 +290,7 @@ impl Embedded {
             source: "".into(),
             topic: None,
             id: None,
+            tenant: None,
         });
         let id = naming.event(taken(&self.shared.name, stored, 0)).id;
         let published = Published {

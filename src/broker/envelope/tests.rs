@@ -11,6 +11,7 @@ fn delivery(headers: Vec<(&str, HeaderValue)>) -> Delivery {
         topic: "orders.created".into(),
         kind: "order".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: Some("2026-01-02T03:04:05Z".parse().unwrap()),
         content_type: Some("application/json".into()),
         content_encoding: None,

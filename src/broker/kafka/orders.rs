@@ -367,6 +367,7 @@ mod tests {
             topic: "t".into(),
             kind: "t".into(),
             source: "s".into(),
+            tenant: None,
             published_at: None,
             content_type: None,
             content_encoding: None,

@@ -195,8 +195,11 @@ async fn send_edited(
             admin.post(&path, &ask).await
         }
         Desk::Here(operations) => {
-            let broker = choice.broker.clone();
-            let job = dead::retry_one(operations, broker, id, Some(body)).await;
+            let on = Choice {
+                broker: choice.broker.clone(),
+                ..Choice::default()
+            };
+            let job = dead::retry_one(operations, on, id, Some(body)).await;
             Ok(job.map_err(not_done)?.report())
         }
     }

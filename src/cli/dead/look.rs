@@ -139,9 +139,7 @@ pub(super) async fn find(desk: &Desk, choice: &Choice, id: &str) -> anyhow::Resu
                 .collect();
             admin.get_slowly(&letter_path(id), &query).await
         }
-        Desk::Here(operations) => dead::find(operations, choice.broker.clone(), id)
-            .await
-            .map_err(not_done),
+        Desk::Here(operations) => dead::find(operations, choice, id).await.map_err(not_done),
     }
 }
 

@@ -122,6 +122,7 @@ impl Which {
         Ok(Choice {
             selection,
             broker: self.broker.as_deref().map(Into::into),
+            tenant: None,
         })
     }
 

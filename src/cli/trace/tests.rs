@@ -17,6 +17,7 @@ fn entry(ms: i64, what: What) -> Entry {
         generation: 0,
         subscription: "crm".into(),
         uid: "c:crm".into(),
+        tenant: String::new(),
         topic: "orders.created".into(),
         r#type: "order.created".into(),
         source: "orders".into(),

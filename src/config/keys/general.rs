@@ -1,8 +1,8 @@
 //! The keys at the top, and those of everything that belongs to the bridge itself.
 
 use super::{
-    BROKER, CASE, ENDPOINT, Form, MANDATORY, SOURCE, SUBSCRIPTION, Section, TELEMETRY, VERSION,
-    WINDOW, key,
+    BROKER, CASE, ENDPOINT, Form, MANDATORY, SOURCE, SUBSCRIPTION, Section, TELEMETRY, TENANTS,
+    VERSION, WINDOW, key,
 };
 
 /// The whole file.
@@ -74,6 +74,12 @@ pub static TOP: Section = Section {
             Form::Section(&TELEMETRY),
             "",
             "Spans of what is done, for a collector.",
+        ),
+        key(
+            "tenants",
+            Form::Section(&TENANTS),
+            "",
+            "What tenants may use; see [tenants](tenants.md).",
         ),
         key(
             "brokers",
@@ -166,6 +172,12 @@ pub static TOKEN: Section = Section {
             Form::List(&Form::OneOf(&SCOPES)),
             MANDATORY,
             "What it may do. `admin` includes the others.",
+        ),
+        key(
+            "tenant",
+            Form::Text,
+            "none: all of them",
+            "It acts for this tenant, and sees and changes nothing of others; see [tenants](tenants.md#tokens).",
         ),
     ],
 };

@@ -1,6 +1,6 @@
 //! The keys of `sources:`.
 
-use super::{DECODE, Form, MANDATORY, Section, WINDOW, key};
+use super::{DECODE, Form, MANDATORY, Section, TENANT, WINDOW, key};
 
 pub const UNMATCHED: [&str; 3] = ["settle", "dead_letter", "hold"];
 
@@ -31,6 +31,12 @@ pub static SOURCE: Section = Section {
             Form::Either(&Form::OneOf(&["content"]), &Form::One(&ID)),
             "none",
             "Where the event id comes from when the message has none; `content` is a hash of the body.",
+        ),
+        key(
+            "tenant",
+            Form::One(&TENANT),
+            "its events are nobody's",
+            "What of a message says whose its event is; see [tenants](tenants.md#events).",
         ),
         key(
             "decode",

@@ -129,15 +129,15 @@ pub static SUBSCRIPTION: Section = Section {
         ),
         key(
             "tenant",
-            Form::Name,
-            "none",
-            "Whose subscription it is; kept with it.",
+            Form::Text,
+            "none: the operator's",
+            "Whose subscription it is: it gets the events of this tenant and no others. One without gets all events; see [tenants](tenants.md).",
         ),
         key(
             "labels",
             Form::Map(&Form::Text),
             "none",
-            "Free labels; kept with it.",
+            "Free labels, 16 at most, to find it by: `?label=team:crm`.",
         ),
     ],
 };

@@ -1,7 +1,6 @@
 //! Changing dead letters: sending them again, and removing them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -12,13 +11,10 @@ use super::{Choice, NotDone, Rounds};
 use crate::broker::{Letter, Purpose, Refused, Wait};
 use crate::delivery::{Delivery, DeliveryId};
 use crate::journal;
-use crate::operations::{Job, Operations, Pace, receiver_of};
-use crate::pipeline::{State, SubscriptionStatus};
+use crate::operations::{Job, Operations, Pace};
+use crate::pipeline::State;
 use crate::selection::Selection;
 use crate::subscription::Rate;
-
-/// How long a job goes by what it knows of the subscriptions.
-const KNOWN_FOR: Duration = Duration::from_millis(500);
 
 /// What is to be sent again, and how.
 #[derive(Debug, Clone, Default)]
@@ -84,17 +80,16 @@ pub async fn purge(
 /// which letter it was made of. `id` is as for [`super::find`].
 pub async fn retry_one(
     operations: &Arc<Operations>,
-    broker: Option<Arc<str>>,
+    choice: Choice,
     id: &str,
     body: Option<Bytes>,
 ) -> Result<Arc<Job>, NotDone> {
-    let (wanted, at) = find_letter(operations, broker, id).await?;
-    let known = operations.subscriptions();
+    let (wanted, at) = find_letter(operations, &choice, id).await?;
     let unfit = match &body {
-        None => unfit(&wanted, &known),
+        None => unfit(&wanted, operations),
         Some(body) => match wanted.edited(body.clone(), Timestamp::now()) {
             Err(why) => Some(why.to_owned()),
-            Ok(_) => unfit_receiver(&wanted, &known),
+            Ok(_) => unfit_receiver(&wanted, operations),
         },
     };
     if let Some(why) = unfit {
@@ -103,6 +98,7 @@ pub async fn retry_one(
     let choice = Choice {
         selection: Selection::all(),
         broker: Some(at),
+        tenant: choice.tenant,
     };
     let mut rounds = Rounds::open(operations, &choice, Purpose::Change).await?;
     let wanted = One {
@@ -182,8 +178,6 @@ struct Work {
     deed: Deed,
     pace: Pace,
     dry_run: bool,
-    known: Vec<SubscriptionStatus>,
-    known_at: Instant,
 }
 
 impl Work {
@@ -199,19 +193,8 @@ impl Work {
             deed,
             dry_run,
             pace: Pace::new(rate),
-            known: operations.subscriptions(),
-            known_at: Instant::now(),
             operations: operations.clone(),
         }
-    }
-
-    /// The subscriptions, not older than [`KNOWN_FOR`]: there may be many, and more letters.
-    fn known(&mut self) -> &[SubscriptionStatus] {
-        if self.known_at.elapsed() >= KNOWN_FOR {
-            self.known = self.operations.subscriptions();
-            self.known_at = Instant::now();
-        }
-        &self.known
     }
 
     /// Does it with every selected letter, until the job is cancelled.
@@ -246,7 +229,7 @@ impl Work {
     /// Does it with this letter; why it was left, if it was.
     async fn handle(&mut self, letter: &Letter, on: &str) -> Result<Option<String>, Refused> {
         if matches!(self.deed, Deed::Send)
-            && let Some(why) = unfit(letter, self.known())
+            && let Some(why) = unfit(letter, &self.operations)
         {
             return Ok(Some(why));
         }
@@ -276,21 +259,21 @@ fn whole(delivery: &Delivery) -> (&Delivery, usize) {
 }
 
 /// Why this letter is not sent again as it is.
-fn unfit(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
+fn unfit(letter: &Letter, operations: &Operations) -> Option<String> {
     match letter.cannot_be_revived() {
         Some(why) => Some(why.to_owned()),
-        None => unfit_receiver(letter, known),
+        None => unfit_receiver(letter, operations),
     }
 }
 
 /// Why its subscription would not get it.
-pub(super) fn unfit_receiver(letter: &Letter, known: &[SubscriptionStatus]) -> Option<String> {
+pub(super) fn unfit_receiver(letter: &Letter, operations: &Operations) -> Option<String> {
     let name = &letter.delivery.subscription;
     if name.is_empty() {
         // An event that matched nothing is routed anew.
         return None;
     }
-    let Some(receiver) = receiver_of(&letter.delivery, known) else {
+    let Some(receiver) = operations.receiver_of(&letter.delivery) else {
         return Some(format!("subscription `{name}` is gone"));
     };
     match receiver.state {

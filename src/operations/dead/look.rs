@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use super::change::unfit_receiver;
 use super::{Choice, NotDone, Receiver, Rounds, Shown};
 use crate::broker::{Letter, Purpose, Refused};
-use crate::operations::{Operations, receiver_of};
+use crate::operations::Operations;
+use crate::pipeline::SubscriptionStatus;
 
 /// Groups that are told apart; the letters of further ones are only counted.
 const MAX_GROUPS: usize = 1_000;
@@ -229,30 +230,23 @@ pub async fn groups(operations: &Operations, choice: &Choice) -> Result<Groups, 
 
 /// One letter with headers, body and where it would go. `id` is its delivery id or the beginning of
 /// it, or its event id where no other letter has the same.
-pub async fn find(
-    operations: &Operations,
-    broker: Option<Arc<str>>,
-    id: &str,
-) -> Result<Shown, NotDone> {
-    let (letter, broker) = find_letter(operations, broker, id).await?;
-    let known = operations.subscriptions();
+pub async fn find(operations: &Operations, choice: &Choice, id: &str) -> Result<Shown, NotDone> {
+    let (letter, broker) = find_letter(operations, choice, id).await?;
+    let receiver = operations.receiver_of(&letter.delivery);
     Ok(Shown {
-        receiver: receiver_of(&letter.delivery, &known).map(Receiver::of),
-        unfit: unfit_receiver(&letter, &known),
+        receiver: receiver.as_ref().map(Receiver::of),
+        unfit: unfit_receiver(&letter, operations),
         ..Shown::whole(&letter, &broker)
     })
 }
 
+/// Of a choice, whatever it selects.
 pub(super) async fn find_letter(
     operations: &Operations,
-    broker: Option<Arc<str>>,
+    choice: &Choice,
     id: &str,
 ) -> Result<(Letter, Arc<str>), NotDone> {
-    let choice = Choice {
-        broker,
-        ..Choice::default()
-    };
-    let mut rounds = Rounds::open(operations, &choice, Purpose::List).await?;
+    let mut rounds = Rounds::open(operations, choice, Purpose::List).await?;
     let mut found: BTreeMap<String, (bool, Letter, Arc<str>)> = BTreeMap::new();
     while let Some((letter, _, broker)) = rounds.next().await? {
         let delivery = &letter.delivery;
@@ -319,8 +313,14 @@ pub async fn export(
 
 /// Names in the filter that are no subscription's now.
 fn notes(operations: &Operations, choice: &Choice) -> Vec<String> {
+    if choice.selection.subscriptions().next().is_none() {
+        return Vec::new();
+    }
     let known = operations.subscriptions();
-    let names: Vec<_> = known.iter().map(|one| &*one.name).collect();
+    let is_seen =
+        |one: &&SubscriptionStatus| choice.tenant.is_none() || one.tenant == choice.tenant;
+    let seen = known.iter().filter(is_seen);
+    let names: Vec<_> = seen.map(|one| &*one.name).collect();
     let strange = choice
         .selection
         .subscriptions()

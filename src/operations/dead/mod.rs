@@ -30,6 +30,8 @@ pub struct Choice {
     pub selection: Selection,
     /// On this broker only.
     pub broker: Option<Arc<str>>,
+    /// Of subscriptions of this tenant only: there are no others then.
+    pub tenant: Option<Arc<str>>,
 }
 
 /// Why something was not done with the letters.
@@ -67,6 +69,7 @@ impl From<NotOpened> for NotDone {
 /// Goes through the letters of several brokers, one broker after the other.
 struct Rounds {
     selection: Selection,
+    tenant: Option<Arc<str>>,
     passes: VecDeque<Pass>,
 }
 
@@ -112,6 +115,7 @@ impl Rounds {
         }
         Ok(Self {
             selection: choice.selection.clone(),
+            tenant: choice.tenant.clone(),
             passes,
         })
     }
@@ -124,6 +128,9 @@ impl Rounds {
 
     /// How many letters there are to go through, where all brokers tell.
     fn total(&self) -> Option<u64> {
+        if self.tenant.is_some() {
+            return None;
+        }
         self.passes.iter().map(|pass| pass.letters.total()).sum()
     }
 
@@ -133,6 +140,9 @@ impl Rounds {
         while let Some(pass) = self.passes.front_mut() {
             match pass.letters.next().await {
                 Ok(Some(letter)) => {
+                    if self.tenant.is_some() && letter.delivery.tenant != self.tenant {
+                        continue;
+                    }
                     let broker = pass.broker.clone();
                     let is_selected = is_selected(&self.selection, &letter, broker.name());
                     return Ok(Some((letter, is_selected, broker)));

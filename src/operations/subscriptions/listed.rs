@@ -1,12 +1,15 @@
 //! Subscriptions as they are shown, and pages of them.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::pipeline::{HandshakeStatus, State, SubscriptionStatus};
+use super::tenancy::tenant_of;
+use crate::pipeline::{HandshakeStatus, State, SubscriptionStatus, Wanted};
 use crate::store::Registered;
 
 /// As many are on a page at the most.
@@ -25,6 +28,11 @@ pub struct Listed {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     pub topics: Vec<String>,
+    /// Whose it is; the operator's without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The endpoint's name; of one that is written in a subscription, the subscription's.
     pub endpoint: String,
     /// Scheme, host and port; never the path.
@@ -90,6 +98,8 @@ impl Listed {
             state,
             why,
             topics: status.topics,
+            tenant: status.tenant.as_deref().map(str::to_owned),
+            labels: (*status.labels).clone(),
             url: status.url,
             handshake: status.handshake,
             parked,
@@ -108,6 +118,8 @@ impl Listed {
             state: "unusable",
             why: Some(why).filter(|why| !why.is_empty()),
             topics: texts.map(str::to_owned).collect(),
+            tenant: tenant_of(&record.document).map(str::to_owned),
+            labels: labels(&record.document),
             endpoint: endpoint.unwrap_or(&record.name).to_owned(),
             url: String::new(),
             handshake: None,
@@ -115,10 +127,33 @@ impl Listed {
         }
     }
 
+    /// Whether it is one of those.
+    pub fn is(&self, wanted: &Wanted) -> bool {
+        let has = |(name, value): &(String, String)| self.labels.get(name) == Some(value);
+        let is_its = |tenant: &std::sync::Arc<str>| self.tenant.as_deref() == Some(&**tenant);
+        wanted.tenant.as_ref().is_none_or(is_its) && wanted.labels.iter().all(has)
+    }
+
     /// Its place among all.
     pub fn place(&self) -> (&str, &str) {
         (&self.name, &self.uid)
     }
+}
+
+fn labels(document: &Value) -> BTreeMap<String, String> {
+    let labels = document.get("labels").and_then(Value::as_object);
+    let texts = labels.into_iter().flatten();
+    texts
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// Some of them, in the order of their places.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Page {
+    pub listed: Vec<Listed>,
+    /// Behind this there may be more.
+    pub next: Option<Cursor>,
 }
 
 /// Where a page begins: behind this name and uid.
@@ -134,6 +169,10 @@ impl Cursor {
             name: last.name.clone(),
             uid: last.uid.clone(),
         }
+    }
+
+    pub fn at(name: String, uid: String) -> Self {
+        Self { name, uid }
     }
 
     pub fn place(&self) -> (&str, &str) {

@@ -2,6 +2,7 @@
 //! changed, and what has to be kept up in the background.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,13 +59,20 @@ impl Registry {
             expiring: Mutex::default(),
             remembered: Mutex::new(remembered),
             news: Notify::new(),
+            resealing: AtomicBool::new(true),
         };
         let settings = registry
             .settings
             .try_lock()
             .expect("nobody else has it yet");
-        let loaded = registry.load(&settings)?;
-        registry.install(of_config, loaded)?;
+        let Loaded {
+            usable,
+            unusable,
+            expiring,
+        } = load(&registry.store, &registry.pipeline, &settings)?;
+        let installed = registry.pipeline.install_with(of_config, usable);
+        installed.map_err(NotLoaded::Config)?;
+        registry.installed(unusable, expiring);
         drop(settings);
         Ok(Arc::new(registry))
     }
@@ -78,45 +86,38 @@ impl Registry {
         compiled: impl FnOnce(&Store) -> anyhow::Result<Vec<Subscription>>,
     ) -> anyhow::Result<Changes> {
         let mut settings = self.settings.lock().await;
-        let loaded = self.load(&new)?;
+        // There may be very many, and deliveries go on meanwhile.
+        let (store, pipeline) = (self.store.clone(), self.pipeline.clone());
+        let loading = move || load(&store, &pipeline, &new).map(|loaded| (loaded, new));
+        let (loaded, new) = tokio::task::spawn_blocking(loading).await??;
         let changes = self.store.reconcile(specs).await?;
-        self.install(compiled(&self.store)?, loaded)?;
+        let of_config = compiled(&self.store)?;
+        let Loaded {
+            usable,
+            unusable,
+            expiring,
+        } = loaded;
+        let pipeline = self.pipeline.clone();
+        let installing = move || pipeline.install_with(of_config, usable);
+        tokio::task::spawn_blocking(installing).await??;
+        self.installed(unusable, expiring);
         *settings = new;
+        self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();
         Ok(changes)
     }
 
-    fn install(&self, of_config: Vec<Subscription>, loaded: Loaded) -> Result<(), NotLoaded> {
-        for one in loaded.unusable.values() {
+    fn installed(
+        &self,
+        unusable: BTreeMap<(String, String), Listed>,
+        expiring: BTreeMap<Uid, Timestamp>,
+    ) {
+        for one in unusable.values() {
             let why = one.why.as_deref().unwrap_or_default();
             error!(subscription = %one.name, uid = %one.uid, why, "a subscription that was made over the API cannot be used: it is kept, and matches nothing");
         }
-        let installed = self.pipeline.install_with(of_config, loaded.usable);
-        installed.map_err(NotLoaded::Config)?;
-        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = loaded.unusable;
-        *self.expiring.lock().unwrap_or_else(PoisonError::into_inner) = loaded.expiring;
-        Ok(())
-    }
-
-    fn load(&self, settings: &Settings) -> Result<Loaded, NotLoaded> {
-        let mut loaded = Loaded::default();
-        for (record, read) in kept(&self.store, settings)? {
-            let prepared = read.and_then(|read| {
-                let prepared = self.prepared(&record.uid, read);
-                prepared.map_err(|why| format!("{why:#}"))
-            });
-            match prepared {
-                Ok(prepared) => loaded.usable.push(prepared),
-                Err(why) => {
-                    let key = (record.name.clone(), record.uid.to_string());
-                    loaded.unusable.insert(key, Listed::unusable(&record, why));
-                }
-            }
-            if let Some(next) = record.old_until.iter().min() {
-                loaded.expiring.insert(record.uid.clone(), *next);
-            }
-        }
-        Ok(loaded)
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        *self.expiring.lock().unwrap_or_else(PoisonError::into_inner) = expiring;
     }
 
     /// Takes out secrets that have expired, forgets old answers, and seals with the first key what an
@@ -186,15 +187,27 @@ impl Registry {
 
     /// Seals anew, one by one; changes can come in between.
     async fn reseal(&self) -> Result<(), Refused> {
-        let outdated: Vec<Uid> = {
-            let settings = self.settings.lock().await;
-            let all = self.store.registered()?.into_iter();
+        if !self.resealing.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let keys = self.settings.lock().await.keys.clone();
+        let store = self.store.clone();
+        let looking = move || -> Result<Vec<Uid>, StoreError> {
             let is_outdated = |record: &Registered| {
                 let sealed = record.endpoint.as_ref();
-                sealed.is_some_and(|sealed| !settings.keys.is_current(sealed))
+                sealed.is_some_and(|sealed| !keys.is_current(sealed))
             };
-            all.filter(is_outdated).map(|record| record.uid).collect()
+            let mut outdated = Vec::new();
+            for record in store.each_registered() {
+                let record = record?;
+                if is_outdated(&record) {
+                    outdated.push(record.uid);
+                }
+            }
+            Ok(outdated)
         };
+        let looked = tokio::task::spawn_blocking(looking).await;
+        let outdated = looked.map_err(|why| Refused::Unavailable(why.to_string()))??;
         for uid in &outdated {
             let settings = self.settings.lock().await;
             let Some(record) = self.store.registered_with(uid)? else {
@@ -204,6 +217,7 @@ impl Registry {
             let record = sealed(&settings, record, &document)?;
             self.store.register(record, None).await?;
         }
+        self.resealing.store(false, Ordering::Relaxed);
         if !outdated.is_empty() {
             let count = outdated.len();
             info!(
@@ -215,12 +229,45 @@ impl Registry {
     }
 }
 
-/// All that are kept, as they are read by the config, or why one cannot be used.
-pub fn kept(store: &Store, settings: &Settings) -> Result<Vec<Kept>, NotLoaded> {
-    let mut records = store.registered()?.into_iter().peekable();
-    let mut all = Vec::new();
-    while records.peek().is_some() {
-        let some: Vec<_> = records.by_ref().take(AT_ONCE).collect();
+/// Reads all that are kept, and makes them ready.
+fn load(store: &Store, pipeline: &Pipeline, settings: &Settings) -> Result<Loaded, NotLoaded> {
+    let mut loaded = Loaded::default();
+    each_kept(store, settings, |record, read| {
+        let prepared = read.and_then(|read| {
+            let compiled = Subscription::compile(record.uid.clone(), read.spec, read.endpoint);
+            let prepared = compiled.map_err(anyhow::Error::from);
+            let prepared = prepared.and_then(|compiled| pipeline.prepare(compiled));
+            prepared.map_err(|why| format!("{why:#}"))
+        });
+        if let Some(next) = record.old_until.iter().min() {
+            loaded.expiring.insert(record.uid.clone(), *next);
+        }
+        match prepared {
+            Ok(prepared) => loaded.usable.push(prepared),
+            Err(why) => {
+                let key = (record.name.clone(), record.uid.to_string());
+                let listed = Listed::unusable(&record, why);
+                loaded.unusable.insert(key, listed);
+            }
+        }
+    })?;
+    Ok(loaded)
+}
+
+/// Hands over each that is kept, as it is read by the config, or why it cannot be used. So many are
+/// in memory at a time.
+pub fn each_kept(
+    store: &Store,
+    settings: &Settings,
+    mut each: impl FnMut(Registered, Result<Read, String>),
+) -> Result<(), NotLoaded> {
+    let mut records = store.each_registered();
+    loop {
+        let some: Result<Vec<_>, _> = records.by_ref().take(AT_ONCE).collect();
+        let some = some?;
+        if some.is_empty() {
+            return Ok(());
+        }
         let mut documents = Vec::with_capacity(some.len());
         for record in &some {
             let opened = opened(&settings.keys, record).map_err(|why| NotLoaded::Sealed {
@@ -235,19 +282,15 @@ pub fn kept(store: &Store, settings: &Settings) -> Result<Vec<Kept>, NotLoaded> 
             .map(|(record, document)| (&record.uid, document))
             .collect();
         let read = settings.reader.read(&asked);
-        all.extend(some.into_iter().zip(read).map(|(record, read)| {
+        for (record, read) in some.into_iter().zip(read) {
             let read = match settings.reader.has(&record.name) {
                 true => Err(NAME_OF_CONFIG.to_owned()),
                 false => read.map_err(|mistakes| said(&mistakes)),
             };
-            (record, read)
-        }));
+            each(record, read);
+        }
     }
-    Ok(all)
 }
-
-/// A record, and what it says.
-pub type Kept = (Registered, Result<Read, String>);
 
 const NAME_OF_CONFIG: &str =
     "the config has a subscription of this name, which is the one in force: rename one of them";

@@ -15,8 +15,10 @@ mod listed;
 mod load;
 mod once;
 mod rotation;
+mod tenancy;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -29,8 +31,8 @@ use crate::pipeline::{Pipeline, Prepared};
 use crate::store::{KeyError, Keys, Registered, Remembered, Store, StoreError};
 use crate::subscription::{Endpoint, Scheme, Spec, Subscription, Uid};
 
-pub use listed::{Cursor, Listed, MOST_ON_A_PAGE, Shown, ShownRegistered};
-pub use load::{Kept, NotLoaded, kept};
+pub use listed::{Cursor, Listed, MOST_ON_A_PAGE, Page, Shown, ShownRegistered};
+pub use load::{NotLoaded, each_kept};
 pub use once::Once;
 pub use rotation::{DEFAULT_OVERLAP, LONGEST_OVERLAP, Rotation};
 
@@ -85,6 +87,8 @@ pub struct Registry {
     remembered: Mutex<BTreeMap<String, Timestamp>>,
     /// There is something new to be kept up.
     news: Notify,
+    /// Something may be sealed with an older key.
+    resealing: AtomicBool,
 }
 
 /// How a change is asked for.
@@ -93,6 +97,8 @@ pub struct Wish {
     /// Everything is checked and nothing done.
     pub dry_run: bool,
     pub if_match: Precondition,
+    /// For which tenant it is asked; without one for the operator.
+    pub tenant: Option<Arc<str>>,
 }
 
 /// `If-Match`.
@@ -145,6 +151,9 @@ pub enum Refused {
     KeyReused,
     #[error("{0}")]
     TooLarge(String),
+    /// Its tenant has all that it may have.
+    #[error("{0}")]
+    Quota(String),
     #[error("{0}")]
     Conflict(String),
     #[error("{0}")]
@@ -169,9 +178,10 @@ enum Found {
 
 impl Registry {
     /// One subscription, by name or uid.
-    pub async fn show(&self, which: &str) -> Result<Answered, Refused> {
+    /// `tenant`: who asks.
+    pub async fn show(&self, which: &str, tenant: Option<&Arc<str>>) -> Result<Answered, Refused> {
         let settings = self.settings.lock().await;
-        match self.find(&settings, which)? {
+        match self.find(&settings, which, tenant)? {
             Found::OfConfig(uid) => {
                 let listed = self.status(&uid).ok_or(Refused::Unknown)?;
                 let registered = None;
@@ -198,6 +208,8 @@ impl Registry {
     ) -> Result<Answered, Refused> {
         let registry = self.clone();
         to_its_end(async move {
+            let mut document = document;
+            tenancy::own(&mut document, wish.tenant.as_ref())?;
             let settings = registry.settings.lock().await;
             if let Some(once) = &once
                 && let Some(answered) = registry.answered_before(&settings, once, &document)?
@@ -262,7 +274,7 @@ impl Registry {
         let registry = self.clone();
         to_its_end(async move {
             let (settings, before) = registry.turn(&which, &wish).await?;
-            let change = registry.change_now(&settings, before, edit, wish.dry_run);
+            let change = registry.change_now(&settings, before, edit, &wish);
             change.await
         })
         .await
@@ -273,8 +285,9 @@ impl Registry {
         settings: &Settings,
         before: Registered,
         edit: Edit,
-        dry_run: bool,
+        wish: &Wish,
     ) -> Result<Answered, Refused> {
+        let dry_run = wish.dry_run;
         let old = opened(&settings.keys, &before)?;
         let mut new = match edit {
             Edit::Replace(new) => new,
@@ -288,6 +301,8 @@ impl Registry {
             new.entry("name")
                 .or_insert_with(|| before.name.clone().into());
         }
+        tenancy::own(&mut new, wish.tenant.as_ref())?;
+        tenancy::stays(&new, &old)?;
         document::unmask(&mut new, &settings.reader.masked(&old), &old);
         keep_secrets(settings, &mut new, &old);
         let (new, secret) = with_secret(settings, new);
@@ -426,6 +441,7 @@ impl Registry {
         }
         let read = settings.reader.read(&[(uid, document)]).pop();
         let read = read.expect("one was asked for").map_err(Refused::Invalid)?;
+        self.has_room(uid, &read.spec)?;
         let name = read.spec.name.to_string();
         let prepared = self.prepared(uid, read);
         let unfit = |why: anyhow::Error| {
@@ -450,7 +466,19 @@ impl Registry {
         }
     }
 
-    fn find(&self, settings: &Settings, which: &str) -> Result<Found, Refused> {
+    /// `tenant`: who asks.
+    fn find(
+        &self,
+        settings: &Settings,
+        which: &str,
+        tenant: Option<&Arc<str>>,
+    ) -> Result<Found, Refused> {
+        let found = self.find_any(settings, which)?;
+        self.seen_by(tenant, &found)?;
+        Ok(found)
+    }
+
+    fn find_any(&self, settings: &Settings, which: &str) -> Result<Found, Refused> {
         let uid = Uid::from_stored(which);
         let record = if which.contains(':') {
             if uid.is_of_config() {
@@ -475,14 +503,19 @@ impl Registry {
         wish: &Wish,
     ) -> Result<(MutexGuard<'_, Settings>, Registered), Refused> {
         let settings = self.settings.lock().await;
-        let record = self.registered(&settings, which)?;
+        let record = self.registered(&settings, which, wish.tenant.as_ref())?;
         wish.if_match.check(&record)?;
         Ok((settings, record))
     }
 
     /// The one that may be changed here.
-    fn registered(&self, settings: &Settings, which: &str) -> Result<Registered, Refused> {
-        match self.find(settings, which)? {
+    fn registered(
+        &self,
+        settings: &Settings,
+        which: &str,
+        tenant: Option<&Arc<str>>,
+    ) -> Result<Registered, Refused> {
+        match self.find(settings, which, tenant)? {
             Found::Registered(record) => Ok(*record),
             Found::OfConfig(uid) => match self.status(&uid) {
                 Some(listed) => Err(Refused::OfConfig(listed.name)),
@@ -500,9 +533,12 @@ impl Registry {
     /// How it is now.
     fn listed(&self, record: &Registered) -> Listed {
         self.status(&record.uid).unwrap_or_else(|| {
-            let mut unusable = self.unusable_after(None).into_iter();
-            let known = unusable.find(|one| one.uid == record.uid.as_str());
-            known.unwrap_or_else(|| Listed::unusable(record, String::new()))
+            let unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = (record.name.clone(), record.uid.to_string());
+            unusable
+                .get(&key)
+                .cloned()
+                .unwrap_or_else(|| Listed::unusable(record, String::new()))
         })
     }
 }

@@ -110,6 +110,7 @@ fn event_of(entry: &Entry) -> Option<Event> {
         topic: entry.topic.as_str().into(),
         kind: entry.r#type.as_str().into(),
         source: entry.source.as_str().into(),
+        tenant: None,
         published_at: None,
         content_type: None,
         content_encoding: None,

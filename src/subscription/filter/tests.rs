@@ -19,6 +19,7 @@ fn event(body: &str) -> Event {
         topic: "orders.created".into(),
         kind: "com.example.order".into(),
         source: "orders".into(),
+        tenant: None,
         published_at: Some("2026-03-01T12:00:00Z".parse().unwrap()),
         content_type: None,
         content_encoding: None,

@@ -32,6 +32,7 @@ fn naming() -> Naming {
         source: SOURCE.into(),
         topic: None,
         id: None,
+        tenant: None,
     }
 }
 
