@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::{Change, NotChanged, Subscriptions};
-use crate::operations::subscriptions::{Cursor, Listed, Registry};
+use crate::operations::subscriptions::{Cursor, Listed, Refused, Registry};
 use crate::operations::{Operations, parked};
 use crate::pipeline::{Pipeline, State, SubscriptionStatus};
 use crate::subscription::Uid;
@@ -28,6 +28,22 @@ impl OfPipeline {
         all.iter()
             .find(|one| &*one.name == name)
             .map(|one| one.state)
+    }
+
+    /// Has all instances know of it. `false` when there is no subscription of this name.
+    async fn stand<F>(
+        &self,
+        name: &str,
+        change: impl FnOnce(SubscriptionStatus) -> F,
+    ) -> anyhow::Result<bool>
+    where
+        F: Future<Output = Result<(), Refused>>,
+    {
+        let all = self.pipeline.subscriptions();
+        match all.into_iter().find(|one| &*one.name == name) {
+            Some(one) => Ok(change(one).await.map(|()| true)?),
+            None => Ok(false),
+        }
     }
 
     /// Brings forward what was held for a subscription that takes deliveries again, and for the
@@ -78,9 +94,18 @@ impl Subscriptions for OfPipeline {
         let name = by_uid.as_ref().map_or(which, |one| &*one.name);
         let before = self.state(name);
         let known = match change {
-            Change::Pause => self.pipeline.set_paused(name, true).await,
-            Change::Resume => self.pipeline.set_paused(name, false).await,
-            Change::Enable => self.pipeline.enable(name).await,
+            Change::Pause => {
+                self.stand(name, |one| self.registry.set_paused(one.uid, true))
+                    .await
+            }
+            Change::Resume => {
+                self.stand(name, |one| self.registry.set_paused(one.uid, false))
+                    .await
+            }
+            Change::Enable => {
+                self.stand(name, |one| self.registry.enable(one.endpoint))
+                    .await
+            }
             Change::Verify => match self.pipeline.verify(name).await {
                 Some(false) => {
                     let why = "its endpoint has no `handshake` in the config";

@@ -57,11 +57,8 @@ impl Pipeline {
             .installing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let uid = &prepared.0.subscription.uid;
         // It may have been paused since it was prepared.
-        if let Ok(standing) = self.store.subscription_standing(uid) {
-            prepared.0.paused.store(standing.paused, Ordering::Relaxed);
-        }
+        self.reread_pause(&prepared.0);
         let target = self.greeted(prepared);
         let mut targets = self.all_but(&target.subscription.uid);
         targets.push(target);
@@ -77,6 +74,65 @@ impl Pipeline {
         self.swap_in(self.all_but(uid));
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.remove(uid);
+    }
+
+    /// Puts these in and takes those out, in one new snapshot.
+    pub fn change(&self, entering: Vec<Prepared>, leaving: &BTreeSet<Uid>) {
+        match (entering.len(), leaving.len()) {
+            (0, 0) => return,
+            (1, 0) => return entering.into_iter().for_each(|one| self.enter(one)),
+            (0, 1) => return leaving.iter().for_each(|uid| self.leave(uid)),
+            _ => {}
+        }
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let of = |prepared: &Prepared| prepared.0.subscription.uid.clone();
+        let replaced: BTreeSet<_> = entering.iter().map(of).collect();
+        let routes = self.routes.load();
+        let stays = |uid: &Uid| !leaving.contains(uid) && !replaced.contains(uid);
+        let stay = routes.iter().filter(|one| stays(&one.subscription.uid));
+        let mut targets: Vec<_> = stay.cloned().collect();
+        for prepared in entering {
+            self.reread_pause(&prepared.0);
+            targets.push(self.greeted(prepared));
+        }
+        self.swap_in(targets);
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.retain(|uid, _| !leaving.contains(uid));
+    }
+
+    /// Makes these all subscriptions of the API. Those of the config stay, and what the store says of
+    /// them and of endpoints is read again.
+    pub fn replace_registered(&self, prepared: Vec<Prepared>) {
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.load();
+        let of_config = |one: &&Arc<Target>| one.subscription.uid.is_of_config();
+        let mut targets: Vec<_> = routes.iter().filter(of_config).cloned().collect();
+        for target in &targets {
+            self.reread_pause(target);
+        }
+        for prepared in prepared {
+            self.reread_pause(&prepared.0);
+            targets.push(self.greeted(prepared));
+        }
+        for target in &targets {
+            let endpoint = &target.subscription.endpoint.name;
+            if let Some(lane) = self.lanes.get(endpoint) {
+                lane.follow(&self.endpoint_standing(endpoint));
+            }
+        }
+        self.swap_in(targets);
+    }
+
+    pub(super) fn reread_pause(&self, target: &Target) {
+        if let Ok(standing) = self.store.subscription_standing(&target.subscription.uid) {
+            target.paused.store(standing.paused, Ordering::Relaxed);
+        }
     }
 
     fn all_but(&self, uid: &Uid) -> Vec<Arc<Target>> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use super::shared::{Shared, Sharing};
 use super::{Listed, Mistake, Read, Refused, Registry, Settings, document, opened, sealed};
 use crate::pipeline::{Pipeline, Prepared};
 use crate::store::{Changes, KeyError, Registered, Store, StoreError};
@@ -35,10 +36,19 @@ pub enum NotLoaded {
 
 /// What a load has found.
 #[derive(Default)]
-struct Loaded {
+pub(super) struct Loaded {
     usable: Vec<Prepared>,
     unusable: BTreeMap<(String, String), Listed>,
     expiring: BTreeMap<Uid, Timestamp>,
+}
+
+impl Loaded {
+    fn say_unusable(&self) {
+        for one in self.unusable.values() {
+            let why = one.why.as_deref().unwrap_or_default();
+            error!(subscription = %one.name, uid = %one.uid, why, "a subscription that was made over the API cannot be used: it is kept, and matches nothing");
+        }
+    }
 }
 
 impl Registry {
@@ -48,9 +58,11 @@ impl Registry {
         pipeline: Arc<Pipeline>,
         settings: Settings,
         of_config: Vec<Subscription>,
+        sharing: Sharing,
     ) -> Result<Arc<Self>, NotLoaded> {
         let remembered = store.all_remembered()?.into_iter().collect();
         let registry = Self {
+            shared: Shared::new(sharing, settings.clone()),
             store,
             pipeline,
             settings: tokio::sync::Mutex::new(settings),
@@ -78,27 +90,54 @@ impl Registry {
         compiled: impl FnOnce(&Store) -> anyhow::Result<Vec<Subscription>>,
     ) -> anyhow::Result<Changes> {
         let mut settings = self.settings.lock().await;
+        let still = self.shared.still().await;
         let loaded = self.load(&new)?;
         let changes = self.store.reconcile(specs).await?;
         self.install(compiled(&self.store)?, loaded)?;
+        self.shared.read_by(new.clone());
+        drop(still);
+        self.shared.forget_standings(&changes.removed).await;
         *settings = new;
         self.news.notify_one();
         Ok(changes)
     }
 
     fn install(&self, of_config: Vec<Subscription>, loaded: Loaded) -> Result<(), NotLoaded> {
-        for one in loaded.unusable.values() {
-            let why = one.why.as_deref().unwrap_or_default();
-            error!(subscription = %one.name, uid = %one.uid, why, "a subscription that was made over the API cannot be used: it is kept, and matches nothing");
-        }
-        let installed = self.pipeline.install_with(of_config, loaded.usable);
+        loaded.say_unusable();
+        let Loaded {
+            usable,
+            unusable,
+            expiring,
+        } = loaded;
+        let installed = self.pipeline.install_with(of_config, usable);
         installed.map_err(NotLoaded::Config)?;
-        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = loaded.unusable;
-        *self.expiring.lock().unwrap_or_else(PoisonError::into_inner) = loaded.expiring;
+        self.loaded(unusable, expiring);
         Ok(())
     }
 
-    fn load(&self, settings: &Settings) -> Result<Loaded, NotLoaded> {
+    /// In place of all that there were of the API.
+    pub(super) fn install_registered(&self, loaded: Loaded) {
+        loaded.say_unusable();
+        let Loaded {
+            usable,
+            unusable,
+            expiring,
+        } = loaded;
+        self.pipeline.replace_registered(usable);
+        self.loaded(unusable, expiring);
+    }
+
+    fn loaded(
+        &self,
+        unusable: BTreeMap<(String, String), Listed>,
+        expiring: BTreeMap<Uid, Timestamp>,
+    ) {
+        self.shared.unusable(unusable.len());
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
+        *self.expiring.lock().unwrap_or_else(PoisonError::into_inner) = expiring;
+    }
+
+    pub(super) fn load(&self, settings: &Settings) -> Result<Loaded, NotLoaded> {
         let mut loaded = Loaded::default();
         for (record, read) in kept(&self.store, settings)? {
             let prepared = read.and_then(|read| {
@@ -122,6 +161,7 @@ impl Registry {
     /// Takes out secrets that have expired, forgets old answers, and seals with the first key what an
     /// older one has sealed; for ever.
     pub async fn keep_up(self: Arc<Self>) {
+        self.in_step().await;
         loop {
             let kept_up = async {
                 self.reseal().await?;
@@ -155,11 +195,18 @@ impl Registry {
             let due = expiring.iter().filter(|(_, at)| **at <= now);
             due.map(|(uid, _)| uid.clone()).collect()
         };
+        if !due.is_empty() {
+            // All instances know of it at the same time, and one is enough.
+            tokio::time::sleep(self.shared.turn()).await;
+        }
         for uid in due {
             let settings = self.settings.lock().await;
             let Some(record) = self.store.registered_with(&uid)? else {
                 continue;
             };
+            if !record.old_until.iter().any(|at| *at <= now) {
+                continue;
+            }
             let old = opened(&settings.keys, &record)?;
             let (new, old_until) = in_effect(&record, old, now);
             let record = Registered {
@@ -169,17 +216,14 @@ impl Registry {
                 ..record
             };
             let record = sealed(&settings, record, &new)?;
-            match self.checked(&settings, &uid, &new) {
-                Ok((name, prepared)) if !settings.reader.has(&name) => {
-                    self.put(record.clone(), prepared).await?;
-                }
-                // It is not in force; what has expired goes all the same.
-                _ => {
-                    self.store.register(record.clone(), None).await?;
-                    self.expires(&uid, record.old_until.iter().min().copied());
-                }
+            // Where it is not in force, what has expired goes all the same.
+            let name = record.name.clone();
+            match self.tell(record, false).await {
+                Ok(()) => info!(subscription = %name, %uid, "an old secret has expired"),
+                // Another instance was first.
+                Err(Refused::Changed) => {}
+                Err(other) => return Err(other),
             }
-            info!(subscription = %record.name, %uid, "an old secret has expired");
         }
         Ok(())
     }
@@ -200,9 +244,21 @@ impl Registry {
             let Some(record) = self.store.registered_with(uid)? else {
                 continue;
             };
+            // Another instance may have done it.
+            if record
+                .endpoint
+                .as_ref()
+                .is_none_or(|sealed| settings.keys.is_current(sealed))
+            {
+                continue;
+            }
             let document = opened(&settings.keys, &record)?;
             let record = sealed(&settings, record, &document)?;
-            self.store.register(record, None).await?;
+            match self.tell(record, true).await {
+                // What has come in between is sealed with the key that it is to be.
+                Ok(()) | Err(Refused::Changed) => {}
+                Err(other) => return Err(other),
+            }
         }
         if !outdated.is_empty() {
             let count = outdated.len();
@@ -212,6 +268,25 @@ impl Registry {
             );
         }
         Ok(())
+    }
+}
+
+impl Registry {
+    /// Ready to be put in force, or why not. Its document is opened already.
+    pub(super) fn prepared_of(
+        &self,
+        settings: &Settings,
+        record: &Registered,
+        document: &Value,
+    ) -> Result<Prepared, String> {
+        if settings.reader.has(&record.name) {
+            return Err(NAME_OF_CONFIG.to_owned());
+        }
+        let read = settings.reader.read(&[(&record.uid, document)]).pop();
+        let read = read.expect("one was asked for");
+        let read = read.map_err(|mistakes| said(&mistakes))?;
+        let prepared = self.prepared(&record.uid, read);
+        prepared.map_err(|why| format!("{why:#}"))
     }
 }
 

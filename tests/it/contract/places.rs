@@ -115,6 +115,7 @@ impl Place for RabbitMq {
             }],
             keeps_deliveries: true,
             declare: true,
+            keeps_state: true,
         })
     }
 
