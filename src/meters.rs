@@ -82,6 +82,12 @@ pub struct Meters {
     pub spans_lost: Counter,
     /// What listeners to attempts were too slow for.
     pub tap_lost: Counter,
+    /// 1 while this instance knows what its group knows.
+    pub state_in_step: Gauge,
+    /// Instances of the group with another config.
+    pub config_differs: Gauge,
+    /// Subscriptions of the API that are kept and not in force.
+    pub unusable: Gauge,
     pub store_bytes: Gauge,
     pub store_flush: Histogram,
 }
@@ -348,6 +354,21 @@ impl Meters {
             restart_needed: register!(
                 "config_restart_needed",
                 "Parts of the config that have changed and need a restart",
+                Gauge::default()
+            ),
+            state_in_step: register!(
+                "state_in_step",
+                "1 while this instance knows what its group knows",
+                Gauge::default()
+            ),
+            config_differs: register!(
+                "state_config_differs",
+                "Instances of the group whose config differs from this one's",
+                Gauge::default()
+            ),
+            unusable: register!(
+                "subscriptions_unusable",
+                "Subscriptions made over the API that are kept and not in force",
                 Gauge::default()
             ),
             duration,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tracing::info;
 
-use super::Failure;
+use super::{Failure, state};
 use crate::broker::embedded::{self, Embedded};
 use crate::broker::kafka::{self, Kafka};
 use crate::broker::rabbitmq::{self, RabbitMq};
@@ -222,6 +222,7 @@ pub(super) fn rabbitmq_settings(
         sources,
         keeps_deliveries: broker.keeps_deliveries(),
         declare: broker.declare,
+        keeps_state: state::is_on(config, name),
     }
 }
 
@@ -244,6 +245,7 @@ pub(super) fn kafka_settings(
         tiers: broker.tiers.clone(),
         sources,
         declare: broker.declare,
+        keeps_state: state::is_on(config, name),
     }
 }
 

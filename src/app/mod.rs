@@ -11,6 +11,7 @@ mod readiness;
 mod registry;
 mod reload;
 mod spans;
+mod state;
 mod subscriptions;
 mod upkeep;
 
@@ -149,11 +150,14 @@ impl App {
             brokers::egress_check(config),
         );
         pipeline.set_quotas(config.tenants.clone());
+        // Until it is known what the group knows.
+        pipeline.shut(true);
         let registry = Registry::open(
             store.clone(),
             pipeline.clone(),
             registry::settings(config),
             compiled(&store, config)?,
+            state::sharing(config, &store, &meters, &brokers)?,
         )?;
         Ok(Self {
             store,
@@ -197,7 +201,7 @@ impl App {
             pipeline.clone(),
             meters.clone(),
         );
-        let readiness = readiness::of(&brokers, &store, &pipeline, &reloader);
+        let readiness = readiness::of(&brokers, &store, &pipeline, &registry, &reloader);
         let address = listener.local_addr().unwrap_or(config.admin.listen);
         let operations =
             operations::of_pipeline(&config, brokers.clone(), pipeline.clone(), journal.clone());
@@ -237,6 +241,15 @@ impl App {
         });
         tokio::spawn(pipeline.clone().gather_changes());
         tokio::spawn(registry.clone().keep_up());
+        let mut following = tokio::spawn(registry.clone().follow(shutdown.stop.clone()));
+        let tending = tokio::spawn(registry.clone().tend(shutdown.stop.clone()));
+        tokio::spawn({
+            let (registry, pipeline) = (registry.clone(), pipeline.clone());
+            async move {
+                registry.in_step().await;
+                pipeline.shut(false);
+            }
+        });
         tokio::spawn(pipeline.clone().watch_egress());
         tokio::spawn(reloader.clone().watch());
         tokio::spawn(pipeline.clone().shake_hands());
@@ -280,6 +293,12 @@ impl App {
                     Some(Ok(Err(error))) => break Some(Failure::Broker(error)),
                     Some(Err(panicked)) => break Some(Failure::Broker(anyhow::anyhow!(panicked))),
                 },
+                ended = &mut following => match ended {
+                    // Only when it is asked to stop.
+                    Ok(Ok(())) => break None,
+                    Ok(Err(error)) => break Some(error.into()),
+                    Err(panicked) => break Some(Failure::Broker(anyhow::anyhow!(panicked))),
+                },
                 why = storage_failure(&store) => break Some(Failure::Storage(why)),
             }
         };
@@ -295,7 +314,7 @@ impl App {
         });
         let drained = async {
             let brokers = async { while running.join_next().await.is_some() {} };
-            tokio::join!(brokers, operations.jobs.stop());
+            let _ = tokio::join!(brokers, operations.jobs.stop(), tending);
         };
         if tokio::time::timeout(config.limits.shutdown + EXIT_GRACE, drained)
             .await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::reload::Reloader;
 use crate::admin::{Component, Condition, Readiness};
 use crate::broker::{Broker, Health};
+use crate::operations::subscriptions::Registry;
 use crate::pipeline::Pipeline;
 use crate::store::Store;
 
@@ -14,10 +15,12 @@ pub fn of(
     brokers: &BTreeMap<Arc<str>, Arc<dyn Broker>>,
     store: &Arc<Store>,
     pipeline: &Arc<Pipeline>,
+    sharing: &Arc<Registry>,
     reloader: &Arc<Reloader>,
 ) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
     let brokers: Vec<_> = brokers.values().cloned().collect();
     let (store, pipeline, reloader) = (store.clone(), pipeline.clone(), reloader.clone());
+    let sharing = sharing.clone();
     Arc::new(move || {
         let mut components: Vec<_> = brokers
             .iter()
@@ -32,6 +35,7 @@ pub fn of(
             state,
             why,
         });
+        components.extend(shared(&sharing));
         components.push(egress(pipeline.why_out()));
         let registries = pipeline.registries().into_iter();
         components.extend(registries.map(|(source, why)| registry(&source, why)));
@@ -78,6 +82,18 @@ fn registry(source: &str, why: Option<String>) -> Component {
         state,
         why,
     }
+}
+
+/// Not ready before it is known what the other instances know. That their configs differ is for
+/// information only.
+fn shared(registry: &Registry) -> Option<Component> {
+    let behind = registry.behind().map(|why| (Condition::Starting, why));
+    let noted = || registry.differences().map(|why| (Condition::Ready, why));
+    behind.or_else(noted).map(|(state, why)| Component {
+        name: "state".into(),
+        state,
+        why: Some(why),
+    })
 }
 
 /// For information only: an endpoint that does not agree holds up its own deliveries.

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Failure, From, brokers, compiled, registry};
+use super::{Failure, From, brokers, compiled, registry, state};
 use crate::admin::Control;
 use crate::config::{self, Config, Problems};
 use crate::meters::Meters;
@@ -123,6 +123,7 @@ impl Reloader {
             .await
             .map_err(|error| NotReloaded::Failed(format!("{error:#}")))?;
         self.pipeline.set_quotas(new.tenants.clone());
+        self.registry.now_has(state::hash(&new));
         for (name, source) in &new.sources {
             self.pipeline.set_rules(name, brokers::rules(source));
         }
@@ -238,6 +239,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         reload: _,
         telemetry,
         tenants: _,
+        state_on,
         store_keys: _,
         referred: _,
         brokers,
@@ -255,6 +257,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         ("delivery", *delivery != new.delivery),
         ("limits", *limits != new.limits),
         ("attempts", *attempts != new.attempts),
+        ("state_on", *state_on != new.state_on),
         ("telemetry", *telemetry != new.telemetry),
     ];
     let whole = whole.into_iter().filter(|(_, differs)| *differs);

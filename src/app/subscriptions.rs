@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::admin::{Change, NotChanged, Subscriptions};
-use crate::operations::subscriptions::{Cursor, Listed, Page, Registry};
+use crate::operations::subscriptions::{Cursor, Listed, Page, Refused, Registry};
 use crate::operations::{Operations, parked};
 use crate::pipeline::{Pipeline, State, SubscriptionStatus, Wanted};
 use crate::subscription::Uid;
@@ -95,9 +95,9 @@ impl Subscriptions for OfPipeline {
         let before = self.status(which).ok_or(NotChanged::Unknown)?;
         let name = &*before.name;
         let known = match change {
-            Change::Pause => self.pipeline.set_paused(name, true).await,
-            Change::Resume => self.pipeline.set_paused(name, false).await,
-            Change::Enable => self.pipeline.enable(name).await,
+            Change::Pause => told(self.registry.set_paused(before.uid.clone(), true).await),
+            Change::Resume => told(self.registry.set_paused(before.uid.clone(), false).await),
+            Change::Enable => told(self.registry.enable(before.endpoint.clone()).await),
             Change::Verify => match self.pipeline.verify(name).await {
                 Some(false) => {
                     let why = "its endpoint has no `handshake` in the config";
@@ -118,4 +118,9 @@ impl Subscriptions for OfPipeline {
         }
         Ok(self.listed(now))
     }
+}
+
+/// All instances know of it.
+fn told(result: Result<(), Refused>) -> anyhow::Result<bool> {
+    Ok(result.map(|()| true)?)
 }

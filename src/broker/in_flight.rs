@@ -79,6 +79,7 @@ pub struct Intake {
     budget: Budget,
     paused: watch::Receiver<bool>,
     held: watch::Receiver<bool>,
+    shut: watch::Receiver<bool>,
     in_flight: Arc<AtomicUsize>,
     pace: watch::Receiver<usize>,
     hand_over: mpsc::Sender<Received>,
@@ -126,6 +127,7 @@ impl Intake {
                 budget,
                 paused,
                 held: watch::channel(false).1,
+                shut: watch::channel(false).1,
                 in_flight: Arc::default(),
                 pace: watch::channel(usize::MAX).1,
                 hand_over,
@@ -143,6 +145,12 @@ impl Intake {
     /// days.
     pub fn held_by(self, held: watch::Receiver<bool>) -> Self {
         Self { held, ..self }
+    }
+
+    /// The same, which admits nothing at all while `shut` is true: the bridge does not know yet what is
+    /// to become of it.
+    pub fn shut_by(self, shut: watch::Receiver<bool>) -> Self {
+        Self { shut, ..self }
     }
 
     /// Whether somebody has paused it. A broker that keeps what it has handed out waiting for an
@@ -187,6 +195,10 @@ impl Intake {
             let mut paused = self.paused.clone();
             // A closed pause channel means that the pipeline is gone; its intake is then closed too.
             let _ = paused.wait_for(|paused| !paused).await;
+            if *self.shut.borrow() {
+                let mut shut = self.shut.clone();
+                let _ = shut.wait_for(|shut| !shut).await;
+            }
             if *self.held.borrow() {
                 let mut held = self.held.clone();
                 let _ = held.wait_for(|held| !held).await;
@@ -212,7 +224,7 @@ impl Intake {
 
     /// Room for a message of `size_bytes` if there is some right now.
     pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
-        if *self.paused.borrow() || *self.held.borrow() {
+        if *self.paused.borrow() || *self.held.borrow() || *self.shut.borrow() {
             return None;
         }
         let slot = self.window.slots.clone().try_acquire_owned().ok()?;
@@ -319,7 +331,12 @@ mod tests {
     async fn an_intake_that_is_held_admits_nothing() {
         let (intake, _pause) = intake(100, 1 << 20);
         let (hold, held) = watch::channel(true);
-        let intake = intake.held_by(held);
+        let (shut, is_shut) = watch::channel(true);
+        let intake = intake.held_by(held).shut_by(is_shut);
+        hold.send(false).unwrap();
+        assert!(is_full(&intake, 1).await);
+        hold.send(true).unwrap();
+        shut.send(false).unwrap();
         assert!(is_full(&intake, 1).await);
         assert!(intake.try_admit(1).is_none());
         hold.send(false).unwrap();

@@ -24,6 +24,7 @@ pub mod letters;
 pub mod parked;
 pub mod rabbitmq;
 mod receipt;
+pub mod state;
 pub mod tiers;
 pub mod upkeep;
 
@@ -183,6 +184,9 @@ pub trait Broker: Send + Sync + 'static {
     async fn reach(&self, source: &str) -> Result<Reach, NotPossible>;
 
     fn health(&self) -> Health;
+
+    /// Where the group keeps its state, if this broker is the one.
+    fn state(self: Arc<Self>) -> Arc<dyn state::StateLog>;
 }
 
 impl fmt::Display for Health {

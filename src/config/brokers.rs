@@ -58,6 +58,21 @@ pub fn all(field: Field<'_>) -> Vec<Read> {
     read
 }
 
+/// The name of one of them.
+pub fn named(field: Field<'_>, known: &[Read]) -> Option<Arc<str>> {
+    let name = field.name()?;
+    if known.iter().any(|known| known.name.text == name.text) {
+        return Some(name.text);
+    }
+    let names = known.iter().map(|known| &*known.name.text);
+    field.notes.note(
+        name.span,
+        format!("there is no broker {}", name.shown),
+        suggestion(&name.text, names),
+    );
+    None
+}
+
 fn one(name: Name, field: Field<'_>) -> Read {
     let Some(map) = field.map(&keys::BROKER) else {
         return Read {

@@ -101,6 +101,8 @@ pub struct Config {
     pub subscriptions: BTreeMap<Arc<str>, Spec>,
     /// What `hookbridge test` carries out, in the order of the file.
     pub tests: Vec<Case>,
+    /// The broker that keeps what all instances share, where that is said.
+    pub state_on: Option<Arc<str>>,
     /// What seals the secrets of subscriptions made over the API; the first does, all open.
     pub store_keys: Vec<Secret>,
     /// What those subscriptions refer to.

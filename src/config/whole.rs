@@ -142,6 +142,9 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
     let limits = section(&top, "limits", &keys::LIMITS, general::limits);
 
     let brokers = top.need("brokers").map(brokers::all).unwrap_or_default();
+    let state_on = top
+        .take("state_on")
+        .and_then(|field| brokers::named(field, &brokers));
     let attempts = section(&top, "attempts", &keys::ATTEMPTS, |map| {
         attempts::read(map, &brokers)
     });
@@ -227,6 +230,7 @@ fn config(root: &Node, notes: &Notes<'_>, env: Env<'_>) -> Option<Config> {
         endpoints: all,
         subscriptions: specs,
         tests: tests.unwrap_or_default(),
+        state_on,
         store_keys: store_keys?,
         referred: Referred::of(root, notes.base_dir),
     })

@@ -55,6 +55,15 @@ impl EndpointLane {
         }
     }
 
+    /// Makes it as this says.
+    pub fn follow(&self, standing: &EndpointStanding) {
+        let disabled = standing.disabled.is_some();
+        if disabled != self.is_disabled() {
+            self.set_disabled(disabled);
+        }
+        self.set_first_gone_at(standing.first_gone_at);
+    }
+
     pub fn first_gone_at(&self) -> Option<Timestamp> {
         *self
             .first_gone_at

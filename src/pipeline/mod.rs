@@ -160,6 +160,8 @@ pub struct Pipeline {
     ends: Ends,
     /// Messages in flight of all windows together.
     windows: usize,
+    /// While it is true nothing is taken.
+    shut: watch::Sender<bool>,
     /// The process ends: no delivery waits for others any more.
     leaving: CancellationToken,
     /// Of each subscription, over reloads.
@@ -210,6 +212,7 @@ impl Pipeline {
             .map(|source| source.window)
             .sum();
         let due_windows: usize = plans.iter().map(|plan| plan.due_window * 2).sum();
+        let shut = watch::channel(false).0;
         let mut pauses = BTreeMap::new();
         let mut keepers = BTreeMap::new();
         for plan in &plans {
@@ -257,7 +260,7 @@ impl Pipeline {
             .into_iter()
             .map(|plan| {
                 let feeding = feeding(plan, &budget, &pauses, &keepers, &suspects, &rules);
-                source_pauses.hold(feeding)
+                source_pauses.hold(feeding.shut_by(&shut))
             })
             .collect();
         let tenants = Tenants::new(meters.clone());
@@ -279,6 +282,7 @@ impl Pipeline {
             suspects,
             ends: Ends::default(),
             windows: (windows + due_windows).max(1),
+            shut,
             leaving: CancellationToken::new(),
             parked: Mutex::default(),
             installing: Mutex::default(),
@@ -332,6 +336,11 @@ impl Pipeline {
             Dropped => target.unpark(size_bytes),
             BroughtForward | Edited | LetterRemoved => {}
         }
+    }
+
+    /// Has nothing taken, new or due, until it is opened again. Brokers connect and make ready meanwhile.
+    pub fn shut(&self, is_shut: bool) {
+        self.shut.send_replace(is_shut);
     }
 
     /// Reads how the last process ended, and goes carefully if that was a crash. Before anything is
@@ -444,6 +453,20 @@ pub fn recorded(deed: parked::Deed) -> journal::Deed {
 }
 
 impl Feeding {
+    /// The same, which takes nothing while that is true.
+    fn shut_by(mut self, shut: &watch::Sender<bool>) -> Self {
+        let Intakes {
+            sources,
+            retries,
+            holds,
+            ..
+        } = &mut self.intakes;
+        for intake in sources.values_mut().chain([retries, holds]) {
+            *intake = intake.clone().shut_by(shut.subscribe());
+        }
+        self
+    }
+
     /// Runs the loops that empty the intakes; ends when the broker has dropped its ends.
     pub fn run(
         mut self,

@@ -11,6 +11,9 @@ use super::{Pipeline, State, SubscriptionStatus, Target, warn_of_versions};
 use crate::route::{Routes, place};
 use crate::subscription::{Subscription, Uid};
 
+/// Changed at once, more than so many are indexed anew with all others.
+const ONE_BY_ONE: usize = 64;
+
 /// A subscription that deliveries can be made for, not in the snapshot yet.
 pub struct Prepared(Target);
 
@@ -60,7 +63,7 @@ impl Pipeline {
             .unwrap_or_else(PoisonError::into_inner);
         let target = self.greeted(prepared);
         let before = self.routes.load_full();
-        self.change(
+        self.install_change(
             &before,
             &target.subscription.uid,
             before.with(target.clone()),
@@ -74,13 +77,13 @@ impl Pipeline {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let before = self.routes.load_full();
-        self.change(&before, uid, before.without(uid));
+        self.install_change(&before, uid, before.without(uid));
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.remove(uid);
     }
 
     /// Puts a snapshot in force that differs from the one before in the subscription of this uid.
-    fn change(&self, before: &Routes<Target>, uid: &Uid, now: Routes<Target>) {
+    fn install_change(&self, before: &Routes<Target>, uid: &Uid, now: Routes<Target>) {
         let now = match now.is_overfull() {
             true => now.gathered(),
             false => now,
@@ -136,13 +139,63 @@ impl Pipeline {
         }
     }
 
+    /// Puts these in and takes those out.
+    pub fn change(&self, entering: Vec<Prepared>, leaving: &BTreeSet<Uid>) {
+        if entering.len() + leaving.len() <= ONE_BY_ONE {
+            entering.into_iter().for_each(|one| self.enter(one));
+            leaving.iter().for_each(|uid| self.leave(uid));
+            return;
+        }
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let of = |prepared: &Prepared| prepared.0.subscription.uid.clone();
+        let replaced: BTreeSet<_> = entering.iter().map(of).collect();
+        let routes = self.routes.load();
+        let stays = |uid: &Uid| !leaving.contains(uid) && !replaced.contains(uid);
+        let stay = routes.iter().filter(|one| stays(&one.subscription.uid));
+        let mut targets: Vec<_> = stay.cloned().collect();
+        targets.extend(entering.into_iter().map(|one| self.greeted(one)));
+        self.swap_in(targets);
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        parked.retain(|uid, _| !leaving.contains(uid));
+    }
+
+    /// Makes these all subscriptions of the API. Those of the config stay, and what the store says of
+    /// them and of endpoints is read again.
+    pub fn replace_registered(&self, prepared: Vec<Prepared>) {
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.load();
+        let of_config = |one: &&Arc<Target>| one.subscription.uid.is_of_config();
+        let mut targets: Vec<_> = routes.iter().filter(of_config).cloned().collect();
+        for target in &targets {
+            self.reread_pause(target);
+        }
+        targets.extend(prepared.into_iter().map(|one| self.greeted(one)));
+        for target in &targets {
+            let endpoint = &target.subscription.endpoint.name;
+            if let Some(lane) = self.lanes.get(endpoint) {
+                lane.follow(&self.endpoint_standing(endpoint));
+            }
+        }
+        self.swap_in(targets);
+    }
+
+    pub(super) fn reread_pause(&self, target: &Target) {
+        if let Ok(standing) = self.store.subscription_standing(&target.subscription.uid) {
+            target.paused.store(standing.paused, Ordering::Relaxed);
+        }
+    }
+
     /// With what its endpoint has agreed to, and its lane told of its limits.
     pub(super) fn greeted(&self, Prepared(mut target): Prepared) -> Arc<Target> {
         let subscription = &target.subscription;
         // It may have been paused since it was prepared.
-        if let Ok(standing) = self.store.subscription_standing(&subscription.uid) {
-            target.paused.store(standing.paused, Ordering::Relaxed);
-        }
+        self.reread_pause(&target);
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
         parked.insert(subscription.uid.clone(), target.parked());
         drop(parked);

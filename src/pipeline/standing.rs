@@ -1,7 +1,6 @@
 //! Standing: paused subscriptions and disabled endpoints, in memory for the path and in the store
-//! for the next start.
+//! for the next start. What an attempt has told is noted there to be told to the other instances.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
@@ -13,7 +12,7 @@ use super::lanes::EndpointLane;
 use super::{Pipeline, Target, target_of};
 use crate::delivery::Delivery;
 use crate::route::place;
-use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
+use crate::store::{Disabled, DisabledBecause, EndpointStanding};
 use crate::subscription::{Endpoint, Labels, Spec, Subscription, Uid};
 use crate::verdict::EndpointNews;
 
@@ -171,40 +170,23 @@ impl Pipeline {
             .map_or(0, |target| target.parked_count())
     }
 
-    /// Pauses or resumes a subscription, durably. `false` when there is none of this name.
-    pub async fn set_paused(&self, subscription: &str, paused: bool) -> anyhow::Result<bool> {
-        let Some(target) = self.routes.load().by_name(subscription).cloned() else {
-            return Ok(false);
-        };
-        self.store
-            .set_subscription_standing(&target.subscription.uid, SubscriptionStanding { paused })
-            .await?;
-        // It may have been changed meanwhile, and then has another target.
+    /// Takes over what the store says of this subscription: whether it is paused.
+    pub fn follow_subscription(&self, uid: &Uid) {
+        // It may be changed meanwhile, and then has another target.
         let _turn = self
             .installing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(target) = self.routes.load().by_uid(&target.subscription.uid) {
-            target.paused.store(paused, Ordering::Relaxed);
+        if let Some(target) = self.routes.load().by_uid(uid) {
+            self.reread_pause(target);
         }
-        Ok(true)
     }
 
-    /// Lets a disabled endpoint be tried again, durably. `false` when there is no such subscription.
-    pub async fn enable(&self, subscription: &str) -> anyhow::Result<bool> {
-        let Some(target) = self.routes.load().by_name(subscription).cloned() else {
-            return Ok(false);
-        };
-        let endpoint = &target.subscription.endpoint.name;
-        self.store
-            .change_endpoint_standing(endpoint, |standing| {
-                (standing.disabled, standing.first_gone_at) = (None, None);
-            })
-            .await?;
+    /// Takes over what the store says of this endpoint: whether it is disabled, and its first 410.
+    pub fn follow_endpoint(&self, endpoint: &str) {
         if let Some(lane) = self.lanes.get(endpoint) {
-            lane.set_disabled(false);
+            lane.follow(&self.endpoint_standing(endpoint));
         }
-        Ok(true)
     }
 
     /// Carries out what an attempt said about its endpoint.
@@ -242,7 +224,7 @@ impl Pipeline {
             let change = move |standing: &mut EndpointStanding| {
                 (standing.disabled, standing.first_gone_at) = (disabled, first_gone_at);
             };
-            let stored = pipeline.store.change_endpoint_standing(&name, change);
+            let stored = pipeline.store.note_endpoint_standing(&name, change);
             if let Err(error) = stored.await {
                 // In memory it holds; after a restart the endpoint is asked once more.
                 error!(endpoint = %name, %error, "the endpoint's state cannot be stored");

@@ -16,6 +16,7 @@ mod open;
 mod registered;
 mod seal;
 mod secrets;
+mod shared;
 mod standing;
 mod subscriptions;
 mod suspects;
@@ -35,6 +36,7 @@ pub use codec::{Unreadable, Why};
 pub use open::OpenError;
 pub use registered::{Answer, Registered, Remembered};
 pub use secrets::{Key, KeyError, Keys, Sealed};
+pub use shared::{Step, Unsaid};
 pub use standing::{Agreement, Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 pub use subscriptions::{Changes, Owner, Record};
 pub use suspects::{Begun, Suspect};
@@ -43,6 +45,8 @@ pub use suspects::{Begun, Suspect};
 pub struct Store {
     kept: Arc<Kept>,
     instance: Arc<str>,
+    /// Something waits to be told to other instances.
+    news: tokio::sync::Notify,
     /// Mutations go one after another.
     writing: tokio::sync::Mutex<()>,
     flush_seconds: Histogram,

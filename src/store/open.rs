@@ -88,6 +88,7 @@ impl Store {
         Ok(Self {
             kept: Arc::new(kept),
             instance,
+            news: tokio::sync::Notify::new(),
             writing: tokio::sync::Mutex::new(()),
             flush_seconds,
             disk_bytes,

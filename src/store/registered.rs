@@ -3,7 +3,7 @@
 //! A record holds the subscription as its caller wrote it, in the words of the config, so that a
 //! release reads it as it reads a config; what may hold a secret in it is sealed. All of them are in
 //! one tree, so that a change of a subscription, of its name and of what is remembered of the request
-//! is made as a whole or not at all.
+//! is made as a whole or not at all. How they are changed is `shared.rs`'s.
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -14,9 +14,9 @@ use super::{Edit, Kept, Sealed, Store, StoreError, Tree, codec};
 use crate::subscription::Uid;
 
 /// Prefixes of keys. By uid, uids by name, answers by what they answered.
-const OF_UID: &str = "uid:";
-const OF_NAME: &str = "name:";
-const ANSWER: &str = "answer:";
+pub(super) const OF_UID: &str = "uid:";
+pub(super) const OF_NAME: &str = "name:";
+pub(super) const ANSWER: &str = "answer:";
 
 /// A subscription of the API as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,37 +85,7 @@ impl Store {
         self.one(OF_UID, uid.as_str())
     }
 
-    /// Makes `record` the one of its uid, and with it what is remembered of the request for it.
-    pub async fn register(
-        &self,
-        record: Registered,
-        answered: Option<(String, Remembered)>,
-    ) -> Result<(), StoreError> {
-        let what = format!("subscription {}", record.name);
-        let uid = record.uid.as_str();
-        let mut edits = vec![
-            edit(OF_UID, uid, Some(codec::encode(&what, &record)?)),
-            edit(
-                OF_NAME,
-                &record.name,
-                Some(codec::encode(&what, &record.uid)?),
-            ),
-        ];
-        if let Some((key, remembered)) = answered {
-            let what = format!("the answer about {what}");
-            edits.push(edit(ANSWER, &key, Some(codec::encode(&what, &remembered)?)));
-        }
-        self.write(move |kept| {
-            let before: Option<Registered> = one(kept, OF_UID, record.uid.as_str())?;
-            if let Some(before) = before.filter(|before| before.name != record.name) {
-                edits.push(edit(OF_NAME, &before.name, None));
-            }
-            Ok(((), edits))
-        })
-        .await
-    }
-
-    /// The same for many that are new, in one commit.
+    /// Takes in many that are new, in one commit: for who has their records already.
     pub async fn register_many(&self, records: Vec<Registered>) -> Result<(), StoreError> {
         let mut edits = Vec::with_capacity(2 * records.len());
         for record in &records {
@@ -129,30 +99,6 @@ impl Store {
             ));
         }
         self.write(move |_| Ok(((), edits))).await
-    }
-
-    /// Removes a subscription made over the API, with what was known of it and of its own endpoint.
-    pub async fn unregister(&self, uid: &Uid) -> Result<(), StoreError> {
-        let uid = uid.clone();
-        self.write(move |kept| {
-            let before: Option<Registered> = one(kept, OF_UID, uid.as_str())?;
-            let Some(before) = before else {
-                return Ok(((), Vec::new()));
-            };
-            let standing = |tree| Edit {
-                tree,
-                key: uid.as_str().as_bytes().to_vec(),
-                value: None,
-            };
-            let edits = vec![
-                edit(OF_UID, uid.as_str(), None),
-                edit(OF_NAME, &before.name, None),
-                standing(Tree::SubscriptionStandings),
-                standing(Tree::EndpointStandings),
-            ];
-            Ok(((), edits))
-        })
-        .await
     }
 
     /// The answer that was given to a request with this key.
@@ -171,11 +117,18 @@ impl Store {
         self.write(move |_| Ok(((), edits))).await
     }
 
-    fn one<T: DeserializeOwned>(&self, prefix: &str, key: &str) -> Result<Option<T>, StoreError> {
+    pub(super) fn one<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+        key: &str,
+    ) -> Result<Option<T>, StoreError> {
         one(&self.kept, prefix, key)
     }
 
-    fn below<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T)>, StoreError> {
+    pub(super) fn below<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
         let all: Vec<_> = self.read(|kept| kept.registered.scan_prefix(prefix).collect())?;
         all.iter()
             .map(|(key, bytes)| {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Edit, Store, StoreError, Tree, codec};
+use super::{Edit, Store, StoreError, Tree, Unsaid, codec};
 use crate::subscription::Uid;
 
 /// The standing of an endpoint.
@@ -90,6 +90,40 @@ impl Store {
         .await
     }
 
+    /// As [`Store::change_endpoint_standing`], to be told to the other instances.
+    pub async fn note_endpoint_standing(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut EndpointStanding) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        let noted = self.write(move |kept| {
+            let tree = Tree::EndpointStandings;
+            let found = kept.guarded(|kept| kept.endpoint_standings.get(&name))?;
+            let mut standing: EndpointStanding = decoded(tree, &name, found)?;
+            change(&mut standing);
+            let edits = vec![edit(tree, &name, &standing)?, Unsaid::edit(&name)?];
+            Ok(((), edits))
+        });
+        noted.await?;
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// The standings of all endpoints that have one.
+    pub fn endpoint_standings(&self) -> Result<Vec<(String, EndpointStanding)>, StoreError> {
+        let all: Vec<_> = self.read(|kept| kept.endpoint_standings.iter().collect())?;
+        each(Tree::EndpointStandings, &all)
+    }
+
+    /// The standings of all subscriptions that have one.
+    pub fn subscription_standings(&self) -> Result<Vec<(Uid, SubscriptionStanding)>, StoreError> {
+        let all: Vec<_> = self.read(|kept| kept.subscription_standings.iter().collect())?;
+        let all = each(Tree::SubscriptionStandings, &all)?.into_iter();
+        let of_one = all.map(|(uid, standing)| (Uid::from_stored(&uid), standing));
+        Ok(of_one.filter(|(uid, _)| !is_source(uid)).collect())
+    }
+
     pub fn subscription_standing(&self, uid: &Uid) -> Result<SubscriptionStanding, StoreError> {
         let found = self.read(|kept| kept.subscription_standings.get(uid.as_str()))?;
         decoded(Tree::SubscriptionStandings, uid.as_str(), found)
@@ -134,8 +168,24 @@ fn key_of_source(source: &str) -> Uid {
     Uid::from_stored(&format!("source:{source}"))
 }
 
+fn is_source(key: &Uid) -> bool {
+    key.as_str().starts_with("source:")
+}
+
+fn each<T: DeserializeOwned>(
+    tree: Tree,
+    all: &[(sled::IVec, sled::IVec)],
+) -> Result<Vec<(String, T)>, StoreError> {
+    all.iter()
+        .map(|(key, bytes)| {
+            let name = String::from_utf8_lossy(key).into_owned();
+            Ok((name, codec::decode(tree.name(), key, bytes)?))
+        })
+        .collect()
+}
+
 /// A standing that is the default has no record.
-fn edit<T: Default + PartialEq + Serialize>(
+pub(super) fn edit<T: Default + PartialEq + Serialize>(
     tree: Tree,
     key: &str,
     standing: &T,
@@ -148,7 +198,7 @@ fn edit<T: Default + PartialEq + Serialize>(
     Ok(Edit { tree, key, value })
 }
 
-fn decoded<T: Default + DeserializeOwned>(
+pub(super) fn decoded<T: Default + DeserializeOwned>(
     tree: Tree,
     key: &str,
     found: Option<sled::IVec>,

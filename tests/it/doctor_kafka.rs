@@ -70,7 +70,7 @@ async fn dangerous_settings_of_topics_are_found() {
                 -> what is parked there is lost: set it right with kafka-configs, the bridge does not start before
     problem     broker lake: topic GROUP.retry.5: message.timestamp.type must be LogAppendTime
                 -> what is parked there is lost: set it right with kafka-configs, the bridge does not start before
-    ok          broker lake: 4 topics of ours are not there yet: they are made at the start
+    ok          broker lake: 5 topics of ours are not there yet: they are made at the start
     ok          broker lake: consumer group GROUP: 0 members now
     ok          broker lake: consumer group GROUP.retry: 0 members now
     warning     broker lake: source orders: topic TOPIC is compacted
@@ -95,7 +95,7 @@ async fn a_missing_topic_is_a_problem_and_a_new_one_is_not() {
     insta::assert_snapshot!(counted(&text), @r#"
     ok          broker lake: 127.0.0.1:PORT: TCP works
     ok          broker lake: logged in; 1 brokers, N topics are seen
-    ok          broker lake: 7 topics of ours are not there yet: they are made at the start
+    ok          broker lake: 8 topics of ours are not there yet: they are made at the start
     ok          broker lake: consumer group GROUP: 0 members now
     ok          broker lake: consumer group GROUP.retry: 0 members now
     ok          broker lake: source orders: topic TOPIC, 2 partitions: not read yet, begins as `start:` says

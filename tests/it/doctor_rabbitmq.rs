@@ -39,7 +39,7 @@ async fn a_broker_that_is_as_it_should_be_passes() {
     insta::assert_snapshot!(said.text(&[(&group, "GROUP")]), @r#"
     ok          broker shop: 127.0.0.1:PORT: TCP works
     ok          broker shop: logged in to virtual host `/`; RabbitMQ 3.10, frames of 131072 bytes
-    ok          broker shop: 5 queues of ours are not there yet: they are made at the start
+    ok          broker shop: 6 queues of ours are not there yet: they are made at the start
     ok          broker shop: we may declare, publish and consume; policies cannot be seen over AMQP
     ok          broker shop: source orders: queue amq-orders is not there yet: it is made at the start
     5 ok, 0 warnings, 0 problems, 0 unreachable
@@ -76,7 +76,7 @@ async fn dangerous_settings_of_queues_are_found() {
                 -> it is deleted with everything parked on it when nobody uses it for so long: delete it when it is empty, and it is made anew
     problem     broker shop: queue g.retry.1 has no x-dead-letter-exchange, no x-dead-letter-routing-key, no x-dead-letter-strategy, no x-message-ttl, no x-overflow
                 -> what is parked on it never comes back: delete it when it is empty, and it is made anew
-    ok          broker shop: 3 queues of ours are not there yet: they are made at the start
+    ok          broker shop: 4 queues of ours are not there yet: they are made at the start
     ok          broker shop: we may declare, publish and consume; policies cannot be seen over AMQP
     ok          broker shop: source orders: queue orders: 1 messages ready, 0 consumers
     problem     broker shop: source orders: queue orders expires (x-expires = 3600000 ms)
@@ -147,7 +147,7 @@ async fn missing_permissions_are_named() {
     insta::assert_snapshot!(said.text(&[(&vhost, "VHOST")]), @r#"
     ok          broker shop: 127.0.0.1:PORT: TCP works
     ok          broker shop: logged in to virtual host `VHOST`; RabbitMQ 3.10, frames of 131072 bytes
-    ok          broker shop: 5 queues of ours are not there yet: they are made at the start
+    ok          broker shop: 6 queues of ours are not there yet: they are made at the start
     problem     broker shop: we may not declare
                 -> the user needs configure, write and read permission on our queues, and write on the default exchange
     ok          broker shop: source orders: queue orders is not there yet: it is made at the start

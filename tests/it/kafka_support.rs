@@ -120,6 +120,7 @@ pub fn settings(group: &str, sources: Vec<SourceSettings>) -> Settings {
         tiers: Tiers::new([1, 3]).unwrap(),
         sources,
         declare: true,
+        keeps_state: false,
     }
 }
 

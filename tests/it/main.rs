@@ -85,6 +85,7 @@ mod replay_history;
 mod replay_time;
 mod run_process;
 mod run_rate;
+mod shared_state;
 mod sign_cli;
 mod store_basics;
 mod support;

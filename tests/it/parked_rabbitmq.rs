@@ -113,6 +113,7 @@ async fn ten_thousand_are_moved_in_seconds() {
         sources: Vec::new(),
         keeps_deliveries: true,
         declare: true,
+        keeps_state: false,
     });
     let wait = Wait {
         kind: WaitKind::Retry,

@@ -72,6 +72,7 @@ pub fn settings(group: &str, sources: Vec<SourceSettings>) -> Settings {
         sources,
         keeps_deliveries: true,
         declare: true,
+        keeps_state: false,
     }
 }
 

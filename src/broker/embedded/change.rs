@@ -8,6 +8,7 @@ use super::record::Stored;
 use super::tables::{self, Counts};
 use super::writer::{Accepted, LetterKey, Outcome, Place, Removal, Work};
 use super::{Declined, Shared, kind_number};
+use crate::broker::state::Record;
 use crate::delivery::WaitKind;
 
 /// Events removed in one transaction, so that nobody waits long for it.
@@ -15,6 +16,7 @@ const SWEEP_AT_ONCE: usize = if cfg!(test) { 3 } else { 10_000 };
 
 /// One transaction under way.
 pub struct Change<'t> {
+    txn: &'t redb::WriteTransaction,
     shared: &'t Shared,
     counts: Counts,
     pub meta: redb::Table<'t, &'static str, u64>,
@@ -34,6 +36,7 @@ impl<'t> Change<'t> {
         counts: Counts,
     ) -> Result<Self, redb::Error> {
         Ok(Self {
+            txn,
             shared,
             counts,
             meta: txn.open_table(tables::META)?,
@@ -80,9 +83,22 @@ impl<'t> Change<'t> {
             }
             Work::Bring(places) => return self.bring(places).map(Ok),
             Work::Discard(places) => return self.discard(places).map(Ok),
+            Work::Tell(records) => self.tell(records)?,
             Work::Flush => {}
         }
         Ok(Ok(Vec::new()))
+    }
+
+    /// Its table is opened only where there is something to tell.
+    fn tell(&mut self, records: &[Record]) -> Result<(), redb::Error> {
+        let mut state = self.txn.open_table(tables::STATE)?;
+        for record in records {
+            match &record.body {
+                Some(body) => state.insert(record.key.as_str(), &body[..])?,
+                None => state.remove(record.key.as_str())?,
+            };
+        }
+        Ok(())
     }
 
     fn next_sequence(&mut self) -> u64 {

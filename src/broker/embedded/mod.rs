@@ -18,6 +18,7 @@ mod letters;
 mod parked;
 mod record;
 mod shared;
+mod state;
 mod tables;
 mod take;
 mod writer;
@@ -38,6 +39,7 @@ use tracing::{error, warn};
 
 use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
+use super::state::StateLog;
 use super::{
     Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
     Purpose, Reach, Refused, Span, Taken, Wait,
@@ -172,6 +174,7 @@ impl Embedded {
             suspect: AtomicBool::new(false),
             answers: Mutex::default(),
             replay: Arc::default(),
+            told: Arc::default(),
             outstanding: AtomicUsize::new(0),
             all_answered: Notify::new(),
             woken: AtomicBool::new(false),
@@ -484,5 +487,9 @@ impl Broker for Embedded {
 
     fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    fn state(self: Arc<Self>) -> Arc<dyn StateLog> {
+        self
     }
 }

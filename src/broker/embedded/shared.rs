@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::clock::Clock;
 use super::file::File;
 use super::lane::{self, Lane};
+use super::state;
 use super::writer::{self, Op, Outcome, Removal, Work};
 use super::{DEADLINE, Declined};
 use crate::broker::{Answer, Health, Refused, Settlement, Token};
@@ -32,6 +33,8 @@ pub struct Shared {
     /// The file failed and is to be opened again before it is used.
     pub suspect: AtomicBool,
     pub answers: Mutex<Vec<Removal>>,
+    /// Who follows the state; held while something is told.
+    pub told: Arc<AsyncMutex<state::Told>>,
     /// The replay lock.
     pub replay: Arc<AsyncMutex<()>>,
     /// Receipts of sources and waits that are not answered yet.

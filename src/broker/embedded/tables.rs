@@ -22,6 +22,8 @@ pub const PUBLISHED: TableDefinition<(u64, u64), ()> = TableDefinition::new("pub
 pub const DUE: TableDefinition<(u8, u64, u64), u64> = TableDefinition::new("due");
 /// Parked deliveries by sequence.
 pub const PARKED: TableDefinition<u64, &[u8]> = TableDefinition::new("parked");
+/// What the group shares, by key; see [`super::state`].
+pub const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
 /// Dead letters by (dead at in ms, delivery id, generation).
 pub const DEAD: TableDefinition<(u64, &str, u32), &[u8]> = TableDefinition::new("dead");
 /// Where the letter of (delivery id, generation) lies in `dead`.
@@ -97,6 +99,7 @@ pub fn prepare(db: &Database, sources: &[&str], clock: &Clock) -> Result<Content
         txn.open_table(PARKED)?;
         txn.open_table(DEAD)?;
         txn.open_table(DEAD_AT)?;
+        txn.open_table(STATE)?;
 
         let mut table = txn.open_table(SOURCES)?;
         let mut next = 0;

@@ -18,6 +18,7 @@ use super::change::Change;
 use super::tables::{self, Counts};
 use super::{Declined, Shared};
 use crate::broker::Health;
+use crate::broker::state::Record;
 use crate::delivery::WaitKind;
 
 /// Operations per transaction, and waiting for one.
@@ -56,6 +57,8 @@ pub enum Work {
     Bring(Vec<Place>),
     /// Parked deliveries that are to go.
     Discard(Vec<Place>),
+    /// Records of the state, which take the place of those of their keys.
+    Tell(Vec<Record>),
     /// Nothing but the answers given so far.
     Flush,
 }
@@ -315,7 +318,7 @@ impl Writer {
         let mut deeper = vec![0; shared.lanes.len()];
         for (work, outcome) in works.iter().zip(outcomes) {
             match (work, outcome) {
-                (_, Err(_)) | (Work::Flush | Work::Forget(_), _) => {}
+                (_, Err(_)) | (Work::Flush | Work::Forget(_) | Work::Tell(_), _) => {}
                 (Work::Publish(events), Ok(_)) => {
                     for &lane in events.iter().flat_map(|event| &event.lanes) {
                         deeper[lane] += 1;

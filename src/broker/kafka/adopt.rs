@@ -16,7 +16,7 @@ use rdkafka::message::{BorrowedMessage, Message as _, OwnedHeaders};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use super::client::{Connection, blocking};
+use super::client::{ASK, Connection, blocking};
 use super::letters::{self, Lock};
 use super::parked::Open;
 use super::produce::Record;
@@ -104,6 +104,12 @@ pub async fn waiting(
         if topic == names::dead(&group) {
             let alive = letters::alive(&connection, &group)?;
             return Ok(alive.values().map(|offsets| offsets.len() as u64).sum());
+        }
+        if topic == names::state(&group) {
+            let reader = reader(&connection, &group)?;
+            let ends = reader.fetch_watermarks(&topic, 0, ASK);
+            let (first, end) = ends.with_context(|| format!("asking for the ends of {topic}"))?;
+            return Ok((end - first).unsigned_abs());
         }
         if names::read_tier(&group, &topic).is_none() {
             return Ok(0);

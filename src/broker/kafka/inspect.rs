@@ -208,7 +208,7 @@ fn read(metadata: &Metadata) -> Cluster {
 
 async fn own_topics(kafka: &Kafka, cluster: &Cluster, size: Size, found: &Findings) {
     let settings = &kafka.settings;
-    let own = topics::own(&settings.group, &settings.tiers);
+    let own = topics::own(&settings.group, &settings.tiers, settings.keeps_state);
     let (there, missing): (Vec<_>, Vec<_>) = own
         .into_iter()
         .partition(|topic| cluster.topics.contains_key(&topic.name));

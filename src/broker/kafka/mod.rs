@@ -41,6 +41,7 @@ mod rebalances;
 mod rivals;
 mod source;
 mod start;
+mod state;
 mod status;
 mod topics;
 mod upkeep;
@@ -70,6 +71,7 @@ pub use start::Start;
 
 use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
+use super::state::StateLog;
 use super::tiers::Tiers;
 use super::{
     Broker, Health, History, Intakes, Letters, NotOpened, NotPossible, Publication, Purpose, Reach,
@@ -110,6 +112,8 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
     /// `false` where we may not make topics: ours are only checked.
     pub declare: bool,
+    /// Whether the group keeps its state here.
+    pub keeps_state: bool,
 }
 
 pub struct Kafka {
@@ -517,5 +521,9 @@ impl Broker for Kafka {
 
     fn health(&self) -> Health {
         self.status.overall()
+    }
+
+    fn state(self: Arc<Self>) -> Arc<dyn StateLog> {
+        self
     }
 }

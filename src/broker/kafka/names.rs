@@ -39,6 +39,11 @@ pub fn orders(group: &str) -> String {
     format!("{group}.due.orders")
 }
 
+/// `<group>.state`: what all instances have in common.
+pub fn state(group: &str) -> String {
+    format!("{group}.state")
+}
+
 /// The group that reads tiers.
 pub fn tier_group(group: &str) -> String {
     format!("{group}.retry")
@@ -75,7 +80,7 @@ pub fn read_tier(group: &str, topic: &str) -> Option<(WaitKind, Duration)> {
 /// Whether a topic was made by a bridge of this group. Narrower than [`is_reserved`], since a group
 /// may be called `shop.retry` beside one called `shop`.
 pub fn belongs_to(group: &str, topic: &str) -> bool {
-    [dead(group), replay(group), orders(group)]
+    [dead(group), replay(group), orders(group), state(group)]
         .iter()
         .any(|ours| ours == topic)
         || read_tier(group, topic).is_some()
@@ -87,7 +92,7 @@ pub fn is_reserved(group: &str, topic: &str) -> bool {
         .strip_prefix(group)
         .and_then(|rest| rest.strip_prefix('.'))
         .is_some_and(|rest| {
-            matches!(rest, "dead" | "replay")
+            matches!(rest, "dead" | "replay" | "state")
                 || ["retry.", "hold.", "due."]
                     .iter()
                     .any(|kind| rest.starts_with(kind))
@@ -130,6 +135,7 @@ mod tests {
             "g.hold.300",
             "g.replay",
             "g.due.orders",
+            "g.state",
         ];
         for theirs in theirs {
             assert!(belongs_to("g", theirs), "{theirs}");
@@ -148,7 +154,14 @@ mod tests {
 
     #[test]
     fn our_topics_are_reserved_and_others_are_not() {
-        for ours in ["g.dead", "g.replay", "g.retry.5", "g.hold.1", "g.due.retry"] {
+        for ours in [
+            "g.dead",
+            "g.replay",
+            "g.retry.5",
+            "g.hold.1",
+            "g.due.retry",
+            "g.state",
+        ] {
             assert!(is_reserved("g", ours), "{ours}");
         }
         for other in ["g", "g.orders", "gg.dead", "orders", "g.deadline"] {

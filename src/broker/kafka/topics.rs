@@ -76,10 +76,12 @@ pub enum Holds {
     Orders,
     /// Nothing: who has its one partition holds the replay lock.
     Lock,
+    /// What all instances have in common, the last of each key.
+    State,
 }
 
-/// All topics of our own.
-pub fn own(group: &str, tiers: &Tiers) -> Vec<Topic> {
+/// All topics of our own; that of the state where it is kept here.
+pub fn own(group: &str, tiers: &Tiers, keeps_state: bool) -> Vec<Topic> {
     let mut topics = vec![
         Topic {
             name: names::dead(group),
@@ -88,6 +90,7 @@ pub fn own(group: &str, tiers: &Tiers) -> Vec<Topic> {
         Topic::orders(group),
         Topic::lock(group),
     ];
+    topics.extend(keeps_state.then(|| Topic::state(group)));
     let holds = tiers.for_holds();
     for (kind, tiers) in [(WaitKind::Retry, tiers), (WaitKind::Hold, &holds)] {
         topics.extend(tiers.iter().map(|delay| Topic {
@@ -113,8 +116,15 @@ impl Topic {
         }
     }
 
-    /// Whether nothing may be taken without it. What the others are for is refused where they are
-    /// missing, and nothing else.
+    pub fn state(group: &str) -> Self {
+        Self {
+            name: names::state(group),
+            holds: Holds::State,
+        }
+    }
+
+    /// Whether no broker works without it. What the others are for is refused where they are
+    /// missing, and nothing else; but nothing is taken before the state was read.
     pub fn is_needed(&self) -> bool {
         matches!(self.holds, Holds::Letters | Holds::Waiting(_))
     }
@@ -136,6 +146,14 @@ impl Topic {
                 return vec![policy, ("retention.ms", kept_ms), stamped];
             }
             Holds::Lock => return Vec::new(),
+            Holds::State => {
+                let lag_ms = super::state::KEPT.as_millis().to_string();
+                return vec![
+                    ("cleanup.policy", "compact".to_owned()),
+                    ("min.compaction.lag.ms", lag_ms),
+                    ("message.timestamp.type", "LogAppendTime".to_owned()),
+                ];
+            }
         };
         vec![
             ("cleanup.policy", policy.to_owned()),
@@ -202,7 +220,7 @@ pub async fn ensure(
     declare: bool,
 ) -> anyhow::Result<()> {
     let size = Size::of(admin, catalogue, sources).await?;
-    let (there, missing): (Vec<_>, Vec<_>) = own(group, tiers)
+    let (there, missing): (Vec<_>, Vec<_>) = own(group, tiers, false)
         .into_iter()
         .filter(Topic::is_needed)
         .partition(|topic| catalogue.contains_key(&topic.name));
@@ -263,6 +281,31 @@ pub async fn ensure_lock(admin: &Admin, group: &str, declare: bool) -> anyhow::R
         bail!("topic {} is missing, and not ours to make", topic.name);
     }
     create(admin, &[topic], Size::SMALLEST).await
+}
+
+/// Makes the topic of the state where it is missing, and looks at it where it is there.
+pub async fn ensure_state(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
+    let topic = Topic::state(group);
+    let name = topic.name.clone();
+    if catalogue(admin).await?.get(&name).is_none() {
+        if !declare {
+            bail!(
+                "missing, and not ours to make (`declare: false`): {name}, compacted, with one partition; \
+                 `hookbridge topology` prints what has to be made"
+            );
+        }
+        return create(admin, &[topic], Size::SMALLEST).await.with_context(|| {
+            format!(
+                "the group keeps its state in {name}: allow us `Create` on it, or make it (`hookbridge topology` prints it)"
+            )
+        });
+    }
+    let found = describe(admin, &[&name]).await?;
+    let found = found.into_iter().flatten().next();
+    if let Some(fault) = found.and_then(|config| fault(&config, topic.holds)) {
+        bail!("topic {name}: {fault}");
+    }
+    Ok(())
 }
 
 async fn create(admin: &Admin, missing: &[Topic], size: Size) -> anyhow::Result<()> {
@@ -331,6 +374,11 @@ pub fn fault(config: &ConfigResource, holds: Holds) -> Option<String> {
         Holds::Letters => {
             return (policy != "compact").then(|| {
                 format!("cleanup.policy is {policy}, must be compact or letters get lost")
+            });
+        }
+        Holds::State => {
+            return (policy != "compact").then(|| {
+                format!("cleanup.policy is {policy}, must be compact or subscriptions get lost")
             });
         }
         Holds::Orders => return unstamped(),

@@ -40,7 +40,7 @@ impl Upkeep for Kafka {
             }
         };
         let group = &*self.settings.group;
-        let own = topics::own(group, &self.settings.tiers);
+        let own = topics::own(group, &self.settings.tiers, self.settings.keeps_state);
         plan.needs.extend(own.iter().map(|topic| {
             Need::Topic {
                 name: topic.name.clone(),
@@ -58,7 +58,7 @@ impl Upkeep for Kafka {
 
     fn ours(&self) -> BTreeSet<Thing> {
         let group = &*self.settings.group;
-        let own = topics::own(group, &self.settings.tiers).into_iter();
+        let own = topics::own(group, &self.settings.tiers, self.settings.keeps_state).into_iter();
         let mut ours: BTreeSet<_> = own.map(|topic| Thing::Topic(topic.name)).collect();
         ours.insert(Thing::Group(names::tier_group(group)));
         ours.insert(Thing::Group(names::replay(group)));
@@ -170,7 +170,7 @@ impl Kafka {
         if self.settings.declare {
             ours.push("Create");
         }
-        let mut needs: Vec<_> = topics::own(group, &self.settings.tiers)
+        let mut needs: Vec<_> = topics::own(group, &self.settings.tiers, self.settings.keeps_state)
             .iter()
             .map(|topic| access("topic", &topic.name, &ours))
             .collect();

@@ -45,7 +45,8 @@ pub async fn group(broker: &RabbitMq, group: &str, known: &Known) -> anyhow::Res
     if there.is_empty() {
         bail!("none of its queues is on broker `{}`", broker.settings.name);
     }
-    topology::declare_own(&connection, &broker.names, version, broker.settings.declare).await?;
+    let queues = broker.own_queues();
+    topology::declare_own(&connection, &queues, version, broker.settings.declare).await?;
     let channel = answer("no channel", connection.create_channel()).await?;
     let mut adopted = Adopted::default();
     for queue in &there {

@@ -183,7 +183,13 @@ async fn feed_all(
 
 async fn declare_own(broker: &RabbitMq, connection: &Connection) -> anyhow::Result<()> {
     let version = broker.version().await?;
-    topology::declare_own(connection, &broker.names, version, broker.settings.declare).await
+    topology::declare_own(
+        connection,
+        &broker.own_queues(),
+        version,
+        broker.settings.declare,
+    )
+    .await
 }
 
 /// Waits for the connection's end and says why. Errors of single channels come by here too.

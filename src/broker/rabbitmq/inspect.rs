@@ -120,7 +120,7 @@ async fn own_queues(
     found: &Findings,
 ) {
     let (mut right, mut missing, mut unknown) = (0, Vec::new(), 0);
-    for queue in topology::own(&broker.names) {
+    for queue in broker.own_queues() {
         match declarer.is_there(&queue.name).await {
             Ok(true) => {}
             Ok(false) => {

@@ -23,6 +23,7 @@ mod parked;
 mod probe;
 mod publish;
 mod room;
+mod state;
 mod taker;
 mod topology;
 mod upkeep;
@@ -45,6 +46,7 @@ use self::greeting::Version;
 use self::publish::{Publisher, Target, Unkept};
 use super::envelope::{Dialect, Envelope};
 use super::parked::{Done, Follow, Order, Waiting};
+use super::state::StateLog;
 use super::tiers::Tiers;
 use super::{
     Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
@@ -70,6 +72,8 @@ pub struct Settings {
     pub keeps_deliveries: bool,
     /// `false` where we may not declare: our queues are only checked.
     pub declare: bool,
+    /// Whether the group keeps its state here.
+    pub keeps_state: bool,
 }
 
 /// One source: a queue, and how it is bound.
@@ -217,11 +221,24 @@ impl RabbitMq {
         }
     }
 
+    /// All queues of our own.
+    fn own_queues(&self) -> Vec<topology::Queue> {
+        let mut queues = match self.settings.keeps_deliveries {
+            true => topology::own(&self.names),
+            false => Vec::new(),
+        };
+        if self.settings.keeps_state {
+            queues.push(topology::state(&self.names));
+        }
+        queues
+    }
+
     async fn declare_again(&self) -> anyhow::Result<()> {
         let version = self.version().await?;
         self.publisher
             .repair(async |connection| {
-                topology::declare_own(connection, &self.names, version, self.settings.declare).await
+                let (queues, declare) = (self.own_queues(), self.settings.declare);
+                topology::declare_own(connection, &queues, version, declare).await
             })
             .await
     }
@@ -359,6 +376,10 @@ impl Broker for RabbitMq {
 
     async fn reach(&self, source: &str) -> Result<Reach, NotPossible> {
         Err(self.forgotten(source))
+    }
+
+    fn state(self: Arc<Self>) -> Arc<dyn StateLog> {
+        self
     }
 
     fn health(&self) -> Health {

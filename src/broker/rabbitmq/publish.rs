@@ -274,6 +274,15 @@ impl Publisher {
         Ok(())
     }
 
+    /// Declares with `declare` on this connection, whatever others declare.
+    pub async fn beside(
+        &self,
+        declare: impl AsyncFnOnce(&Connection) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let link = self.connected().await?;
+        declare(&link.connection).await
+    }
+
     async fn connected(&self) -> anyhow::Result<Arc<Link>> {
         timeout(DEADLINE, self.link())
             .await

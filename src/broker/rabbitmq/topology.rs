@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::connect::answer;
 use super::greeting::Version;
+use super::state::{BYTES, SEGMENT_BYTES};
 use super::{SourceSettings, failures};
 use crate::broker::tiers::Tiers;
 use crate::delivery::WaitKind;
@@ -28,6 +29,8 @@ pub struct Names {
     pub due_retry: String,
     pub due_hold: String,
     pub dead: String,
+    /// What all instances have in common: a stream.
+    pub state: String,
     /// Exclusive, of whoever changes dead letters.
     pub replay: String,
 }
@@ -41,6 +44,7 @@ impl Names {
             due_retry: format!("{group}.due.retry"),
             due_hold: format!("{group}.due.hold"),
             dead: format!("{group}.dead"),
+            state: format!("{group}.state"),
             replay: format!("{group}.replay"),
         }
     }
@@ -101,6 +105,25 @@ impl Queue {
         }
     }
 
+    fn stream(name: &str) -> Self {
+        let kind = Argument::Text("stream".into());
+        let number = |bytes: u64| Argument::Number(bytes.cast_signed());
+        let arguments = [
+            ("x-queue-type", kind),
+            ("x-max-length-bytes", number(BYTES)),
+            ("x-stream-max-segment-size-bytes", number(SEGMENT_BYTES)),
+        ];
+        let named = arguments.map(|(name, value)| (name.to_owned(), value));
+        Self {
+            name: name.to_owned(),
+            arguments: BTreeMap::from(named),
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        self.arguments.get("x-queue-type") == Some(&Argument::Text("stream".into()))
+    }
+
     fn tier(name: &str, delay: Duration, due: &str) -> Self {
         let mut queue = Self::quorum(name);
         let mut put = |name: &str, value| queue.arguments.insert(name.to_owned(), value);
@@ -120,7 +143,7 @@ impl Queue {
     /// no limit, and this argument deletes after one look.
     pub fn arguments(&self, version: Version) -> Arguments {
         let mut arguments = self.arguments.clone();
-        if version.limits_deliveries() {
+        if version.limits_deliveries() && !self.is_stream() {
             arguments.insert("x-delivery-limit".to_owned(), Argument::Number(-1));
         }
         arguments
@@ -140,6 +163,11 @@ pub fn own(names: &Names) -> Vec<Queue> {
     queues
 }
 
+/// The stream of what all instances have in common.
+pub fn state(names: &Names) -> Queue {
+    Queue::stream(&names.state)
+}
+
 /// The queue of a source, as we declare it.
 pub fn of_source(source: &SourceSettings) -> Queue {
     Queue::quorum(&source.queue)
@@ -148,11 +176,21 @@ pub fn of_source(source: &SourceSettings) -> Queue {
 /// Declares our queues, or where we may not, checks that all of them are there as they should be.
 pub async fn declare_own(
     connection: &Connection,
+    queues: &[Queue],
+    version: Version,
+    declare: bool,
+) -> anyhow::Result<()> {
+    provide(connection, queues, version, declare).await
+}
+
+/// Declares the stream of the state where it is missing.
+pub async fn declare_state(
+    connection: &Connection,
     names: &Names,
     version: Version,
     declare: bool,
 ) -> anyhow::Result<()> {
-    provide(connection, &own(names), version, declare).await
+    provide(connection, &[state(names)], version, declare).await
 }
 
 /// Declares the due queue of `kind` where it is missing.
@@ -327,7 +365,7 @@ impl<'a> Declarer<'a> {
     /// Declares with our arguments, which changes nothing where the queue is as it should be.
     pub async fn as_ours(&mut self, queue: &Queue, exists: bool) -> anyhow::Result<()> {
         let (name, arguments) = (queue.name.as_str(), table(&queue.arguments));
-        if !self.version.limits_deliveries() {
+        if !self.version.limits_deliveries() || queue.is_stream() {
             return self.declare_as(name, arguments, exists).await;
         }
         let unlimited = table(&queue.arguments(self.version));

@@ -61,10 +61,7 @@ impl Upkeep for RabbitMq {
                 .collect(),
             name: queue.name,
         };
-        if self.settings.keeps_deliveries {
-            plan.needs
-                .extend(topology::own(&self.names).into_iter().map(queue));
-        }
+        plan.needs.extend(self.own_queues().into_iter().map(queue));
         for source in &self.settings.sources {
             if !source.declare {
                 let name = &source.queue;
@@ -86,11 +83,8 @@ impl Upkeep for RabbitMq {
     }
 
     fn ours(&self) -> BTreeSet<Thing> {
-        let mut ours = BTreeSet::new();
-        if self.settings.keeps_deliveries {
-            let own = topology::own(&self.names).into_iter();
-            ours.extend(own.map(|queue| Thing::Queue(queue.name)));
-        }
+        let own = self.own_queues().into_iter();
+        let mut ours: BTreeSet<_> = own.map(|queue| Thing::Queue(queue.name)).collect();
         for source in &self.settings.sources {
             if !source.declare {
                 continue;

@@ -28,6 +28,12 @@ pub static TOP: Section = Section {
             "Folder of the subscription store, the instance's name and the embedded broker. Locked while running.",
         ),
         key(
+            "state_on",
+            Form::Name,
+            "the embedded broker, else the first by name without `retries_on`",
+            "The broker that keeps what all instances of the group share: subscriptions made over the API, what is paused and disabled.",
+        ),
+        key(
             "store_key",
             Form::Either(&Form::Text, &Form::List(&Form::Text)),
             "none: the API takes no secrets",

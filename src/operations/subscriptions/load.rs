@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use super::shared::{Shared, Sharing};
 use super::{Listed, Mistake, Read, Refused, Registry, Settings, document, opened, sealed};
 use crate::pipeline::{Pipeline, Prepared};
 use crate::store::{Changes, KeyError, Registered, Store, StoreError};
@@ -36,7 +37,7 @@ pub enum NotLoaded {
 
 /// What a load has found.
 #[derive(Default)]
-struct Loaded {
+pub(super) struct Loaded {
     usable: Vec<Prepared>,
     unusable: BTreeMap<(String, String), Listed>,
     expiring: BTreeMap<Uid, Timestamp>,
@@ -49,9 +50,11 @@ impl Registry {
         pipeline: Arc<Pipeline>,
         settings: Settings,
         of_config: Vec<Subscription>,
+        sharing: Sharing,
     ) -> Result<Arc<Self>, NotLoaded> {
         let remembered = store.all_remembered()?.into_iter().collect();
         let registry = Self {
+            shared: Shared::new(sharing, settings.clone()),
             store,
             pipeline,
             settings: tokio::sync::Mutex::new(settings),
@@ -86,6 +89,7 @@ impl Registry {
         compiled: impl FnOnce(&Store) -> anyhow::Result<Vec<Subscription>>,
     ) -> anyhow::Result<Changes> {
         let mut settings = self.settings.lock().await;
+        let still = self.shared.still().await;
         // There may be very many, and deliveries go on meanwhile.
         let (store, pipeline) = (self.store.clone(), self.pipeline.clone());
         let loading = move || load(&store, &pipeline, &new).map(|loaded| (loaded, new));
@@ -101,10 +105,33 @@ impl Registry {
         let installing = move || pipeline.install_with(of_config, usable);
         tokio::task::spawn_blocking(installing).await??;
         self.installed(unusable, expiring);
+        self.shared.read_by(new.clone());
+        drop(still);
+        self.shared.forget_standings(&changes.removed).await;
         *settings = new;
         self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();
         Ok(changes)
+    }
+
+    /// Makes what the store holds all that there is of the API.
+    pub(super) async fn read_again(&self, settings: Settings) -> Result<(), NotLoaded> {
+        let (store, pipeline) = (self.store.clone(), self.pipeline.clone());
+        let loading = move || {
+            let Loaded {
+                usable,
+                unusable,
+                expiring,
+            } = load(&store, &pipeline, &settings)?;
+            pipeline.replace_registered(usable);
+            Ok((unusable, expiring))
+        };
+        let loaded: Result<_, NotLoaded> = tokio::task::spawn_blocking(loading)
+            .await
+            .map_err(|why| NotLoaded::Config(why.into()))?;
+        let (unusable, expiring) = loaded?;
+        self.installed(unusable, expiring);
+        Ok(())
     }
 
     fn installed(
@@ -116,6 +143,7 @@ impl Registry {
             let why = one.why.as_deref().unwrap_or_default();
             error!(subscription = %one.name, uid = %one.uid, why, "a subscription that was made over the API cannot be used: it is kept, and matches nothing");
         }
+        self.shared.unusable(unusable.len());
         *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = unusable;
         *self.expiring.lock().unwrap_or_else(PoisonError::into_inner) = expiring;
     }
@@ -123,6 +151,7 @@ impl Registry {
     /// Takes out secrets that have expired, forgets old answers, and seals with the first key what an
     /// older one has sealed; for ever.
     pub async fn keep_up(self: Arc<Self>) {
+        self.in_step().await;
         loop {
             let kept_up = async {
                 self.reseal().await?;
@@ -156,11 +185,18 @@ impl Registry {
             let due = expiring.iter().filter(|(_, at)| **at <= now);
             due.map(|(uid, _)| uid.clone()).collect()
         };
+        if !due.is_empty() {
+            // All instances know of it at the same time, and one is enough.
+            tokio::time::sleep(self.shared.turn()).await;
+        }
         for uid in due {
             let settings = self.settings.lock().await;
             let Some(record) = self.store.registered_with(&uid)? else {
                 continue;
             };
+            if !record.old_until.iter().any(|at| *at <= now) {
+                continue;
+            }
             let old = opened(&settings.keys, &record)?;
             let (new, old_until) = in_effect(&record, old, now);
             let record = Registered {
@@ -170,17 +206,14 @@ impl Registry {
                 ..record
             };
             let record = sealed(&settings, record, &new)?;
-            match self.checked(&settings, &uid, &new) {
-                Ok((name, prepared)) if !settings.reader.has(&name) => {
-                    self.put(record.clone(), prepared).await?;
-                }
-                // It is not in force; what has expired goes all the same.
-                _ => {
-                    self.store.register(record.clone(), None).await?;
-                    self.expires(&uid, record.old_until.iter().min().copied());
-                }
+            // Where it is not in force, what has expired goes all the same.
+            let name = record.name.clone();
+            match self.tell(record, false).await {
+                Ok(()) => info!(subscription = %name, %uid, "an old secret has expired"),
+                // Another instance was first.
+                Err(Refused::Changed) => {}
+                Err(other) => return Err(other),
             }
-            info!(subscription = %record.name, %uid, "an old secret has expired");
         }
         Ok(())
     }
@@ -213,9 +246,21 @@ impl Registry {
             let Some(record) = self.store.registered_with(uid)? else {
                 continue;
             };
+            // Another instance may have done it.
+            if record
+                .endpoint
+                .as_ref()
+                .is_none_or(|sealed| settings.keys.is_current(sealed))
+            {
+                continue;
+            }
             let document = opened(&settings.keys, &record)?;
             let record = sealed(&settings, record, &document)?;
-            self.store.register(record, None).await?;
+            match self.tell(record, true).await {
+                // What has come in between is sealed with the key that it is to be.
+                Ok(()) | Err(Refused::Changed) => {}
+                Err(other) => return Err(other),
+            }
         }
         self.resealing.store(false, Ordering::Relaxed);
         if !outdated.is_empty() {
@@ -226,6 +271,25 @@ impl Registry {
             );
         }
         Ok(())
+    }
+}
+
+impl Registry {
+    /// Ready to be put in force, or why not. Its document is opened already.
+    pub(super) fn prepared_of(
+        &self,
+        settings: &Settings,
+        record: &Registered,
+        document: &Value,
+    ) -> Result<Prepared, String> {
+        if settings.reader.has(&record.name) {
+            return Err(NAME_OF_CONFIG.to_owned());
+        }
+        let read = settings.reader.read(&[(&record.uid, document)]).pop();
+        let read = read.expect("one was asked for");
+        let read = read.map_err(|mistakes| said(&mistakes))?;
+        let prepared = self.prepared(&record.uid, read);
+        prepared.map_err(|why| format!("{why:#}"))
     }
 }
 

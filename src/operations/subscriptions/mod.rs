@@ -6,8 +6,8 @@
 //! the config; a name that both have is the config's, and the other one is kept, `unusable`, until one
 //! of them is renamed.
 //!
-//! Everything that changes a subscription goes through one door, [`Registry::carry_out`]: it is made
-//! durable, then it is in force, and only then answered. One change after the other, in tasks of their
+//! Everything that changes a subscription goes through one door, [`Registry::carry_out`]: it is told to
+//! the group ([`shared`]), made durable, then it is in force, and only then answered. One change after the other, in tasks of their
 //! own, so that a caller who hangs up stops nothing halfway.
 
 mod document;
@@ -15,6 +15,7 @@ mod listed;
 mod load;
 mod once;
 mod rotation;
+mod shared;
 mod tenancy;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use serde_json::Value;
 use tokio::sync::{MutexGuard, Notify};
 use tracing::info;
 
+use self::shared::{Shared, What};
 use crate::deliver::signature::new_secret;
 use crate::pipeline::{Pipeline, Prepared};
 use crate::store::{KeyError, Keys, Registered, Remembered, Store, StoreError};
@@ -35,6 +37,7 @@ pub use listed::{Cursor, Listed, MOST_ON_A_PAGE, Page, Shown, ShownRegistered};
 pub use load::{NotLoaded, each_kept};
 pub use once::Once;
 pub use rotation::{DEFAULT_OVERLAP, LONGEST_OVERLAP, Rotation};
+pub use shared::{Sharing, SharingMeters};
 
 /// Reads what callers write, by the config that is in force.
 pub trait Reader: Send + Sync + 'static {
@@ -68,6 +71,7 @@ pub struct Mistake {
 }
 
 /// What the config gives: how documents are read, and what seals secrets.
+#[derive(Clone)]
 pub struct Settings {
     pub reader: Arc<dyn Reader>,
     pub keys: Keys,
@@ -77,6 +81,7 @@ pub struct Settings {
 pub struct Registry {
     store: Arc<Store>,
     pipeline: Arc<Pipeline>,
+    shared: Shared,
     /// Held by whoever changes something.
     settings: tokio::sync::Mutex<Settings>,
     /// Kept, and not in force.
@@ -180,7 +185,8 @@ impl Registry {
     /// One subscription, by name or uid.
     /// `tenant`: who asks.
     pub async fn show(&self, which: &str, tenant: Option<&Arc<str>>) -> Result<Answered, Refused> {
-        let settings = self.settings.lock().await;
+        // Not those of whoever changes something, and may wait for a broker.
+        let settings = self.shared.settings();
         match self.find(&settings, which, tenant)? {
             Found::OfConfig(uid) => {
                 let listed = self.status(&uid).ok_or(Refused::Unknown)?;
@@ -211,12 +217,19 @@ impl Registry {
             let mut document = document;
             tenancy::own(&mut document, wish.tenant.as_ref())?;
             let settings = registry.settings.lock().await;
-            if let Some(once) = &once
-                && let Some(answered) = registry.answered_before(&settings, once, &document)?
-            {
+            let before = |once: &Option<Once>| match once {
+                Some(once) => registry.answered_before(&settings, once, &document),
+                None => Ok(None),
+            };
+            if let Some(answered) = before(&once)? {
                 return Ok(answered);
             }
-            registry.create_now(&settings, document, wish, once).await
+            let made = registry.create_now(&settings, document.clone(), wish, once.clone());
+            match made.await {
+                // The same request may have come to another instance just before.
+                Err(taken @ Refused::Taken(_)) => before(&once)?.ok_or(taken),
+                made => made,
+            }
         })
         .await
     }
@@ -344,6 +357,7 @@ impl Registry {
             }
             let (name, uid) = (record.name.clone(), record.uid.clone());
             registry.carry_out(Change::Remove(Box::new(record))).await?;
+            registry.forget_removed(uid.clone());
             info!(subscription = %name, %uid, "a subscription was removed over the API");
             Ok(())
         })
@@ -357,51 +371,65 @@ impl Registry {
         unusable.values().filter(behind).cloned().collect()
     }
 
-    /// The door; see the module. Other instances are told between the two steps, once there is a
-    /// topic that they share (docs/decisions/registration.md).
+    /// The door; see the module. When it is passed, the change is in the log of the group, in the store,
+    /// and in force.
     async fn carry_out(&self, change: Change) -> Result<(), Refused> {
-        self.made_durable(&change).await?;
-        self.put_in_force(change);
-        self.news.notify_one();
-        Ok(())
-    }
-
-    async fn made_durable(&self, change: &Change) -> Result<(), StoreError> {
-        match change {
-            Change::Put {
-                record, answered, ..
-            } => {
-                let record = Registered::clone(record);
-                self.store.register(record, answered.clone()).await
-            }
-            Change::Remove(record) => self.store.unregister(&record.uid).await,
-        }
-    }
-
-    fn put_in_force(&self, change: Change) {
-        match change {
+        let (name, what, prepared) = match change {
             Change::Put {
                 record,
                 prepared,
                 answered,
             } => {
-                self.expires(&record.uid, record.old_until.iter().min().copied());
-                if let Some((key, remembered)) = answered {
-                    let mut all = self
-                        .remembered
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    all.insert(key, remembered.until);
-                }
-                self.now_usable(&record.uid);
-                self.pipeline.enter(*prepared);
+                let what = What::Put {
+                    record: record.clone(),
+                    answered: answered.map(Box::new),
+                    again: false,
+                };
+                (record.name, what, Some(prepared))
             }
             Change::Remove(record) => {
-                self.expires(&record.uid, None);
-                self.now_usable(&record.uid);
-                self.pipeline.leave(&record.uid);
+                let Registered {
+                    uid,
+                    revision,
+                    name,
+                    ..
+                } = *record;
+                let revision = revision + 1;
+                (name, What::Removed { uid, revision }, None)
             }
-        }
+        };
+        self.shared.tell(what, prepared).await?.in_force(name)
+    }
+
+    /// Tells the group of a record as it is read by each instance; `again`: of one that it knows.
+    async fn tell(&self, record: Registered, again: bool) -> Result<(), Refused> {
+        let name = record.name.clone();
+        let what = What::Put {
+            record: Box::new(record),
+            answered: None,
+            again,
+        };
+        self.shared.tell(what, None).await?.in_force(name)
+    }
+
+    /// Pauses or resumes a subscription, on all instances.
+    pub async fn set_paused(self: &Arc<Self>, uid: Uid, paused: bool) -> Result<(), Refused> {
+        self.stand(What::Subscription { uid, paused }).await
+    }
+
+    /// Lets a disabled endpoint be tried again, by all instances.
+    pub async fn enable(self: &Arc<Self>, endpoint: Arc<str>) -> Result<(), Refused> {
+        self.stand(What::Endpoint {
+            name: endpoint,
+            disabled: None,
+            first_gone_at: None,
+        })
+        .await
+    }
+
+    async fn stand(self: &Arc<Self>, what: What) -> Result<(), Refused> {
+        let registry = self.clone();
+        to_its_end(async move { registry.shared.tell(what, None).await.map(drop) }).await
     }
 
     fn expires(&self, uid: &Uid, next: Option<Timestamp>) {

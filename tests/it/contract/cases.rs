@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookbridge::broker::parked::{Deed, Order, Unwatched, Waiting, Whose};
+use hookbridge::broker::state::{Entry, Keeping, Reading, Record};
 use hookbridge::broker::{Publication, Settlement, Wait};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, HeaderValue, Headers};
@@ -428,4 +429,56 @@ pub async fn hostile_content_is_taken_and_parked_as_it_is(place: impl Place) {
         assert_eq!(back, parked);
     }
     rig.stop().await;
+}
+
+pub async fn what_is_told_is_read_in_its_order_from_the_first_on(place: impl Place) {
+    let log = place.instance().state();
+    let record = |key: &str, body: &str| Record {
+        key: key.to_owned(),
+        body: (!body.is_empty()).then(|| Bytes::from(body.to_owned())),
+    };
+    let mut early = log.follow(None).await.expect("made and read");
+    for (key, body) in [("a", "1"), ("b", "1"), ("a", "2"), ("b", "")] {
+        log.tell(vec![record(key, body)]).await.expect("confirmed");
+    }
+    let all = ["a1", "b1", "a2", "b"];
+    let (read, place) = read_up_to(&mut early, "b").await;
+    assert_eq!(read, all);
+    drop(early);
+    let mut late = log.follow(None).await.expect("read");
+    log.tell(vec![record("end", "!")]).await.expect("confirmed");
+    let (read, _) = read_up_to(&mut late, "end!").await;
+    match log.keeping() {
+        // What was replaced is gone at once.
+        Keeping::Alone => assert_eq!(read, ["a2", "end!"]),
+        _ => assert_eq!(read, ["a1", "b1", "a2", "b", "end!"]),
+    }
+    drop(late);
+    if log.keeping() != Keeping::Alone {
+        let mut rest = log.follow(Some(place + 1)).await.expect("read");
+        assert_eq!(read_up_to(&mut rest, "end!").await.0, ["end!"]);
+    }
+    let hundred = (0..100).map(|number| record(&format!("n{number}"), "x"));
+    log.tell(hundred.collect()).await.expect("confirmed");
+    let mut last = log.follow(None).await.expect("read");
+    log.tell(vec![record("end", "?")]).await.expect("confirmed");
+    let (read, _) = read_up_to(&mut last, "end?").await;
+    let count = read.iter().filter(|one| one.starts_with('n')).count();
+    assert_eq!(count, 100);
+}
+
+/// What was read up to this record, and where that lies.
+async fn read_up_to(reading: &mut Reading, last: &str) -> (Vec<String>, u64) {
+    let mut read = Vec::new();
+    loop {
+        let some = timeout(SOON, reading.next()).await.expect("in time");
+        assert!(!some.is_empty(), "it ended after {read:?}");
+        for Entry { place, record } in some {
+            let body = record.body.unwrap_or_default();
+            read.push(format!("{}{}", record.key, String::from_utf8_lossy(&body)));
+            if read.last().is_some_and(|read| read == last) {
+                return (read, place);
+            }
+        }
+    }
 }

@@ -47,6 +47,7 @@ run_against!(
     cases::what_is_parked_is_listed_twenty_times_undisturbed,
     cases::a_full_window_takes_no_more,
     cases::hostile_content_is_taken_and_parked_as_it_is,
+    cases::what_is_told_is_read_in_its_order_from_the_first_on,
     letters::a_dead_letter_is_listed_fifty_times_undisturbed,
     letters::a_pass_goes_through_all_in_order_and_leaves_what_it_does_not_remove,
     letters::a_listing_removes_nothing,

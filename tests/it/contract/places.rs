@@ -116,6 +116,7 @@ impl Place for RabbitMq {
             }],
             keeps_deliveries: true,
             declare: true,
+            keeps_state: true,
         })
     }
 

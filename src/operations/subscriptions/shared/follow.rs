@@ -1,0 +1,823 @@
+//! Following: what is read from the log is judged, written down, and put in force.
+//!
+//! At its start an instance tells that it is there and reads from the first record on until it reads
+//! of itself: it then knows what all others know. The store is compared with what was read, record by
+//! record; what it has beside that is taken out, since others have removed it. But when the log is
+//! another one than the store was made from (it was lost, or there was none yet), the store is what is
+//! left: all of it is told.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{Hash as _, Hasher as _};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
+
+use super::fold::{self, Ahead, Known, Verdict, View};
+use super::said::{About, Said, What, about, key_of, key_of_endpoint, key_of_standing, unique};
+use super::{Folding, Progress, SayingAgain, Shared, lock};
+use crate::broker::Refused;
+use crate::broker::state::{Entry, Reading};
+use crate::operations::subscriptions::load::in_effect;
+use crate::operations::subscriptions::{Listed, NotLoaded, Registry, Settings, opened};
+use crate::pipeline::Prepared;
+use crate::store::{EndpointStanding, Registered, Remembered, Step, Store, StoreError};
+use crate::subscription::Uid;
+
+/// Between tries to read.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Records of the store that are told at once.
+const AT_ONCE: usize = 200;
+
+/// Keys that the log has something in force under, by their hashes.
+#[derive(Default)]
+struct Seen(HashSet<u64>);
+
+impl Seen {
+    fn hash(key: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.contains(&Self::hash(key))
+    }
+
+    fn set(&mut self, key: &str, is_there: bool) {
+        let hash = Self::hash(key);
+        match is_there {
+            true => self.0.insert(hash),
+            false => self.0.remove(&hash),
+        };
+    }
+}
+
+/// The store, of which only what was seen in the log is believed as long as that is being read.
+struct Kept<'a> {
+    store: &'a Store,
+    seen: Option<&'a Seen>,
+}
+
+impl Kept<'_> {
+    fn is_believed(&self, uid: &Uid) -> bool {
+        self.seen.is_none_or(|seen| seen.has(&key_of(uid)))
+    }
+}
+
+impl View for Kept<'_> {
+    type Error = StoreError;
+
+    fn of(&self, uid: &Uid) -> Result<Option<Known>, StoreError> {
+        if !self.is_believed(uid) {
+            return Ok(None);
+        }
+        let record = self.store.registered_with(uid)?;
+        Ok(record.map(|record| known(&record)))
+    }
+
+    fn named(&self, name: &str) -> Result<Option<Uid>, StoreError> {
+        let record = self.store.registered_as(name)?;
+        let owner = record.map(|record| record.uid);
+        Ok(owner.filter(|uid| self.is_believed(uid)))
+    }
+}
+
+fn known(record: &Registered) -> Known {
+    Known {
+        name: record.name.clone(),
+        revision: record.revision,
+    }
+}
+
+/// A record, and what was made of it already by who told it.
+type Entering = (Box<Registered>, Option<Box<Prepared>>);
+
+/// What a batch of records comes to.
+#[derive(Default)]
+struct Outcome {
+    steps: Vec<Step>,
+    /// Subscriptions as they are now; `None`: removed.
+    registered: BTreeMap<Uid, Option<Entering>>,
+    endpoints: BTreeSet<Arc<str>>,
+    subscriptions: BTreeSet<Uid>,
+    remembered: Vec<(String, Timestamp)>,
+    answers: Vec<(oneshot::Sender<Verdict>, Verdict)>,
+    /// Keys, and whether there is something in force under them.
+    seen: Vec<(String, bool)>,
+    /// What this process has said of itself.
+    marks: Vec<String>,
+}
+
+/// What was read while catching up.
+struct Caught {
+    seen: Seen,
+    /// Something in the store is not what it was.
+    changed: bool,
+}
+
+/// The reading ended, for this reason, and is begun again.
+struct Lost(String);
+
+impl From<Refused> for Lost {
+    fn from(refused: Refused) -> Self {
+        Self(refused.to_string())
+    }
+}
+
+impl Registry {
+    /// Follows the log until `stop`, over all that a broker can do. Errors are of the store, and of
+    /// what the store holds when this instance has caught up.
+    pub async fn follow(self: Arc<Self>, stop: CancellationToken) -> Result<(), NotLoaded> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(ended) = stop.run_until_cancelled(self.follow_once()).await else {
+                return Ok(());
+            };
+            let (was_in_step, Lost(why)) = ended?;
+            if was_in_step {
+                pause = FIRST_PAUSE;
+            }
+            warn!(broker = %self.shared.broker, why, retry_in = ?pause, "what the group shares cannot be read, trying again");
+            if self.shared.behind().is_some() {
+                self.shared.set(Progress::Behind(Some(why)));
+            }
+            if stop
+                .run_until_cancelled(tokio::time::sleep(pause))
+                .await
+                .is_none()
+            {
+                return Ok(());
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits until this instance knows what the others know.
+    pub async fn in_step(&self) {
+        let mut progress = self.shared.progress.subscribe();
+        // It lives as long as we do.
+        let _ = progress
+            .wait_for(|progress| *progress == Progress::InStep)
+            .await;
+    }
+
+    /// Why this instance does not know yet what the others know, for readiness.
+    pub fn behind(&self) -> Option<String> {
+        self.shared.behind()
+    }
+
+    /// Whose configs differ from this one's, for readiness.
+    pub fn differences(&self) -> Option<String> {
+        self.shared.peers.note()
+    }
+
+    /// The config of this instance has this hash from now on.
+    pub fn now_has(&self, config: String) {
+        self.shared.peers.now_has(config);
+    }
+
+    /// Reads until it cannot go on; whether it had caught up by then, and why.
+    async fn follow_once(&self) -> Result<(bool, Lost), NotLoaded> {
+        let shared = &self.shared;
+        let from = match shared.behind() {
+            Some(_) => None,
+            None => shared.folding.lock().await.next,
+        };
+        let mut reading = match shared.log.follow(from).await {
+            Ok(reading) => reading,
+            Err(refused) => return Ok((false, refused.into())),
+        };
+        if shared.behind().is_some()
+            && let Err(lost) = self.catch_up(&mut reading).await?
+        {
+            return Ok((false, lost));
+        }
+        loop {
+            let some = tokio::select! {
+                some = reading.next() => some,
+                () = shared.reread.notified() => {
+                    shared.set(Progress::Behind(None));
+                    return Ok((true, Lost("what was written is not read".to_owned())));
+                }
+            };
+            if some.is_empty() {
+                return Ok((true, Lost("the connection was lost".to_owned())));
+            }
+            self.fold(some, None).await?;
+        }
+    }
+
+    /// Reads all that there is, and makes the store the same.
+    async fn catch_up(&self, reading: &mut Reading) -> Result<Result<(), Lost>, NotLoaded> {
+        let shared = &self.shared;
+        *shared.folding.lock().await = Folding::default();
+        let before = self.store.log_names()?;
+        let mut caught = Caught {
+            seen: Seen::default(),
+            changed: false,
+        };
+        let read = self.read_all(reading, &mut caught, Vec::new(), Vec::new());
+        if let Err(lost) = read.await? {
+            return Ok(Err(lost));
+        }
+        let (names, repairs) = {
+            let folding = shared.folding.lock().await;
+            let misled: Vec<_> = folding.misled.keys().cloned().collect();
+            (folding.names.clone(), misled)
+        };
+        let is_same = !before.is_disjoint(&names);
+        let left = self.unseen(&caught.seen)?;
+        let mut news = Vec::new();
+        let mut refill = Vec::new();
+        if names.is_empty() {
+            news.push(What::Log { name: unique() });
+        }
+        if !is_same {
+            if !left.is_empty() {
+                info!(
+                    subscriptions = left.len(),
+                    "the group knows nothing of what is in this store yet: it is told"
+                );
+            }
+            refill = left;
+            news.extend(self.unseen_standings(&caught.seen)?);
+        }
+        let mut records: Vec<_> = news
+            .into_iter()
+            .map(|what| Said::new(&shared.me, what).record())
+            .collect();
+        for key in repairs {
+            records.extend(self.repair(&key)?);
+        }
+        if !records.is_empty() || !refill.is_empty() {
+            let read = self.read_all(reading, &mut caught, records, refill);
+            if let Err(lost) = read.await? {
+                return Ok(Err(lost));
+            }
+        }
+        let mut steps = Vec::new();
+        for uid in self.unseen(&caught.seen)? {
+            if !is_same && let Some(record) = self.store.registered_with(&uid)? {
+                error!(subscription = %record.name, %uid, "this subscription gives way to the one of the same name that another instance has told the group of");
+            }
+            steps.push(Step::Remove(uid));
+        }
+        for what in self.unseen_standings(&caught.seen)? {
+            steps.push(match what {
+                What::Endpoint { name, .. } => Step::Endpoint {
+                    name,
+                    disabled: None,
+                    first_gone_at: None,
+                },
+                What::Subscription { uid, .. } => Step::Subscription { uid, paused: false },
+                _ => continue,
+            });
+        }
+        caught.changed |= !steps.is_empty();
+        let names = shared.folding.lock().await.names.clone();
+        if names != before {
+            steps.push(Step::Log(names));
+        }
+        self.store.fold(steps).await?;
+        if caught.changed {
+            self.read_anew().await?;
+        }
+        let others = shared.peers.count(Timestamp::now());
+        info!(broker = %shared.broker, instances = others + 1, "this instance knows what its group knows");
+        shared.set(Progress::InStep);
+        Ok(Ok(()))
+    }
+
+    /// Tells these, those of the store with them, and that we are there; and reads until that comes
+    /// back.
+    async fn read_all(
+        &self,
+        reading: &mut Reading,
+        caught: &mut Caught,
+        records: Vec<crate::broker::state::Record>,
+        refill: Vec<Uid>,
+    ) -> Result<Result<(), Lost>, NotLoaded> {
+        let shared = &self.shared;
+        let mark = Said::new(&shared.me, What::Instance(shared.peers.me()));
+        let (log, store, me) = (shared.log.clone(), self.store.clone(), shared.me.clone());
+        let (id, last) = (mark.id.clone(), mark.record());
+        let mut telling = AbortOnDropHandle::new(tokio::spawn(async move {
+            if !records.is_empty() {
+                log.tell(records).await?;
+            }
+            for some in refill.chunks(AT_ONCE) {
+                let mut records = Vec::with_capacity(some.len());
+                for uid in some {
+                    // What cannot be read is said when it is loaded.
+                    if let Ok(Some(record)) = store.registered_with(uid) {
+                        records.push(Said::new(&me, said_of(record, false)).record());
+                    }
+                }
+                log.tell(records).await?;
+            }
+            log.tell(vec![last]).await
+        }));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                ended = &mut telling, if !told => match ended {
+                    Ok(Ok(())) => told = true,
+                    Ok(Err(refused)) => return Ok(Err(refused.into())),
+                    Err(panicked) => return Ok(Err(Lost(panicked.to_string()))),
+                },
+                some = reading.next() => {
+                    if some.is_empty() {
+                        return Ok(Err(Lost("the connection was lost".to_owned())));
+                    }
+                    if self.fold(some, Some(caught)).await?.contains(&id) {
+                        return Ok(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Subscriptions of the store that the log has not.
+    fn unseen(&self, seen: &Seen) -> Result<Vec<Uid>, StoreError> {
+        let all = self.store.each_registered();
+        let is_unseen = |uid: &Uid| !seen.has(&key_of(uid));
+        all.map(|record| Ok(record?.uid))
+            .filter(|uid| uid.as_ref().map_or(true, is_unseen))
+            .collect()
+    }
+
+    /// What the store knows of endpoints and subscriptions, and the log does not.
+    fn unseen_standings(&self, seen: &Seen) -> Result<Vec<What>, StoreError> {
+        let mut unseen = Vec::new();
+        for (name, standing) in self.store.endpoint_standings()? {
+            let is_known = standing.disabled.is_none() && standing.first_gone_at.is_none();
+            let is_unsaid = || self.store.unsaid_of(&name).map(|unsaid| unsaid.is_some());
+            if !is_known && !seen.has(&key_of_endpoint(&name)) && !is_unsaid()? {
+                unseen.push(said_of_endpoint(name.into(), standing));
+            }
+        }
+        for (uid, standing) in self.store.subscription_standings()? {
+            if standing.paused && !seen.has(&key_of_standing(&uid)) {
+                unseen.push(What::Subscription { uid, paused: true });
+            }
+        }
+        Ok(unseen)
+    }
+
+    /// Makes of the store what is in force, after it was changed as a whole.
+    async fn read_anew(&self) -> Result<(), NotLoaded> {
+        let _still = self.shared.still().await;
+        self.read_again(self.shared.settings()).await?;
+        let remembered = self.store.all_remembered()?.into_iter().collect();
+        let mut all = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *all = remembered;
+        drop(all);
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Judges records, writes down what holds, and puts it in force unless we are `catching` up. What
+    /// this process has said of itself among them.
+    async fn fold(
+        &self,
+        entries: Vec<Entry>,
+        catching: Option<&mut Caught>,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut folding = self.shared.folding.lock().await;
+        let is_live = catching.is_none();
+        let last = entries.last().map(|entry| entry.place);
+        let seen = catching.as_ref().map(|caught| &caught.seen);
+        let outcome = self.judge(entries, &mut folding, seen)?;
+        let Outcome {
+            steps,
+            registered,
+            endpoints,
+            subscriptions,
+            remembered,
+            answers,
+            seen,
+            marks,
+        } = outcome;
+        let is_changed = !steps.is_empty();
+        self.store.fold(steps).await?;
+        folding.next = last.map(|place| place + 1).or(folding.next);
+        if let Some(caught) = catching {
+            caught.changed |= is_changed;
+            for (key, is_there) in seen {
+                caught.seen.set(&key, is_there);
+            }
+        }
+        if is_live {
+            let is_registered = !registered.is_empty();
+            self.put_in_force(registered);
+            for uid in &subscriptions {
+                self.pipeline.follow_subscription(uid);
+            }
+            for endpoint in &endpoints {
+                self.pipeline.follow_endpoint(endpoint);
+            }
+            let mut all = self
+                .remembered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            all.extend(remembered);
+            drop(all);
+            if is_registered {
+                self.news.notify_one();
+            }
+        }
+        for (waiting, verdict) in answers {
+            let _ = waiting.send(verdict);
+        }
+        Ok(marks)
+    }
+
+    fn judge(
+        &self,
+        entries: Vec<Entry>,
+        folding: &mut Folding,
+        seen: Option<&Seen>,
+    ) -> Result<Outcome, StoreError> {
+        let kept = Kept {
+            store: &self.store,
+            seen,
+        };
+        let mut judging = Judging {
+            registry: self,
+            folding,
+            ahead: Ahead::of(&kept),
+            written: BTreeSet::new(),
+            settings: self.shared.settings(),
+            is_live: seen.is_none(),
+            outcome: Outcome::default(),
+        };
+        for entry in entries {
+            judging.entry(entry)?;
+        }
+        Ok(judging.outcome)
+    }
+
+    /// The second of the two steps; the first is to write it down.
+    fn put_in_force(&self, changed: BTreeMap<Uid, Option<Entering>>) {
+        if changed.is_empty() {
+            return;
+        }
+        let settings = self.shared.settings();
+        let (mut entering, mut leaving) = (Vec::new(), BTreeSet::new());
+        for (uid, change) in changed {
+            self.now_usable(&uid);
+            let Some((record, prepared)) = change else {
+                self.expires(&uid, None);
+                leaving.insert(uid);
+                continue;
+            };
+            self.expires(&uid, record.old_until.iter().min().copied());
+            let understood = match prepared {
+                Some(prepared) => Ok(*prepared),
+                None => self.understood(&settings, &record),
+            };
+            match understood {
+                Ok(prepared) => entering.push(prepared),
+                Err(why) => {
+                    self.is_unusable(&record, why);
+                    leaving.insert(uid);
+                }
+            }
+        }
+        self.pipeline.change(entering, &leaving);
+    }
+
+    /// A record that another instance has told of, as it is read here; or why it cannot be used.
+    fn understood(&self, settings: &Settings, record: &Registered) -> Result<Prepared, String> {
+        let document = opened(&settings.keys, record).map_err(|why| {
+            format!("it cannot be opened: {why}; all instances need the same `store_key`")
+        })?;
+        let (document, _) = in_effect(record, document, Timestamp::now());
+        self.prepared_of(settings, record, &document)
+    }
+
+    fn is_unusable(&self, record: &Registered, why: String) {
+        error!(subscription = %record.name, uid = %record.uid, why, "a subscription that was made over the API cannot be used: it is kept, and matches nothing");
+        let key = (record.name.clone(), record.uid.to_string());
+        let mut unusable = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        unusable.insert(key, Listed::unusable(record, why));
+        self.shared.meters.unusable.set(unusable.len() as i64);
+    }
+
+    /// What says of a key what is in force.
+    pub(super) fn repair(
+        &self,
+        key: &str,
+    ) -> Result<Option<crate::broker::state::Record>, StoreError> {
+        let nothing = || Some(super::said::nothing(key.to_owned()));
+        let what = match about(key) {
+            About::Registered(uid) => match self.store.registered_with(&uid)? {
+                Some(record) => said_of(record, true),
+                None => return Ok(nothing()),
+            },
+            About::Endpoint(name) => {
+                let standing = self.store.endpoint_standing(name)?;
+                said_of_endpoint(name.into(), standing)
+            }
+            About::Subscription(uid) => {
+                let paused = self.store.subscription_standing(&uid)?.paused;
+                What::Subscription { uid, paused }
+            }
+            About::Instance(_) | About::Other => return Ok(None),
+        };
+        Ok(Some(Said::new(&self.shared.me, what).record()))
+    }
+}
+
+pub(super) fn said_of(record: Registered, again: bool) -> What {
+    What::Put {
+        record: Box::new(record),
+        answered: None,
+        again,
+    }
+}
+
+pub(super) fn said_of_endpoint(name: Arc<str>, standing: EndpointStanding) -> What {
+    What::Endpoint {
+        name,
+        disabled: standing.disabled,
+        first_gone_at: standing.first_gone_at,
+    }
+}
+
+/// A batch under way.
+struct Judging<'a> {
+    registry: &'a Registry,
+    folding: &'a mut Folding,
+    ahead: Ahead<'a, Kept<'a>>,
+    /// Endpoints whose standing this batch says was told.
+    written: BTreeSet<Arc<str>>,
+    settings: Settings,
+    is_live: bool,
+    outcome: Outcome,
+}
+
+impl Judging<'_> {
+    fn shared(&self) -> &Shared {
+        &self.registry.shared
+    }
+
+    fn entry(&mut self, Entry { place, record }: Entry) -> Result<(), StoreError> {
+        let key = record.key;
+        let Some(body) = record.body else {
+            return self.nothing(&key);
+        };
+        self.folding.length.read(body.len());
+        let said = match Said::read(&body) {
+            Ok(said) => said,
+            Err(why) => {
+                error!(
+                    key,
+                    place, why, "a record of what the group shares is passed over"
+                );
+                return Ok(());
+            }
+        };
+        let ours = said.by == self.shared().me;
+        let waiting = match ours {
+            true => lock(&self.shared().waiting).remove(&said.id),
+            false => None,
+        };
+        let (answer, prepared) = match waiting {
+            Some(waiting) => (Some(waiting.verdict), waiting.prepared),
+            None => (None, None),
+        };
+        let verdict = match said.what {
+            What::Put {
+                record,
+                answered,
+                again,
+            } => self.put(record, answered, again, prepared)?,
+            What::Removed { uid, revision } => self.removed(uid, revision)?,
+            What::Endpoint {
+                name,
+                disabled,
+                first_gone_at,
+            } => {
+                let standing = EndpointStanding {
+                    disabled,
+                    first_gone_at,
+                    agreed: None,
+                };
+                self.endpoint(name, standing, &said.id, answer.is_some())?
+            }
+            What::Subscription { uid, paused } => self.subscription(uid, paused, &said.id)?,
+            What::Instance(peer) => {
+                self.shared().peers.heard(peer);
+                if ours {
+                    self.outcome.marks.push(said.id);
+                }
+                Verdict::Holds
+            }
+            What::Log { name } => {
+                self.folding.names.insert(name);
+                if self.is_live {
+                    let names = self.folding.names.clone();
+                    self.outcome.steps.push(Step::Log(names));
+                }
+                Verdict::Holds
+            }
+            What::Again { begins } => {
+                self.folding.length.again(&said.by, begins);
+                Verdict::Holds
+            }
+        };
+        match verdict.misleads() {
+            true => {
+                self.folding.misleads(&key, ours);
+                self.shared().work.notify_one();
+            }
+            false => drop(self.folding.misled.remove(&key)),
+        }
+        if let Some(answer) = answer {
+            self.outcome.answers.push((answer, verdict));
+        }
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        record: Box<Registered>,
+        answered: Option<Box<(String, Remembered)>>,
+        again: bool,
+        prepared: Option<Box<Prepared>>,
+    ) -> Result<Verdict, StoreError> {
+        let uid = record.uid.clone();
+        let next = known(&record);
+        let verdict = fold::put(&self.ahead, &self.folding.buried, &uid, &next, again)?;
+        if verdict != Verdict::Holds {
+            return Ok(verdict);
+        }
+        let is_fresh = !self.outcome.registered.contains_key(&uid);
+        let is_kept = is_fresh
+            && self.registry.store.registered_with(&uid)?.as_ref() == Some(&*record)
+            && self.is_remembered(answered.as_deref())?;
+        self.ahead.put(&uid, next)?;
+        self.outcome.seen.push((key_of(&uid), true));
+        if is_kept {
+            return Ok(verdict);
+        }
+        if let Some((key, remembered)) = answered.as_deref() {
+            let until = remembered.until;
+            self.outcome.remembered.push((key.clone(), until));
+        }
+        let step = Step::Put {
+            record: record.clone(),
+            answered,
+        };
+        self.outcome.steps.push(step);
+        self.outcome
+            .registered
+            .insert(uid, Some((record, prepared)));
+        Ok(verdict)
+    }
+
+    /// Whether there is nothing to remember that is not remembered.
+    fn is_remembered(&self, answered: Option<&(String, Remembered)>) -> Result<bool, StoreError> {
+        let Some((key, remembered)) = answered else {
+            return Ok(true);
+        };
+        if remembered.until <= Timestamp::now() {
+            return Ok(true);
+        }
+        Ok(self.registry.store.remembered(key)?.is_some())
+    }
+
+    fn removed(&mut self, uid: Uid, revision: u64) -> Result<Verdict, StoreError> {
+        let verdict = fold::removed(&self.ahead, &uid, revision)?;
+        if verdict == Verdict::Holds {
+            self.remove(&uid)?;
+        }
+        if !verdict.misleads() {
+            self.folding.buried.add(uid);
+        }
+        Ok(verdict)
+    }
+
+    fn remove(&mut self, uid: &Uid) -> Result<(), StoreError> {
+        self.ahead.remove(uid)?;
+        self.outcome.steps.push(Step::Remove(uid.clone()));
+        self.outcome.registered.insert(uid.clone(), None);
+        self.outcome.seen.push((key_of(uid), false));
+        Ok(())
+    }
+
+    /// The last of an endpoint holds. While ours is on its way it will be the last, unless somebody has
+    /// just said otherwise over the API of this instance.
+    fn endpoint(
+        &mut self,
+        name: Arc<str>,
+        new: EndpointStanding,
+        id: &str,
+        is_asked_for: bool,
+    ) -> Result<Verdict, StoreError> {
+        let key = key_of_endpoint(&name);
+        if self.is_late(&key, id) {
+            return Ok(Verdict::Changed);
+        }
+        self.outcome.seen.push((key, true));
+        let store = &self.registry.store;
+        let unsaid = match self.written.contains(&name) {
+            true => None,
+            false => store.unsaid_of(&name)?,
+        };
+        if let Some(unsaid) = unsaid {
+            let is_told = unsaid.change == id;
+            if is_told || is_asked_for {
+                self.written.insert(name.clone());
+                self.outcome.steps.push(Step::Said {
+                    endpoint: name.clone(),
+                    change: unsaid.change,
+                });
+            }
+            if !is_asked_for {
+                return Ok(Verdict::Holds);
+            }
+        }
+        let now = store.endpoint_standing(&name)?;
+        let differs = now.disabled != new.disabled || now.first_gone_at != new.first_gone_at;
+        if differs || self.outcome.endpoints.contains(&name) {
+            self.outcome.endpoints.insert(name.clone());
+            self.outcome.steps.push(Step::Endpoint {
+                name,
+                disabled: new.disabled,
+                first_gone_at: new.first_gone_at,
+            });
+        }
+        Ok(Verdict::Holds)
+    }
+
+    /// The last of a subscription holds.
+    fn subscription(&mut self, uid: Uid, paused: bool, id: &str) -> Result<Verdict, StoreError> {
+        let key = key_of_standing(&uid);
+        if self.is_late(&key, id) {
+            return Ok(Verdict::Changed);
+        }
+        self.outcome.seen.push((key, true));
+        let is_known = match uid.as_str().strip_prefix("config:") {
+            Some(name) => self.settings.reader.has(name),
+            // What is said of one may lie before what it is now.
+            None => !self.folding.buried.has(&uid),
+        };
+        let now = self.registry.store.subscription_standing(&uid)?.paused;
+        let is_news = now != paused || self.outcome.subscriptions.contains(&uid);
+        if is_known && is_news {
+            self.outcome.subscriptions.insert(uid.clone());
+            self.outcome.steps.push(Step::Subscription { uid, paused });
+        }
+        Ok(Verdict::Holds)
+    }
+
+    /// Whether this is what we said once more, and another has come before it.
+    fn is_late(&mut self, key: &str, id: &str) -> bool {
+        match self.folding.saying_again.get_mut(key) {
+            Some(ours) if ours.id != id => {
+                ours.is_late = true;
+                false
+            }
+            Some(_) => {
+                let ours = self.folding.saying_again.remove(key);
+                ours.is_some_and(|SayingAgain { is_late, .. }| is_late)
+            }
+            None => false,
+        }
+    }
+
+    /// There is nothing under this key any more.
+    fn nothing(&mut self, key: &str) -> Result<(), StoreError> {
+        self.folding.misled.remove(key);
+        match about(key) {
+            About::Registered(uid) => {
+                if self.ahead.of(&uid)?.is_some() {
+                    self.remove(&uid)?;
+                }
+                self.folding.buried.add(uid);
+            }
+            About::Endpoint(name) => {
+                let standing = EndpointStanding::default();
+                self.endpoint(name.into(), standing, "", false)?;
+            }
+            About::Subscription(uid) => {
+                self.subscription(uid, false, "")?;
+            }
+            About::Instance(name) => self.shared().peers.left(name),
+            About::Other => {}
+        }
+        Ok(())
+    }
+}
