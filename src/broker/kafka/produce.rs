@@ -1,7 +1,9 @@
 //! Producing: a record is sent when the cluster has confirmed it, or refused within the deadline.
 //!
 //! Idempotent and with `acks=all`. A refusal may be of a record that was written after all: a
-//! duplicate is fine, a loss is not. A producer that has become useless for good is replaced.
+//! duplicate is fine, a loss is not. A producer that has become useless for good is replaced, and so
+//! is one that gets nothing confirmed for long: after enough timeouts the library's idempotent
+//! producer may never send again, though the cluster answers (librdkafka, issues 3009 and 3720).
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +24,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const GIVE_UP: Duration = Duration::from_secs(9);
 /// How long a record waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(1);
+/// A client is replaced that has got nothing confirmed for so long, the next one after twice as long.
+const SILENT: Duration = Duration::from_secs(30);
+const LONGEST_SILENCE: Duration = Duration::from_secs(240);
 /// Between looks at a full queue.
 const QUEUE_FULL: Duration = Duration::from_millis(10);
 
@@ -32,7 +37,40 @@ pub struct Producer {
     connection: Connection,
     linger: Duration,
     live: Mutex<Apart<Client>>,
+    silence: Mutex<Silence>,
     clock: Arc<Clock>,
+}
+
+/// How long nothing has been confirmed of what was sent.
+struct Silence {
+    since: Option<Instant>,
+    borne: Duration,
+}
+
+impl Silence {
+    fn none() -> Self {
+        Self {
+            since: None,
+            borne: SILENT,
+        }
+    }
+
+    fn confirmed(&mut self) {
+        if self.since.is_some() || self.borne != SILENT {
+            *self = Self::none();
+        }
+    }
+
+    /// A record was not confirmed in time; whether that has gone on for too long.
+    fn timed_out(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let too_long = now.duration_since(since) >= self.borne;
+        if too_long {
+            self.since = None;
+            self.borne = (self.borne * 2).min(LONGEST_SILENCE);
+        }
+        too_long
+    }
 }
 
 /// One record. No payload is a tombstone.
@@ -77,6 +115,7 @@ impl Producer {
             connection,
             linger,
             live: Mutex::new(Apart::new(live)),
+            silence: Mutex::new(Silence::none()),
             clock,
         })
     }
@@ -118,6 +157,7 @@ impl Producer {
         };
         match timeout_at(deadline, confirmation).await {
             Ok(Ok(Ok(delivered))) => {
+                self.silence().confirmed();
                 if stamped && let Some(broker_ms) = delivered.timestamp.to_millis() {
                     self.clock.observe(broker_ms, Instant::now());
                 }
@@ -125,7 +165,21 @@ impl Producer {
             }
             Ok(Ok(Err((error, _)))) => Err(self.refused(&client, topic, &error, size_bytes)),
             Ok(Err(_)) => Err(self.unavailable("the producer was replaced")),
-            Err(_) => Err(self.unavailable("no confirmation in time")),
+            Err(_) => {
+                self.timed_out(&client);
+                Err(self.unavailable("no confirmation in time"))
+            }
+        }
+    }
+
+    fn silence(&self) -> std::sync::MutexGuard<'_, Silence> {
+        self.silence.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    fn timed_out(&self, client: &Client) {
+        let too_long = self.silence().timed_out(Instant::now());
+        if too_long {
+            self.replace(client, "it gets nothing confirmed");
         }
     }
 
@@ -147,6 +201,9 @@ impl Producer {
             self.replace(client, &reason);
         }
         let code = error.rdkafka_error_code();
+        if code == Some(Code::MessageTimedOut) {
+            self.timed_out(client);
+        }
         let why = code.map_or_else(|| error.to_string(), |code| code.to_string());
         match code {
             Some(Code::MessageSizeTooLarge) => Refused::TooLarge {
@@ -188,4 +245,27 @@ fn connect(connection: &Connection, linger: Duration) -> anyhow::Result<Client> 
     let mut config = connection.producer(GIVE_UP);
     config.set("linger.ms", linger.as_millis().to_string());
     Ok(config.create_with_context(Quiet)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_gets_nothing_confirmed_is_given_up_ever_later() {
+        let (mut silence, began) = (Silence::none(), Instant::now());
+        let mut given_up = Vec::new();
+        for second in 0..900 {
+            if silence.timed_out(began + Duration::from_secs(second)) {
+                given_up.push(second);
+            }
+        }
+        assert_eq!(given_up, [30, 91, 212, 453, 694]);
+        silence.confirmed();
+        let now = began + Duration::from_secs(900);
+        assert!(!silence.timed_out(now));
+        assert!(!silence.timed_out(now + Duration::from_secs(29)));
+        silence.confirmed();
+        assert!(!silence.timed_out(now + Duration::from_secs(40)));
+    }
 }
