@@ -32,7 +32,12 @@ pub fn labels(field: Field<'_>) -> Labels {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_.-/".contains(&b);
         (1..=Labels::LONGEST_NAME).contains(&text.len()) && text.bytes().all(allowed)
     };
-    for entry in field.is_map().then(|| field.entries()).unwrap_or_default() {
+    let entries = match field.is_map() {
+        true => field.entries(),
+        // It is said already.
+        false => Vec::new(),
+    };
+    for entry in entries {
         if !is_name(entry.key) {
             entry.note_key(
                 "this is not a label's name",
