@@ -95,6 +95,19 @@ impl Store {
         .await
     }
 
+    /// Whether a record, and the answer about it, are small enough to be kept.
+    pub fn fits(
+        record: &Registered,
+        answered: Option<&(String, Remembered)>,
+    ) -> Result<(), StoreError> {
+        let what = format!("subscription {}", record.name);
+        codec::encode(&what, record)?;
+        if let Some((_, remembered)) = answered {
+            codec::encode(&format!("the answer about {what}"), remembered)?;
+        }
+        Ok(())
+    }
+
     /// Endpoints whose standing is to be told to the other instances.
     pub fn unsaid(&self) -> Result<Vec<(String, Unsaid)>, StoreError> {
         self.below(UNSAID)

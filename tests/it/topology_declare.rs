@@ -103,7 +103,8 @@ async fn create(command: &str) {
             .collect::<Vec<_>>()
     };
     let (name, partitions) = (after("--topic")[0], after("--partitions")[0]);
-    let holds_deliveries = !name.ends_with(".replay") && !name.ends_with(".orders");
+    let others = [".replay", ".orders", ".state"];
+    let holds_deliveries = !others.iter().any(|end| name.ends_with(end));
     let wide = if holds_deliveries { 2 } else { 1 };
     assert_eq!(
         partitions,
@@ -137,6 +138,7 @@ sources:
       queue g.dead: x-queue-type="quorum"
       queue g.retry.5: x-dead-letter-exchange="" x-dead-letter-routing-key="g.due.retry" x-dead-letter-strategy="at-least-once" x-message-ttl=5000 x-overflow="reject-publish" x-queue-type="quorum"
       queue g.hold.5: x-dead-letter-exchange="" x-dead-letter-routing-key="g.due.hold" x-dead-letter-strategy="at-least-once" x-message-ttl=5000 x-overflow="reject-publish" x-queue-type="quorum"
+      queue g.state: x-max-length-bytes=4294967296 x-queue-type="stream" x-stream-max-segment-size-bytes=67108864
       queue g.orders: x-queue-type="quorum"
       binding events -> g.orders: `orders.#`
     "#);

@@ -287,7 +287,7 @@ pub async fn ensure_lock(admin: &Admin, group: &str, declare: bool) -> anyhow::R
 pub async fn ensure_state(admin: &Admin, group: &str, declare: bool) -> anyhow::Result<()> {
     let topic = Topic::state(group);
     let name = topic.name.clone();
-    if catalogue(admin).await?.get(&name).is_none() {
+    if !catalogue(admin).await?.contains_key(&name) {
         if !declare {
             bail!(
                 "missing, and not ours to make (`declare: false`): {name}, compacted, with one partition; \

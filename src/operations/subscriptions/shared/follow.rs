@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::fold::{self, Ahead, Known, Verdict, View};
 use super::said::{About, Said, What, about, key_of, key_of_endpoint, key_of_standing, unique};
@@ -136,6 +136,7 @@ impl Registry {
     /// what the store holds when this instance has caught up.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) -> Result<(), NotLoaded> {
         let mut pause = FIRST_PAUSE;
+        let mut said = String::new();
         loop {
             let Some(ended) = stop.run_until_cancelled(self.follow_once()).await else {
                 return Ok(());
@@ -144,7 +145,13 @@ impl Registry {
             if was_in_step {
                 pause = FIRST_PAUSE;
             }
-            warn!(broker = %self.shared.broker, why, retry_in = ?pause, "what the group shares cannot be read, trying again");
+            match why == said {
+                true => debug!(why, "what the group shares still cannot be read"),
+                false => {
+                    warn!(broker = %self.shared.broker, why, "what the group shares cannot be read, trying again");
+                }
+            }
+            said.clone_from(&why);
             if self.shared.behind().is_some() {
                 self.shared.set(Progress::Behind(Some(why)));
             }
@@ -658,6 +665,11 @@ impl Judging<'_> {
         prepared: Option<Box<Prepared>>,
     ) -> Result<Verdict, StoreError> {
         let uid = record.uid.clone();
+        // Everywhere: who told it has asked the same.
+        if let Err(why) = Store::fits(&record, answered.as_deref()) {
+            error!(subscription = %record.name, %uid, %why, "a record of what the group shares is passed over");
+            return Ok(Verdict::Changed);
+        }
         let next = known(&record);
         let verdict = fold::put(&self.ahead, &self.folding.buried, &uid, &next, again)?;
         if verdict != Verdict::Holds {

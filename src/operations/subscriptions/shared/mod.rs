@@ -25,6 +25,7 @@ use super::{Refused, Settings};
 use crate::broker::state::{Keeping, Record, StateLog};
 use crate::broker::{self, Broker};
 use crate::pipeline::Prepared;
+use crate::store::Store;
 use fold::{Buried, Verdict};
 use peers::Peers;
 pub(super) use said::What;
@@ -191,6 +192,12 @@ impl Shared {
         what: What,
         prepared: Option<Box<Prepared>>,
     ) -> Result<Verdict, Refused> {
+        if let What::Put {
+            record, answered, ..
+        } = &what
+        {
+            Store::fits(record, answered.as_deref())?;
+        }
         self.caught_up().await?;
         let said = Said::new(&self.me, what);
         let (verdict, told) = oneshot::channel();
