@@ -33,10 +33,34 @@ pub fn accepted(job: &Job) -> Response {
     (StatusCode::ACCEPTED, Json(job.report())).into_response()
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "jobs",
+    operation_id = "listJobs",
+    summary = "Jobs",
+    responses(
+        (status = 200, description = "Those at work, and the last hundred that have ended", body = super::openapi::JobsShown),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(Extract(state): Extract<State>) -> Response {
     Json(json!({ "jobs": state.operations.jobs.list() })).into_response()
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    operation_id = "showJob",
+    summary = "One job",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 200, description = "How far it is", body = Report),
+        (status = 404, description = "There is no such thing"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn show(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
@@ -45,6 +69,19 @@ async fn show(
     Ok(Json(job.report()))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    operation_id = "cancelJob",
+    summary = "Asks a job to stop",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 200, description = "How far it came", body = Report),
+        (status = 404, description = "There is no such thing"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn cancel(
     Extract(state): Extract<State>,
     Path(id): Path<String>,

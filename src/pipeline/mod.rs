@@ -14,7 +14,7 @@
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
 //! event would become can be looked at without any of it ([`preview`]); what is sent can be watched
-//! ([`tap`]). Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
+//! ([`tap`]), and one request sent on demand ([`trial`]). Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
 
 mod attempt;
 mod batches;
@@ -41,6 +41,7 @@ mod target;
 mod terms;
 mod ticket;
 mod together;
+mod trial;
 mod under_way;
 
 use std::collections::BTreeMap;
@@ -88,6 +89,7 @@ pub use self::register::Prepared;
 pub use self::standing::{State, SubscriptionStatus};
 pub use self::tap::{Filter, Heard, Shown, ShownAnswer, Tap, Tapped, Taps};
 pub use self::terms::Rules;
+pub use self::trial::{MARK, NotTried, Tried};
 pub use self::under_way::Running;
 
 /// A delivery on its way, with the right to settle it.

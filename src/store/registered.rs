@@ -14,7 +14,7 @@ use super::{Edit, Kept, Sealed, Store, StoreError, Tree, codec};
 use crate::subscription::Uid;
 
 /// Prefixes of keys. By uid, uids by name, answers by what they answered.
-const OF_UID: &str = "uid:";
+pub(super) const OF_UID: &str = "uid:";
 const OF_NAME: &str = "name:";
 const ANSWER: &str = "answer:";
 

@@ -15,6 +15,7 @@ mod listed;
 mod load;
 mod once;
 mod rotation;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,7 @@ pub use listed::{Cursor, Listed, MOST_ON_A_PAGE, Shown, ShownRegistered};
 pub use load::{Kept, NotLoaded, kept};
 pub use once::Once;
 pub use rotation::{DEFAULT_OVERLAP, LONGEST_OVERLAP, Rotation};
+pub use transfer::{Came, Checked, Flawed, Imported, Line, MOST_LINES};
 
 /// Reads what callers write, by the config that is in force.
 pub trait Reader: Send + Sync + 'static {
