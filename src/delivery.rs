@@ -107,6 +107,18 @@ impl DeliveryId {
         ))
     }
 
+    /// Of a test, which is nobody's delivery and another one each time.
+    pub fn of_test(event: &EventId, uid: &Uid, at: Timestamp) -> Self {
+        let at = at.as_nanosecond().to_be_bytes();
+        let parts = [
+            event.as_str().as_bytes(),
+            uid.as_str().as_bytes(),
+            b"test",
+            &at,
+        ];
+        Self(Arc::from(EventId::hashed("dlv", &parts).as_str()))
+    }
+
     /// An id read back from an envelope, which we wrote ourselves.
     pub fn from_envelope(id: &str) -> Self {
         Self(id.into())
@@ -124,7 +136,7 @@ impl fmt::Display for DeliveryId {
 }
 
 /// Why a delivery waits on the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitKind {
     /// An attempt failed and the schedule says when the next one is.

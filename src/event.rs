@@ -95,7 +95,7 @@ impl<'a> From<&'a EventId> for Facts<'a> {
 }
 
 /// Where an event was taken from, for people: dead letters and logs carry it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Origin {
     /// The broker's name in the config.
     pub broker: Arc<str>,
@@ -104,7 +104,7 @@ pub struct Origin {
 }
 
 /// The coordinates of a message in the words of its broker. Data only: nothing settles with these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     Amqp {

@@ -13,15 +13,7 @@ receivers_need() {
 # Installs them into $tools/receivers, anew when a lock file has changed.
 receivers_install() {
     local from=$root/tests/receivers into=$tools/receivers
-    if ! cmp -s "$from/requirements.txt" "$into/python.lock"; then
-        say "fetching the verifiers for Python"
-        rm -rf "$into/python"
-        mkdir -p "$into"
-        python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-            --target "$into/python" --requirement "$from/requirements.txt" >"$into/python.log" 2>&1 ||
-            die "could not fetch the verifiers for Python, see $into/python.log"
-        cp "$from/requirements.txt" "$into/python.lock"
-    fi
+    python_install "$from" "$into" "the verifiers for Python"
     if ! cmp -s "$from/package-lock.json" "$into/node.lock"; then
         say "fetching the verifiers for Node"
         mkdir -p "$into/node"
@@ -40,4 +32,21 @@ npm_ci() {
         export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-$authorities}
     fi
     timeout 180 npm ci --prefix "$1" --ignore-scripts --no-audit --no-fund --prefer-offline
+}
+
+# python_install FROM INTO WHAT: what FROM/requirements.txt locks, into INTO/python, anew when it has changed.
+python_install() {
+    if cmp -s "$1/requirements.txt" "$2/python.lock"; then return; fi
+    say "fetching $3"
+    rm -rf "$2/python"
+    mkdir -p "$2"
+    python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --target "$2/python" --requirement "$1/requirements.txt" >"$2/python.log" 2>&1 ||
+        die "could not fetch $3, see $2/python.log"
+    cp "$1/requirements.txt" "$2/python.lock"
+}
+
+# The client that tests/it/openapi_client.rs has make requests of the API's description.
+openapi_install() {
+    python_install "$root/tests/openapi" "$tools/openapi" "the client of the API's description"
 }

@@ -33,7 +33,8 @@ pub fn reading() -> Router<State> {
         .route("/v1/events", get(find))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Filter {
     /// An event's or a delivery's.
@@ -77,6 +78,20 @@ fn reason(name: &str) -> Result<Reason, Problem> {
     })
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/attempts",
+    tag = "deliveries",
+    operation_id = "listAttempts",
+    summary = "Attempts that were made",
+    params(Filter),
+    responses(
+        (status = 200, description = "A page, the newest first", body = super::openapi::AttemptsPage),
+        (status = 409, description = "Attempts are not kept (`attempts: false`)"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -97,6 +112,20 @@ async fn list(
 }
 
 /// All of them, a line each, as they are read. An error on the way breaks it off.
+#[utoipa::path(
+    get,
+    path = "/v1/attempts/export",
+    tag = "deliveries",
+    operation_id = "exportAttempts",
+    summary = "All attempts, a line each; without `limit` and `cursor`",
+    params(Filter),
+    responses(
+        (status = 200, description = "All of them, a line each", body = Entry, content_type = "application/x-ndjson"),
+        (status = 409, description = "Attempts are not kept (`attempts: false`)"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn export(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -142,6 +171,19 @@ fn lines(entries: &[Entry]) -> Bytes {
     lines.into()
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}/trace",
+    tag = "deliveries",
+    operation_id = "traceEvent",
+    summary = "What became of an event; also at `/v1/events/{id}`",
+    params(("id" = String, Path, description = "The event's id, as receivers see it in `webhook-id`")),
+    responses(
+        (status = 200, description = "What is known", body = Trace),
+        (status = 404, description = "Nothing is known of it"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn trace(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -150,13 +192,26 @@ async fn trace(
     Ok(Json(state.traces.seen_by(caller.0.as_deref(), &id).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Having {
     r#where: String,
 }
 
 /// The ids of events that have a field.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "deliveries",
+    operation_id = "findEvents",
+    summary = "Events that have a field",
+    params(Having),
+    responses(
+        (status = 200, description = "Ids of up to 20 events, the newest first", body = super::openapi::EventsFound),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn find(
     Extract(state): Extract<State>,
     ask::Query(asked): ask::Query<Having>,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use super::ask::{MAX_ASK, Path, read};
-use super::problem::Problem;
+use super::problem::{Problem, Wrong};
 use crate::operations::settings::{Intake, NotReloaded, Reloaded};
 
 /// What the API needs of those who run the bridge.
@@ -55,21 +55,58 @@ pub fn changing() -> Router<State> {
 }
 
 /// What is logged.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     pub filter: String,
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/config/reload",
+    tag = "bridge",
+    operation_id = "reloadConfig",
+    summary = "Reads the config again",
+    responses(
+        (status = 200, description = "What has changed", body = Reloaded),
+        (status = 409, description = "It runs without a config file"),
+        (status = 422, description = "The file has problems, each with its place"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn reload(Extract(state): Extract<State>) -> Result<Json<Reloaded>, Problem> {
     Ok(Json(state.control.reload().await?))
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/log",
+    tag = "bridge",
+    operation_id = "showLog",
+    summary = "What is logged",
+    responses(
+        (status = 200, description = "As `HOOKBRIDGE_LOG` would say it", body = Log),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn log(Extract(state): Extract<State>) -> Json<Log> {
     let filter = state.control.log_filter();
     Json(Log { filter })
 }
 
+#[utoipa::path(
+    put,
+    path = "/v1/log",
+    tag = "bridge",
+    operation_id = "setLog",
+    summary = "Has something else logged",
+    request_body(content = Log),
+    responses(
+        (status = 200, description = "What is logged now", body = Log),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn set_log(Extract(state): Extract<State>, body: Body) -> Result<Json<Log>, Problem> {
     let Log { filter } = read(body, MAX_ASK).await?;
     let set = state.control.set_log_filter(&filter);
@@ -78,18 +115,70 @@ async fn set_log(Extract(state): Extract<State>, body: Body) -> Result<Json<Log>
     Ok(Json(Log { filter }))
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/sources/pause",
+    tag = "sources",
+    operation_id = "pauseSources",
+    summary = "Takes nothing from any source from now on",
+    responses(
+        (status = 200, description = "All of them", body = super::openapi::IntakesShown),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn pause_all(state: Extract<State>) -> Result<Json<Value>, Problem> {
     set_paused(state, None, true).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/sources/resume",
+    tag = "sources",
+    operation_id = "resumeSources",
+    summary = "Takes from all sources again",
+    responses(
+        (status = 200, description = "All of them", body = super::openapi::IntakesShown),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn resume_all(state: Extract<State>) -> Result<Json<Value>, Problem> {
     set_paused(state, None, false).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/sources/{name}/pause",
+    tag = "sources",
+    operation_id = "pauseSource",
+    summary = "Takes nothing from a source from now on",
+    params(("name" = String, Path, description = "The source's name")),
+    responses(
+        (status = 200, description = "As it is now", body = super::openapi::IntakesShown),
+        (status = 404, description = "There is no such source"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn pause(state: Extract<State>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     set_paused(state, Some(&name), true).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/sources/{name}/resume",
+    tag = "sources",
+    operation_id = "resumeSource",
+    summary = "Takes from a source again",
+    params(("name" = String, Path, description = "The source's name")),
+    responses(
+        (status = 200, description = "As it is now", body = super::openapi::IntakesShown),
+        (status = 404, description = "There is no such source"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn resume(state: Extract<State>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
     set_paused(state, Some(&name), false).await
 }
@@ -117,12 +206,18 @@ impl From<NotReloaded> for Problem {
         let title = "The config is not reloaded";
         match why {
             NotReloaded::NoFile => Self::new(StatusCode::CONFLICT, "no-config-file", title, detail),
-            NotReloaded::Invalid(_) => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid-config",
-                title,
-                detail,
-            ),
+            NotReloaded::Invalid(flaws) => {
+                let wrong = flaws
+                    .into_iter()
+                    .map(|flaw| Wrong::in_file(flaw.line, flaw.column, flaw.message, flaw.help));
+                Self::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "invalid-config",
+                    title,
+                    detail,
+                )
+                .with(wrong.collect())
+            }
             NotReloaded::Failed(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",

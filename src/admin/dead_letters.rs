@@ -59,7 +59,8 @@ pub fn removing() -> Router<State> {
 }
 
 /// Which letters, in a query.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
     #[serde(default)]
@@ -67,7 +68,8 @@ struct Which {
     broker: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Paged {
     #[serde(default)]
@@ -77,14 +79,16 @@ struct Paged {
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct On {
     broker: Option<String>,
 }
 
 /// What is to be done with which letters.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[schema(as = DeadLetterOrder)]
 #[serde(deny_unknown_fields)]
 struct Change {
     #[serde(default)]
@@ -99,13 +103,29 @@ struct Change {
 }
 
 /// The edited body, if it was edited: as text, or in base64.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[schema(as = EditedBody)]
 #[serde(deny_unknown_fields)]
 struct Edited {
     body: Option<String>,
     body_base64: Option<String>,
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    tag = "dead letters",
+    operation_id = "listDeadLetters",
+    summary = "Dead letters",
+    params(Paged),
+    responses(
+        (status = 200, description = "A page, the oldest first", body = dead::Page),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "Somebody else is at it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -131,6 +151,21 @@ async fn list(
     patiently(work).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/groups",
+    tag = "dead letters",
+    operation_id = "groupDeadLetters",
+    summary = "What dead letters have died of",
+    params(Which),
+    responses(
+        (status = 200, description = "The most frequent first", body = dead::Groups),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "Somebody else is at it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn groups(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -140,6 +175,21 @@ async fn groups(
     patiently(async move { dead::groups(&state.operations, &choice).await }).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/count",
+    tag = "dead letters",
+    operation_id = "countDeadLetters",
+    summary = "How many dead letters there are",
+    params(Which),
+    responses(
+        (status = 200, description = "So many", body = dead::Count),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "Somebody else is at it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn count(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -149,6 +199,21 @@ async fn count(
     patiently(async move { dead::count(&state.operations, &choice).await }).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{id}",
+    tag = "dead letters",
+    operation_id = "showDeadLetter",
+    summary = "One dead letter",
+    params(("id" = String, Path, description = "The letter's id, or the start of it"), On),
+    responses(
+        (status = 200, description = "With headers and body", body = Shown),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "More than one is meant, or somebody else is at it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn show(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -159,6 +224,21 @@ async fn show(
     patiently(async move { dead::find(&state.operations, &choice, &id).await }).await
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/export",
+    tag = "dead letters",
+    operation_id = "exportDeadLetters",
+    summary = "All dead letters, a line each",
+    params(Which),
+    responses(
+        (status = 200, description = "All of them, a line each", body = Shown, content_type = "application/x-ndjson"),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "Somebody else is at it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn export(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -192,6 +272,22 @@ async fn line(
     }))
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/retry",
+    tag = "dead letters",
+    operation_id = "retryDeadLetters",
+    summary = "Sends dead letters again",
+    request_body(content = Change),
+    responses(
+        (status = 202, description = "The job that does it", body = crate::operations::Report),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "Somebody else is at it"),
+        (status = 429, description = "Too many jobs are at work"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn retry(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -210,6 +306,22 @@ async fn retry(
     Ok(jobs::accepted(&job, &caller))
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/drop",
+    tag = "dead letters",
+    operation_id = "dropDeadLetters",
+    summary = "Removes dead letters",
+    request_body(content = Change),
+    responses(
+        (status = 202, description = "The job that does it", body = crate::operations::Report),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "Somebody else is at it"),
+        (status = 429, description = "Too many jobs are at work"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn purge(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -225,6 +337,23 @@ async fn purge(
     Ok(jobs::accepted(&job, &caller))
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/{id}/retry",
+    tag = "dead letters",
+    operation_id = "retryDeadLetter",
+    summary = "Sends one dead letter again, with another body if one is given",
+    params(("id" = String, Path, description = "The letter's id, or the start of it"), On),
+    request_body(content = Option<Edited>),
+    responses(
+        (status = 202, description = "The job that does it", body = crate::operations::Report),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "It is left where it is, more than one is meant, or somebody else is at it"),
+        (status = 429, description = "Too many jobs are at work"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn retry_one(
     Extract(state): Extract<State>,
     caller: Caller,

@@ -29,7 +29,8 @@ use crate::event::{HeaderValue, Headers};
 /// Headers of tracing, which go on to the receivers.
 const CARRIED: [&str; 3] = [TRACEPARENT, TRACESTATE, BAGGAGE];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct To {
     /// Which embedded broker, where there are several.
@@ -40,6 +41,22 @@ pub async fn no_topic() -> Problem {
     Declined::BadTopic("it is empty").into()
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/topics/{topic}/events",
+    tag = "publishing",
+    operation_id = "publish",
+    summary = "Publishes an event to an embedded broker; with `application/x-ndjson` many, all or none",
+    params(("topic" = String, Path, description = "The topic"), To, ("Hookbridge-Id" = Option<String>, Header, description = "The event's id"), ("Hookbridge-Type" = Option<String>, Header, description = "Its type"), ("Hookbridge-Key" = Option<String>, Header, description = "Its key")),
+    request_body(content = super::openapi::EventBody, content_type = "application/json"),
+    responses(
+        (status = 202, description = "Kept and synced", body = super::openapi::Published),
+        (status = 404, description = "There is no such broker"),
+        (status = 507, description = "There is no room for it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["publish"])),
+)]
 pub async fn publish(
     Extract(state): Extract<State>,
     Path(topic): Path<String>,

@@ -45,11 +45,35 @@ pub fn room_for(state: &State, caller: &Caller) -> Result<(), Problem> {
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    tag = "jobs",
+    operation_id = "listJobs",
+    summary = "Jobs",
+    responses(
+        (status = 200, description = "Those at work, and the last hundred that have ended", body = super::openapi::JobsShown),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(Extract(state): Extract<State>, caller: Caller) -> Response {
     let jobs = state.operations.jobs.list(caller.0.as_deref());
     Json(json!({ "jobs": jobs })).into_response()
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    operation_id = "showJob",
+    summary = "One job",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 200, description = "How far it is", body = Report),
+        (status = 404, description = "There is no such thing"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn show(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -60,6 +84,19 @@ async fn show(
     Ok(Json(job.ok_or_else(unknown)?.report()))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    operation_id = "cancelJob",
+    summary = "Asks a job to stop",
+    params(("id" = String, Path, description = "The job's id")),
+    responses(
+        (status = 200, description = "How far it came", body = Report),
+        (status = 404, description = "There is no such thing"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn cancel(
     Extract(state): Extract<State>,
     caller: Caller,

@@ -16,6 +16,7 @@ mod events;
 mod health;
 mod jobs;
 mod ndjson;
+mod openapi;
 pub mod parked;
 mod problem;
 mod registration;
@@ -25,6 +26,8 @@ mod strict;
 mod subscriptions;
 mod tap;
 mod tenancy;
+mod transfer;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,8 +47,10 @@ use crate::pipeline::Taps;
 pub use access::{Scope, Token};
 pub use control::{Control, Log};
 pub use health::{Component, Condition, Readiness};
+pub use openapi::{SUBSCRIPTION, document};
 pub use registration::Rotate;
 pub use subscriptions::{Change, NotChanged, Subscriptions};
+pub use trial::Trial;
 
 /// What the admin listener works with.
 #[derive(Clone)]
@@ -71,6 +76,8 @@ pub struct State {
     pub tokens: Arc<[Token]>,
     /// Largest body of a request.
     pub max_event_bytes: usize,
+    /// What [`document`] describes, as JSON.
+    pub openapi: bytes::Bytes,
 }
 
 /// How long a request may take, its body included.
@@ -100,7 +107,8 @@ fn router(state: State, on_loopback: bool) -> Router {
     let open = Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
-        .route("/version", get(health::version));
+        .route("/version", get(health::version))
+        .merge(openapi::reading());
     let read = Router::new()
         .route("/metrics", get(health::metrics))
         .merge(attempts::reading())
@@ -139,6 +147,8 @@ fn router(state: State, on_loopback: bool) -> Router {
         .merge(control::changing())
         .merge(dead_letters::removing())
         .merge(registration::changing())
+        .merge(transfer::moving())
+        .merge(trial::sending())
         .route_layer(needs(Scope::Admin));
     let router = open
         .merge(read)

@@ -29,14 +29,16 @@ pub fn ordering() -> Router<State> {
         .route("/v1/parked/drop", post(drop_them))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
     broker: Option<String>,
 }
 
 /// An order as it is asked for: of one subscription, or of all.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ParkedOrder)]
 #[serde(deny_unknown_fields)]
 pub struct Wish {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,6 +54,19 @@ pub struct Wish {
     pub force: bool,
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/parked",
+    tag = "parked",
+    operation_id = "listParked",
+    summary = "What waits on the brokers",
+    params(Which),
+    responses(
+        (status = 200, description = "All that waits", body = Listing),
+        (status = 404, description = "There is no such thing"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -76,10 +91,40 @@ async fn list(
     Ok(Json(listing))
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/parked/now",
+    tag = "parked",
+    operation_id = "bringForward",
+    summary = "Brings parked deliveries forward",
+    request_body(content = Wish),
+    responses(
+        (status = 202, description = "The job that does it", body = crate::operations::Report),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "The subscription takes no deliveries now"),
+        (status = 429, description = "Too many jobs are at work"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn now(state: Extract<State>, caller: Caller, body: Body) -> Result<Response, Problem> {
     order(state, caller, body, Deed::Now).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/parked/drop",
+    tag = "parked",
+    operation_id = "dropParked",
+    summary = "Drops parked deliveries",
+    request_body(content = Wish),
+    responses(
+        (status = 202, description = "The job that does it", body = crate::operations::Report),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "The subscription takes no deliveries now"),
+        (status = 429, description = "Too many jobs are at work"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn drop_them(state: Extract<State>, caller: Caller, body: Body) -> Result<Response, Problem> {
     order(state, caller, body, Deed::Drop).await
 }

@@ -23,10 +23,16 @@ pub struct Problem {
 }
 
 /// One thing that is wrong in a body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Wrong {
     /// A JSON pointer as a URI's fragment, as in RFC 9457: `#/endpoint/url`.
-    pointer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<String>,
+    /// Where it is in a file or in a body of lines, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
     detail: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,21 +64,46 @@ impl Wrong {
             }
         }
         Self {
-            pointer: fragment,
+            pointer: Some(fragment),
+            line: None,
+            column: None,
             detail,
             help,
         }
     }
+
+    /// At a place of a file; both numbers are from 1.
+    pub fn in_file(line: usize, column: usize, detail: String, help: Option<String>) -> Self {
+        Self {
+            pointer: None,
+            line: Some(line),
+            column: Some(column),
+            detail,
+            help,
+        }
+    }
+
+    /// In this line of the body, from 1.
+    pub fn on_line(self, line: usize) -> Self {
+        Self {
+            line: Some(line),
+            ..self
+        }
+    }
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// What is wrong with a request, as RFC 9457 has it.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = Problem)]
+pub struct Detailed {
+    /// `urn:hookbridge:problem:` and a name for programs.
     r#type: String,
-    title: &'a str,
+    title: &'static str,
     status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [Wrong],
+    detail: String,
+    /// What is wrong one by one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Wrong>,
 }
 
 impl Problem {
@@ -161,12 +192,12 @@ impl From<Declined> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = Body {
+        let body = Detailed {
             r#type: format!("urn:hookbridge:problem:{}", self.name),
             title: self.title,
             status: self.status.as_u16(),
-            detail: &self.detail,
-            errors: &self.errors,
+            detail: self.detail,
+            errors: self.errors,
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let kind = HeaderValue::from_static("application/problem+json");

@@ -53,7 +53,8 @@ pub fn changing() -> Router<State> {
         .route("/v1/subscriptions/{name}/rotate", post(rotate))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Which {
     limit: Option<usize>,
@@ -63,6 +64,18 @@ struct Which {
     label: Option<String>,
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/subscriptions",
+    tag = "subscriptions",
+    operation_id = "listSubscriptions",
+    summary = "All subscriptions, those of the config file too",
+    params(Which),
+    responses(
+        (status = 200, description = "A page, by name", body = super::openapi::SubscriptionsPage),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -105,6 +118,20 @@ fn labels(text: &str) -> Result<Vec<(String, String)>, Problem> {
     .collect()
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/subscriptions/{name}",
+    tag = "subscriptions",
+    operation_id = "showSubscription",
+    summary = "One subscription",
+    params(("name" = String, Path, description = "Its name, or its uid")),
+    responses(
+        (status = 200, description = "Secrets are masked", body = crate::operations::subscriptions::Shown),
+        (status = 404, description = "There is no such subscription"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn show(
     Extract(state): Extract<State>,
     caller: Caller,
@@ -143,6 +170,25 @@ impl FromRequestParts<State> for Asked {
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions",
+    tag = "subscriptions",
+    operation_id = "makeSubscription",
+    summary = "Makes a subscription",
+    params(("dry_run" = Option<bool>, Query, description = "Check everything and do nothing"), ("Idempotency-Key" = Option<String>, Header, description = "With the same key and body the answer is the same for a day")),
+    request_body(content = super::openapi::SubscriptionWanted, content_type = "application/json"),
+    responses(
+        (status = 201, description = "Made; `secret` is shown this once", body = crate::operations::subscriptions::Shown, headers(("Location" = String, description = "Where it is"), ("ETag" = String, description = "For `If-Match`"))),
+        (status = 200, description = "What would be made (`dry_run`)", body = crate::operations::subscriptions::Shown),
+        (status = 409, description = "The name is taken"),
+        (status = 413, description = "The body or the subscription is too large"),
+        (status = 415, description = "The body is of another kind"),
+        (status = 422, description = "Mistakes, each with its JSON pointer"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn create(
     Asked { registry, wish }: Asked,
     headers: HeaderMap,
@@ -162,6 +208,26 @@ async fn create(
     Ok(response)
 }
 
+#[utoipa::path(
+    put,
+    path = "/v1/subscriptions/{name}",
+    tag = "subscriptions",
+    operation_id = "replaceSubscription",
+    summary = "Replaces a subscription as a whole",
+    params(("name" = String, Path, description = "Its name, or its uid"), ("dry_run" = Option<bool>, Query, description = "Check everything and do nothing"), ("If-Match" = Option<String>, Header, description = "An `ETag`: only if nobody has made a change since")),
+    request_body(content = super::openapi::SubscriptionWanted, content_type = "application/json"),
+    responses(
+        (status = 200, description = "As it is now", body = crate::operations::subscriptions::Shown),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "It belongs to the config file, its name is taken, or its state does not allow it"),
+        (status = 412, description = "It was changed since"),
+        (status = 413, description = "The body or the subscription is too large"),
+        (status = 415, description = "The body is of another kind"),
+        (status = 422, description = "Mistakes, each with its JSON pointer"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn replace(
     Path(name): Path<String>,
     Asked { registry, wish }: Asked,
@@ -173,6 +239,26 @@ async fn replace(
     Ok(written(StatusCode::OK, answered))
 }
 
+#[utoipa::path(
+    patch,
+    path = "/v1/subscriptions/{name}",
+    tag = "subscriptions",
+    operation_id = "changeSubscription",
+    summary = "Changes a part of a subscription by a merge patch (RFC 7396)",
+    params(("name" = String, Path, description = "Its name, or its uid"), ("dry_run" = Option<bool>, Query, description = "Check everything and do nothing"), ("If-Match" = Option<String>, Header, description = "An `ETag`: only if nobody has made a change since")),
+    request_body(content = super::openapi::SubscriptionPatch, content_type = "application/merge-patch+json"),
+    responses(
+        (status = 200, description = "As it is now", body = crate::operations::subscriptions::Shown),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "It belongs to the config file, its name is taken, or its state does not allow it"),
+        (status = 412, description = "It was changed since"),
+        (status = 413, description = "The body or the subscription is too large"),
+        (status = 415, description = "The body is of another kind"),
+        (status = 422, description = "Mistakes, each with its JSON pointer"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn merge(
     Path(name): Path<String>,
     Asked { registry, wish }: Asked,
@@ -185,6 +271,22 @@ async fn merge(
     Ok(written(StatusCode::OK, answered))
 }
 
+#[utoipa::path(
+    delete,
+    path = "/v1/subscriptions/{name}",
+    tag = "subscriptions",
+    operation_id = "removeSubscription",
+    summary = "Removes a subscription for good",
+    params(("name" = String, Path, description = "Its name, or its uid"), ("dry_run" = Option<bool>, Query, description = "Check everything and do nothing"), ("If-Match" = Option<String>, Header, description = "An `ETag`: only if nobody has made a change since")),
+    responses(
+        (status = 204, description = "Removed for good"),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "It belongs to the config file, its name is taken, or its state does not allow it"),
+        (status = 412, description = "It was changed since"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn remove(
     Path(name): Path<String>,
     Asked { registry, wish }: Asked,
@@ -194,7 +296,7 @@ async fn remove(
 }
 
 /// What a secret is to be replaced with.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rotate {
     /// How long the old one signs beside it: `24h`.
@@ -205,6 +307,26 @@ pub struct Rotate {
     pub secret: Option<String>,
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{name}/rotate",
+    tag = "subscriptions",
+    operation_id = "rotateSecret",
+    summary = "Replaces its secret, the old one signing beside it for a while",
+    params(("name" = String, Path, description = "Its name, or its uid"), ("dry_run" = Option<bool>, Query, description = "Check everything and do nothing"), ("If-Match" = Option<String>, Header, description = "An `ETag`: only if nobody has made a change since")),
+    request_body(content = Option<Rotate>, content_type = "application/json"),
+    responses(
+        (status = 200, description = "As it is now, with the new `secret` if it was made here", body = crate::operations::subscriptions::Shown),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "It belongs to the config file, its name is taken, or its state does not allow it"),
+        (status = 412, description = "It was changed since"),
+        (status = 413, description = "The body or the subscription is too large"),
+        (status = 415, description = "The body is of another kind"),
+        (status = 422, description = "Mistakes, each with its JSON pointer"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 async fn rotate(
     Path(name): Path<String>,
     Asked { registry, wish }: Asked,
@@ -241,7 +363,7 @@ fn overlap(text: &str) -> Result<Duration, Problem> {
     (read <= LONGEST_OVERLAP).then_some(read).ok_or_else(wrong)
 }
 
-fn registry(state: &State) -> Result<&Arc<Registry>, Problem> {
+pub(super) fn registry(state: &State) -> Result<&Arc<Registry>, Problem> {
     state.registry.as_ref().ok_or_else(|| {
         let detail = "no subscriptions are kept here";
         Problem::from(Refused::Unavailable(detail.to_owned()))
@@ -316,7 +438,7 @@ async fn read(headers: &HeaderMap, body: Body, kinds: &[&str]) -> Result<Value, 
     Ok(read.0)
 }
 
-fn of_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
+pub(super) fn of_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Problem> {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();

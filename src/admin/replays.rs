@@ -27,7 +27,8 @@ pub fn starting() -> Router<State> {
     Router::new().route("/v1/replays", post(start))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
+#[schema(as = ReplayOrder)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
     source: String,
@@ -43,12 +44,40 @@ struct Wanted {
     dry_run: bool,
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/replays",
+    tag = "replays",
+    operation_id = "listReplays",
+    summary = "Replays",
+    responses(
+        (status = 200, description = "Those at work, and those that are remembered", body = super::openapi::ReplaysShown),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(Extract(state): Extract<State>, caller: Caller) -> Response {
     let mut all = state.operations.jobs.list(caller.0.as_deref());
     all.retain(|job| replay::OPERATIONS.contains(&&*job.operation));
     Json(json!({ "replays": all })).into_response()
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/replays",
+    tag = "replays",
+    operation_id = "startReplay",
+    summary = "Sends what a source made in a span of time again, to one subscription",
+    request_body(content = Wanted),
+    responses(
+        (status = 202, description = "The job that does it", body = crate::operations::Report),
+        (status = 404, description = "There is no such thing"),
+        (status = 409, description = "The subscription takes no deliveries now"),
+        (status = 422, description = "This cannot be replayed"),
+        (status = 429, description = "Too many jobs are at work"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["replay"])),
+)]
 async fn start(
     Extract(state): Extract<State>,
     caller: Caller,

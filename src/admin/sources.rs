@@ -14,6 +14,17 @@ pub fn reading() -> Router<State> {
     Router::new().route("/v1/sources", get(list))
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/sources",
+    tag = "sources",
+    operation_id = "listSources",
+    summary = "Sources, and how far back each can be replayed",
+    responses(
+        (status = 200, description = "All of them", body = super::openapi::SourcesShown),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn list(Extract(state): Extract<State>) -> Response {
     let mut sources = sources::list(&state.operations).await;
     for intake in state.control.intakes() {

@@ -86,6 +86,21 @@ impl From<NotChanged> for Problem {
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{name}/pause",
+    tag = "subscriptions",
+    operation_id = "pauseSubscription",
+    summary = "Matches and holds from now on",
+    params(("name" = String, Path, description = "Its name, or its uid")),
+    responses(
+        (status = 200, description = "As it is now", body = Listed),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "Its state does not allow it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 pub async fn pause(
     state: Extract<State>,
     caller: Caller,
@@ -94,6 +109,21 @@ pub async fn pause(
     change(state, caller, name, Change::Pause).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{name}/resume",
+    tag = "subscriptions",
+    operation_id = "resumeSubscription",
+    summary = "Delivers again, what was held as well",
+    params(("name" = String, Path, description = "Its name, or its uid")),
+    responses(
+        (status = 200, description = "As it is now", body = Listed),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "Its state does not allow it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 pub async fn resume(
     state: Extract<State>,
     caller: Caller,
@@ -102,6 +132,21 @@ pub async fn resume(
     change(state, caller, name, Change::Resume).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{name}/enable",
+    tag = "subscriptions",
+    operation_id = "enableSubscription",
+    summary = "Tries an endpoint again that disabled itself",
+    params(("name" = String, Path, description = "Its name, or its uid")),
+    responses(
+        (status = 200, description = "As it is now", body = Listed),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "Its state does not allow it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 pub async fn enable(
     state: Extract<State>,
     caller: Caller,
@@ -110,6 +155,21 @@ pub async fn enable(
     change(state, caller, name, Change::Enable).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{name}/verify",
+    tag = "subscriptions",
+    operation_id = "verifySubscription",
+    summary = "Asks its endpoint now whether it agrees to get deliveries",
+    params(("name" = String, Path, description = "Its name, or its uid")),
+    responses(
+        (status = 200, description = "As it is now", body = Listed),
+        (status = 404, description = "There is no such subscription"),
+        (status = 409, description = "Its state does not allow it"),
+        (status = 503, description = "The broker, the store or the journal is not available"),
+    ),
+    security(("token" = ["admin"])),
+)]
 pub async fn verify(
     state: Extract<State>,
     caller: Caller,

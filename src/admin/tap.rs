@@ -29,7 +29,8 @@ pub fn reading() -> Router<State> {
     Router::new().route("/v1/tap", get(tap))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Asked {
     id: Option<String>,
@@ -42,6 +43,19 @@ struct Asked {
     exchanges: Option<bool>,
 }
 
+#[utoipa::path(
+    get,
+    path = "/v1/tap",
+    tag = "deliveries",
+    operation_id = "tap",
+    summary = "Attempts as they are made, with request and answer",
+    params(Asked),
+    responses(
+        (status = 200, description = "Server-sent events: `listening`, then `attempt` for each with an `Exchange`, and `lost`", body = String, content_type = "text/event-stream"),
+        (status = 429, description = "Too many listen already"),
+    ),
+    security(("token" = ["read"])),
+)]
 async fn tap(
     Extract(state): Extract<State>,
     caller: Caller,

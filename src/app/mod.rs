@@ -5,6 +5,7 @@
 mod brokers;
 mod failure;
 mod journal;
+mod openapi;
 mod operations;
 mod preview;
 mod readiness;
@@ -43,6 +44,7 @@ use crate::subscription::Subscription;
 pub use brokers::publisher;
 pub use failure::Failure;
 pub use journal::traces;
+pub use openapi::openapi;
 pub use operations::{on_source, operations};
 pub use preview::{bytes_of, event, preview};
 use reload::Reloader;
@@ -232,6 +234,7 @@ impl App {
             operations: operations.clone(),
             tokens: brokers::tokens(&config).into(),
             max_event_bytes: config.admin.max_event_bytes,
+            openapi: openapi().into(),
         };
         let admin_stop = tokio_util::sync::CancellationToken::new();
         let admin = tokio::spawn(admin::serve(listener, state, admin_stop.clone()));

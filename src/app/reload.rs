@@ -19,7 +19,7 @@ use super::{Failure, From, brokers, compiled, registry, state};
 use crate::admin::Control;
 use crate::config::{self, Config, Problems};
 use crate::meters::Meters;
-use crate::operations::settings::{Differences, Intake, NotReloaded, Reloaded};
+use crate::operations::settings::{Differences, Flaw, Intake, NotReloaded, Reloaded};
 use crate::operations::subscriptions::Registry;
 use crate::pipeline::Pipeline;
 use crate::store::Store;
@@ -27,7 +27,7 @@ use crate::subscription::Contract;
 use crate::telemetry;
 
 /// Problems of a file that an answer names.
-const MOST_PROBLEMS: usize = 20;
+const MOST_PROBLEMS: usize = 1_000;
 /// A file that somebody is still writing looks different after this.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -213,15 +213,14 @@ async fn hash(path: &Path) -> Option<String> {
 }
 
 fn invalid(problems: &Problems) -> NotReloaded {
-    let list = problems.list();
-    let shown = list.iter().take(MOST_PROBLEMS);
-    let mut said: Vec<_> = shown
-        .map(|problem| format!("{}:{}: {}", problem.line, problem.col, problem.message))
-        .collect();
-    if list.len() > MOST_PROBLEMS {
-        said.push("and more".to_owned());
-    }
-    NotReloaded::Invalid(said)
+    let flaws = problems.list().iter().take(MOST_PROBLEMS);
+    let flaws = flaws.map(|problem| Flaw {
+        line: problem.line,
+        column: problem.col,
+        message: problem.message.clone(),
+        help: problem.help.clone(),
+    });
+    NotReloaded::Invalid(flaws.collect())
 }
 
 /// The parts of `new` that only a restart brings into force. A new part of the config does not

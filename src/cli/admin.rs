@@ -36,7 +36,9 @@ struct Problem {
 
 #[derive(serde::Deserialize)]
 struct Wrong {
-    pointer: String,
+    pointer: Option<String>,
+    line: Option<usize>,
+    column: Option<usize>,
     detail: String,
     help: Option<String>,
 }
@@ -117,11 +119,15 @@ impl Admin {
     pub async fn lines(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Lines> {
         let request = self.client.get(self.url(path, query)?);
         let answer = send(self.with_token(request)).await?;
-        Ok(Lines {
-            answer,
-            read: Vec::new(),
-            searched: 0,
-        })
+        Ok(Lines::of(answer))
+    }
+
+    /// A POST of many lines, which is answered with many.
+    pub async fn post_lines(&self, path: &str, lines: Vec<u8>) -> anyhow::Result<Lines> {
+        let request = self.client.post(self.url(path, &[])?).body(lines);
+        let kind = (http::header::CONTENT_TYPE, "application/x-ndjson");
+        let request = self.with_token(request.header(kind.0, kind.1));
+        Ok(Lines::of(send(request).await?))
     }
 
     fn url(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<url::Url> {
@@ -228,6 +234,14 @@ pub struct Lines {
 }
 
 impl Lines {
+    fn of(answer: Response) -> Self {
+        Self {
+            answer,
+            read: Vec::new(),
+            searched: 0,
+        }
+    }
+
     /// The next line that is not empty; `None` at the end. An answer that was broken off is an error.
     pub async fn next(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         loop {
@@ -271,9 +285,17 @@ fn broken_off(error: reqwest::Error) -> anyhow::Error {
 fn said(problem: &Problem) -> String {
     let mut said = format!("{}: {}", problem.title, problem.detail);
     for wrong in &problem.errors {
-        let place = wrong.pointer.trim_start_matches('#');
-        let place = if place.is_empty() { "/" } else { place };
-        said.push_str(&format!("\n  {place}: {}", wrong.detail));
+        let pointer = wrong.pointer.as_deref();
+        let pointer = pointer.map(|pointer| match pointer.trim_start_matches('#') {
+            "" => "/".to_owned(),
+            pointer => pointer.to_owned(),
+        });
+        let line = wrong.line.map(|line| match wrong.column {
+            Some(column) => format!("{line}:{column}"),
+            None => format!("line {line}"),
+        });
+        let place: Vec<_> = line.into_iter().chain(pointer).collect();
+        said.push_str(&format!("\n  {}: {}", place.join(", "), wrong.detail));
         if let Some(help) = &wrong.help {
             said.push_str(&format!(" ({help})"));
         }

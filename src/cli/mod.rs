@@ -85,8 +85,8 @@ enum Command {
     Resume(pause::Args),
     /// Run the bridge. Without --config: an embedded broker in ./data, for trying it out.
     Run(run::Args),
-    /// Print the JSON Schema of the config, for editors.
-    Schema,
+    /// Print the JSON Schema of the config, for editors, or the API's description.
+    Schema(schema::Args),
     /// Publish an event to a broker of the config.
     Send(send::Args),
     /// Print the headers that a delivery of a body would have.
@@ -146,7 +146,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => run_small(replay::run(args)),
         Command::Resume(args) => run_small(pause::resume(args)),
         Command::Run(args) => run::run(args),
-        Command::Schema => ended(schema::run()),
+        Command::Schema(args) => ended(schema::run(&args)),
         Command::Send(args) => run_small(run::send(args)),
         Command::Sign(args) => ended(sign::run(args)),
         Command::Subscription(args) => run_small(subscription::run(args)),

@@ -3,6 +3,9 @@
 //! Everything goes over its admin API, which decides what may be done; what belongs to the config file
 //! is shown here and changed there.
 
+mod transfer;
+mod trial;
+
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +44,12 @@ enum What {
     Resume(OneArgs),
     /// Try an endpoint again that disabled itself.
     Enable(OneArgs),
+    /// Write all that were made over the API to a file, a line each, sealed as they are.
+    Export(transfer::ExportArgs),
+    /// Take in what `export` has written, here or elsewhere; all of it is checked first.
+    Import(transfer::ImportArgs),
+    /// Send a sample or an event of the past to its endpoint now, and show what comes back.
+    Test(trial::Args),
     /// Ask its endpoint now whether it agrees to get deliveries.
     Verify(OneArgs),
     /// Replace its secret, the old one signing beside it for a while, and print the new one.
@@ -152,6 +161,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Pause(args) => order(args, "pause").await,
         What::Resume(args) => order(args, "resume").await,
         What::Enable(args) => order(args, "enable").await,
+        What::Export(args) => transfer::export(args).await,
+        What::Import(args) => transfer::import(args).await,
+        What::Test(args) => trial::run(args).await,
         What::Verify(args) => order(args, "verify").await,
         What::Rotate(args) => rotate(args).await,
     }

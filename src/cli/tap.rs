@@ -147,7 +147,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// As people read it.
-fn shown(tapped: &Tapped) -> String {
+pub fn shown(tapped: &Tapped) -> String {
     let Tapped {
         attempt,
         request,
@@ -179,6 +179,7 @@ fn headline(entry: &Entry) -> String {
         Then::Hold => "held",
         Then::DeadLetter => "dead-lettered",
         Then::Shadow => "a shadow, and not sent",
+        Then::Test => "a test",
     };
     let (subscription, event) = (visible(&entry.subscription), visible(&entry.event));
     format!(

@@ -254,6 +254,9 @@ fn state(state: &Now, now: Timestamp) -> String {
             };
             format!("not sent, settled at {}: {why}", second(*at))
         }
+        Now::Tested { at, outcome } => {
+            format!("sent at {} as a test, {outcome}", second(*at))
+        }
         Now::Unsettled { since } => format!(
             "attempted at {}, and no broker has confirmed what comes next",
             second(*since)

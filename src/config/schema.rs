@@ -2,9 +2,9 @@
 //! and the tables of docs/configuration.md. Both are made from the key table and kept in the
 //! repository; a test compares them.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::keys::{Form, MANDATORY, Section, TOP};
+use super::keys::{Form, MANDATORY, SUBSCRIPTION, Section, TLS, TOP};
 
 /// The JSON Schema (draft 7) of a config file.
 pub fn schema() -> Value {
@@ -12,9 +12,9 @@ pub fn schema() -> Value {
     let definitions: serde_json::Map<String, Value> = sections
         .iter()
         .skip(1)
-        .map(|section| (section.name.to_owned(), object(section)))
+        .map(|section| (section.name.to_owned(), object(section, &Style::File)))
         .collect();
-    let mut schema = object(&TOP);
+    let mut schema = object(&TOP, &Style::File);
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["title"] = json!("hookbridge config");
     schema["definitions"] = Value::Object(definitions);
@@ -34,7 +34,57 @@ pub fn table(section: &Section) -> String {
     out
 }
 
-fn object(section: &Section) -> Value {
+/// For whom a schema is.
+enum Style {
+    /// A file, in which values can be put in.
+    File,
+    /// The API's description, where schemas are among others.
+    Api,
+}
+
+impl Style {
+    fn place(&self, section: &Section) -> String {
+        match self {
+            Self::File => format!("#/definitions/{}", section.name),
+            Self::Api => format!("#/components/schemas/{}", in_api(section)),
+        }
+    }
+}
+
+/// Apart from the names of others.
+fn in_api(section: &Section) -> String {
+    format!("config.{}", section.name.replace(' ', "_"))
+}
+
+/// The schemas of a subscription that comes over the API, by their names: as the file has it, but for
+/// what reaches into this machine. `subscription` is what that of a subscription is called.
+pub fn registered(subscription: &str) -> Map<String, Value> {
+    let mut schemas = Map::new();
+    for section in SUBSCRIPTION.all() {
+        let mut schema = object(section, &Style::Api);
+        if section.name == SUBSCRIPTION.name {
+            schema["properties"]["name"] = json!({
+                "description": "What it is called; 1 to 63 characters.",
+                "allOf": [form(&Form::Name, &Style::Api)],
+            });
+            leave_out(&mut schema, "was");
+            schemas.insert(subscription.to_owned(), schema);
+            continue;
+        }
+        leave_out(&mut schema, "tls");
+        schemas.insert(in_api(section), schema);
+    }
+    schemas.remove(&in_api(&TLS));
+    schemas
+}
+
+fn leave_out(schema: &mut Value, key: &str) {
+    if let Some(properties) = schema["properties"].as_object_mut() {
+        properties.remove(key);
+    }
+}
+
+fn object(section: &Section, style: &Style) -> Value {
     let properties: serde_json::Map<String, Value> = section
         .keys
         .iter()
@@ -46,7 +96,7 @@ fn object(section: &Section) -> Value {
             // Beside `$ref`, draft 7 ignores everything, so the description goes around it.
             (
                 key.name.to_owned(),
-                json!({ "description": said, "allOf": [form(&key.form)] }),
+                json!({ "description": said, "allOf": [form(&key.form, style)] }),
             )
         })
         .collect();
@@ -64,11 +114,13 @@ fn object(section: &Section) -> Value {
     })
 }
 
-fn form(of: &Form) -> Value {
-    let to = |section: &Section| json!({ "$ref": format!("#/definitions/{}", section.name) });
+fn form(of: &Form, style: &Style) -> Value {
+    let to = |section: &Section| json!({ "$ref": style.place(section) });
     // A value that is put in is text until it is read.
-    let or_put_in =
-        |form: Value| json!({ "anyOf": [form, { "type": "string", "pattern": "\\$\\{" }] });
+    let or_put_in = |form: Value| match style {
+        Style::File => json!({ "anyOf": [form, { "type": "string", "pattern": "\\$\\{" }] }),
+        Style::Api => form,
+    };
     let pattern = |pattern: &str| or_put_in(json!({ "type": "string", "pattern": pattern }));
     match of {
         Form::Text => json!({ "type": ["string", "number"] }),
@@ -91,11 +143,11 @@ fn form(of: &Form) -> Value {
             pattern("^([2-5][0-9][0-9]( *- *[2-5][0-9][0-9])?|[2-5][xX][xX])$"),
         ] }),
         Form::OneOf(names) => or_put_in(json!({ "enum": names })),
-        Form::List(of) => json!({ "type": "array", "items": form(of) }),
+        Form::List(of) => json!({ "type": "array", "items": form(of, style) }),
         Form::Map(Form::Text) => {
             json!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
         }
-        Form::Map(of) => json!({ "type": "object", "additionalProperties": form(of) }),
+        Form::Map(of) => json!({ "type": "object", "additionalProperties": form(of, style) }),
         Form::Named(section) => json!({
             "type": "object",
             "propertyNames": { "pattern": "^[a-z][a-z0-9_.-]{0,62}$" },
@@ -105,7 +157,7 @@ fn form(of: &Form) -> Value {
         Form::One(section) => {
             json!({ "allOf": [to(section)], "minProperties": 1, "maxProperties": 1 })
         }
-        Form::Either(a, b) => json!({ "anyOf": [form(a), form(b)] }),
+        Form::Either(a, b) => json!({ "anyOf": [form(a, style), form(b, style)] }),
         Form::Any => json!({ "type": "object" }),
         Form::Json => json!({}),
         Form::Empty => json!({ "type": "object", "maxProperties": 0 }),

@@ -29,7 +29,8 @@ pub const BODY_BYTES: usize = 64 << 10;
 const HEADERS: usize = 64;
 
 /// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Record)]
 pub struct Entry {
     pub at: Timestamp,
     /// Which instance wrote it.
@@ -57,7 +58,8 @@ pub struct Entry {
 }
 
 /// What an entry says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Recorded)]
 #[serde(tag = "record", rename_all = "snake_case")]
 pub enum What {
     Attempt(Attempted),
@@ -90,7 +92,7 @@ pub enum What {
 }
 
 /// What operators order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Deed {
     /// Parked, and due at once.
@@ -108,7 +110,8 @@ pub enum Deed {
 }
 
 /// An attempt that was made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Attempt)]
 pub struct Attempted {
     /// From 1.
     pub attempt: u32,
@@ -126,7 +129,7 @@ pub struct Attempted {
 }
 
 /// What was decided after an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     Delivered,
@@ -135,10 +138,13 @@ pub enum Then {
     DeadLetter,
     /// Settled: it was for a shadow, and nothing was sent.
     Shadow,
+    /// Nothing: somebody has tried the endpoint.
+    Test,
 }
 
 /// What was sent, where `bodies` are kept. The signature is not in it: it is made when sending.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Request)]
 pub struct Exchange {
     pub method: String,
     /// Values that the config gives are masked.
@@ -200,6 +206,7 @@ pub fn attempted(
         Then::Hold => 2,
         Then::DeadLetter => 3,
         Then::Shadow => 4,
+        Then::Test => 5,
     });
     let (status, class) = match &attempt.outcome {
         Outcome::Answered(answer) => (answer.status, ""),
@@ -525,6 +532,7 @@ impl<'a> Reader<'a> {
             1 => Then::Retry,
             2 => Then::Hold,
             4 => Then::Shadow,
+            5 => Then::Test,
             _ => Then::DeadLetter,
         };
         let status = self.take().map(u16::from_le_bytes)?;

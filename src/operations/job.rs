@@ -50,7 +50,8 @@ struct Rest {
     reached: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = JobState)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Running,
@@ -61,7 +62,8 @@ pub enum State {
 }
 
 /// A job as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Job)]
 pub struct Report {
     pub id: String,
     pub operation: String,

@@ -17,6 +17,7 @@ pub mod sources;
 pub mod subscriptions;
 pub mod topology;
 pub mod trace;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -33,7 +33,8 @@ const HOLDS_WITHIN: Duration = Duration::from_secs(60);
 const MOST_MOVED: u64 = 10_000;
 
 /// A row of the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Parked)]
 pub struct Row {
     pub broker: Arc<str>,
     pub kind: WaitKind,
@@ -58,7 +59,8 @@ pub struct Row {
 }
 
 /// Everything that is parked, and the brokers that do not tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ParkedListing)]
 pub struct Listing {
     pub parked: Vec<Row>,
     /// Of each subscription, as far as one instance has seen; for brokers that do not tell whose.
@@ -68,13 +70,15 @@ pub struct Listing {
     pub not_told: Vec<NotTold>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ParkedSeen)]
 pub struct Seen {
     pub subscription: Arc<str>,
     pub count: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = NotTold)]
 pub struct NotTold {
     pub broker: Arc<str>,
     pub why: String,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// What came of reading the config again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reloaded {
     /// The first digits of the file's SHA-256.
     pub hash: String,
@@ -26,7 +26,7 @@ impl Reloaded {
 }
 
 /// Names, in order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Differences {
     pub added: Vec<String>,
     pub changed: Vec<String>,
@@ -68,11 +68,32 @@ impl Differences {
 pub enum NotReloaded {
     #[error("this bridge runs without a config file")]
     NoFile,
-    /// What is wrong with the file, each with its place.
-    #[error("the config file has {}: {}", counted(.0.len()), .0.join("; "))]
-    Invalid(Vec<String>),
+    /// What is wrong with the file.
+    #[error("the config file has {}: {}", counted(.0.len()), joined(.0))]
+    Invalid(Vec<Flaw>),
     #[error("{0}")]
     Failed(String),
+}
+
+/// Something that is wrong in a config file, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// As many are said in one line at the most.
+const MOST_SAID: usize = 20;
+
+fn joined(flaws: &[Flaw]) -> String {
+    let said = flaws.iter().take(MOST_SAID);
+    let said = said.map(|flaw| format!("{}:{}: {}", flaw.line, flaw.column, flaw.message));
+    let more = (flaws.len() > MOST_SAID).then(|| "and more".to_owned());
+    said.chain(more).collect::<Vec<_>>().join("; ")
 }
 
 fn counted(problems: usize) -> String {
@@ -83,7 +104,7 @@ fn counted(problems: usize) -> String {
 }
 
 /// A source, and whether somebody has paused it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Intake {
     pub name: String,
     pub paused: bool,

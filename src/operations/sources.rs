@@ -24,7 +24,8 @@ pub struct Source {
 }
 
 /// A source as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Source)]
 pub struct Listed {
     pub name: String,
     pub broker: String,

@@ -48,7 +48,7 @@ pub struct Keeper {
 }
 
 /// What became of an event.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Trace {
     pub event: String,
     pub topic: String,
@@ -64,7 +64,7 @@ pub struct Trace {
 }
 
 /// What became of one delivery of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Traced {
     /// Empty for an event that matched nothing and is kept all the same.
     pub subscription: String,
@@ -85,7 +85,7 @@ pub struct Traced {
 }
 
 /// Where a delivery is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Now {
     Delivered {
@@ -143,6 +143,11 @@ pub enum Now {
         why: NotSent,
         at: Timestamp,
     },
+    /// It was a test, and is done with.
+    Tested {
+        at: Timestamp,
+        outcome: String,
+    },
     /// It was attempted, and no broker has confirmed what came next.
     Unsettled {
         since: Timestamp,
@@ -150,7 +155,7 @@ pub enum Now {
 }
 
 /// Why nothing was sent of a delivery that is settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NotSent {
     /// The event was older than `max_age`.
@@ -288,7 +293,7 @@ impl Traces {
         }
     }
 
-    async fn entries_of(&self, id: &str) -> Result<Vec<Entry>, Unreadable> {
+    pub(super) async fn entries_of(&self, id: &str) -> Result<Vec<Entry>, Unreadable> {
         let id = id.to_owned();
         match self.journal.clone() {
             Some(journal) => blocking(move || journal.of_event(&id, MOST_ENTRIES)).await,
@@ -466,6 +471,10 @@ impl Assembly {
                 traced.endpoint.clone_from(&attempt.endpoint);
                 match attempt.then {
                     Then::Delivered => Now::Delivered {
+                        at: entry.at,
+                        outcome: attempt.outcome.clone(),
+                    },
+                    Then::Test => Now::Tested {
                         at: entry.at,
                         outcome: attempt.outcome.clone(),
                     },

@@ -61,7 +61,8 @@ struct State {
 }
 
 /// What an operator is told of a handshake.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = Handshake)]
 pub struct HandshakeStatus {
     /// `options`, `challenge` or `hook-secret`.
     pub kind: &'static str,

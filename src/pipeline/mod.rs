@@ -14,7 +14,8 @@
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
 //! event would become can be looked at without any of it ([`preview`]); what is sent can be watched
-//! ([`tap`]). What all endpoints of a tenant may use together is counted in [`tenants`]. Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
+//! ([`tap`]), and one request sent on demand ([`trial`]). What all endpoints of a tenant may use together is counted in
+//! [`tenants`]. Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
 
 mod attempt;
 mod batches;
@@ -42,6 +43,7 @@ mod tenants;
 mod terms;
 mod ticket;
 mod together;
+mod trial;
 mod under_way;
 
 use std::collections::BTreeMap;
@@ -90,6 +92,7 @@ pub use self::register::Prepared;
 pub use self::standing::{State, SubscriptionStatus, Wanted};
 pub use self::tap::{Filter, Heard, Shown, ShownAnswer, Tap, Tapped, Taps};
 pub use self::terms::Rules;
+pub use self::trial::{MARK, NotTried, Tried};
 pub use self::under_way::Running;
 
 /// A delivery on its way, with the right to settle it.

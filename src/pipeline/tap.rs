@@ -44,7 +44,8 @@ pub struct Filter {
 }
 
 /// An attempt, and what went over the wire.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Exchange)]
 pub struct Tapped {
     pub attempt: Entry,
     /// `None` where no request could be made.
@@ -55,7 +56,8 @@ pub struct Tapped {
 }
 
 /// A request as it was sent, with what is secret masked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = SentRequest)]
 pub struct Shown {
     /// Scheme, host and port.
     pub url: String,
@@ -64,7 +66,8 @@ pub struct Shown {
 }
 
 /// The start of an answer, with what is secret masked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Answer)]
 pub struct ShownAnswer {
     pub version: String,
     pub status: u16,
@@ -194,18 +197,34 @@ impl Taps {
                         response: None,
                     })
                 }),
-                false => whole.get_or_insert_with(|| {
-                    let sent = seen.sent.as_ref();
-                    let answer = seen.answer.as_ref();
-                    Arc::new(Tapped {
-                        attempt: entry.clone(),
-                        request: sent.map(|sent| request(sent, endpoint, shown)),
-                        response: answer.map(|answer| self::answer(answer, endpoint)),
-                    })
-                }),
+                false => whole
+                    .get_or_insert_with(|| Arc::new(tapped(entry.clone(), endpoint, shown, seen))),
             };
             place.send(tapped.clone());
         }
+    }
+
+    /// What a listener would be told of an attempt.
+    pub(super) fn shown(
+        &self,
+        delivery: &Delivery,
+        target: &Target,
+        attempt: &Attempt,
+        then: Then,
+        seen: &Seen,
+    ) -> Option<Tapped> {
+        let (shown, instance) = (&target.endpoint_shown, &self.0.instance);
+        let entry = journal::entry_of(delivery, shown, attempt, then, instance)?;
+        Some(tapped(entry, &target.subscription.endpoint, shown, seen))
+    }
+}
+
+fn tapped(entry: Entry, endpoint: &Endpoint, shown: &str, seen: &Seen) -> Tapped {
+    let (sent, answer) = (seen.sent.as_ref(), seen.answer.as_ref());
+    Tapped {
+        attempt: entry,
+        request: sent.map(|sent| request(sent, endpoint, shown)),
+        response: answer.map(|answer| self::answer(answer, endpoint)),
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! A release reads its own version and all older ones, which are brought forward in
 //! [`decode`]; it refuses newer ones, since it would lose what it does not know when it writes them
-//! again.
+//! again, and does so when the store is opened, before anything is written ([`newer`]).
+//!
+//! With a new version come an arm in [`decode`] that makes the older record into one of today, and a
+//! fixture of what the release before wrote (tests/it/store_formats.rs).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +34,12 @@ pub enum Why {
     Newer { version: u8 },
     #[error("not a record of hookbridge ({0}): restore a backup of the store")]
     Garbled(String),
+}
+
+/// The version of a record that this release does not know.
+pub(super) fn newer(bytes: &[u8]) -> Option<u8> {
+    let version = bytes.first().copied();
+    version.filter(|version| *version > VERSION)
 }
 
 pub(super) fn encode(what: &str, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {

@@ -12,6 +12,7 @@
 //! for the blocking thread that hangs.
 
 mod codec;
+mod export;
 mod open;
 mod registered;
 mod seal;

@@ -13,11 +13,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::seal::{self, Sum};
-use super::{Kept, Store, Tree};
+use super::{Kept, Store, Tree, codec};
 use crate::failpoint;
 
 /// sled's default of 1 GiB is more than the process may use in all.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// The tree that is there in every store of sled.
+const SLEDS_OWN: &str = "__sled__default";
 
 /// How long a lock of somebody else is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -36,6 +39,11 @@ pub enum OpenError {
     Damaged { store: PathBuf, detail: String },
     #[error("the store in {} was made by another version of its library ({detail}); start the release that made it", store.display())]
     OtherVersion { store: PathBuf, detail: String },
+    #[error(
+        "the store in {} was written by a newer release ({detail}; hookbridge {} knows neither): start that release again. Nothing was changed",
+        store.display(), env!("CARGO_PKG_VERSION")
+    )]
+    Newer { store: PathBuf, detail: String },
     #[error("{} does not hold an instance name of 1 to 64 letters, digits, `-`, `_` or `.`", path.display())]
     BadInstanceName { path: PathBuf },
     #[error("cannot use {}", path.display())]
@@ -76,6 +84,10 @@ impl Store {
         })?;
         let kept = match kept {
             Opened::Whole(kept) => *kept,
+            Opened::Newer(kept, detail) => {
+                std::mem::forget(kept);
+                return Err(OpenError::Newer { store, detail });
+            }
             Opened::Missing(kept) => {
                 // Dropping it would let sled write over what somebody may still want to rescue.
                 std::mem::forget(kept);
@@ -101,6 +113,8 @@ enum Opened {
     Whole(Box<Kept>),
     /// sled is content, but records are missing or changed.
     Missing(Box<Kept>),
+    /// There is something that only a later release knows.
+    Newer(Box<Kept>, String),
 }
 
 fn open(store: &Path) -> sled::Result<Opened> {
@@ -123,18 +137,47 @@ fn open(store: &Path) -> sled::Result<Opened> {
         log,
         failed: OnceLock::new(),
     });
-    let mut sum = Sum::default();
+    let (mut sum, mut newer) = (Sum::default(), None);
     for tree in Tree::ALL {
         for entry in kept.tree(tree) {
             let (key, value) = entry?;
+            if let Some(version) = codec::newer(&value) {
+                let key = String::from_utf8_lossy(&key);
+                newer = Some(format!(
+                    "{} {key} has record version {version}",
+                    tree.name()
+                ));
+            }
             sum = sum.add(tree.name(), &key, &value);
         }
     }
     kept.sum = Mutex::new(sum);
-    match seal::read(store)?.contains(&sum) {
-        true => Ok(Opened::Whole(kept)),
-        false => Ok(Opened::Missing(kept)),
+    let mut with_unknown = sum;
+    for name in unknown_trees(&kept.db) {
+        for entry in &kept.db.open_tree(&name)? {
+            let (key, value) = entry?;
+            with_unknown = with_unknown.add(&name, &key, &value);
+        }
+        newer = Some(format!("it has a part `{name}`"));
     }
+    // What is damaged may look like anything.
+    let sealed = seal::read(store)?;
+    let is_whole = sealed.contains(&sum) || sealed.contains(&with_unknown);
+    Ok(match newer {
+        _ if !is_whole => Opened::Missing(kept),
+        Some(detail) => Opened::Newer(kept, detail),
+        None => Opened::Whole(kept),
+    })
+}
+
+/// Those that only a later release knows.
+fn unknown_trees(db: &sled::Db) -> Vec<String> {
+    let names = db.tree_names().into_iter();
+    let names = names.map(|name| String::from_utf8_lossy(&name).into_owned());
+    let is_ours = |name: &str| Tree::ALL.iter().any(|known| known.name() == name);
+    names
+        .filter(|name| name != SLEDS_OWN && !is_ours(name))
+        .collect()
 }
 
 /// Tries again for a moment what somebody else has locked: a process that is just ending, or a

@@ -45,8 +45,11 @@ pub use words::{Part, Word, WordError, Worded};
 
 /// A subscription's identity: `config:<name>` for those of the config file, `api:` and a UUIDv7, never
 /// used again, for those made over the API.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(transparent)]
+#[schema(value_type = String)]
 pub struct Uid(Arc<str>);
 
 impl Uid {
@@ -62,6 +65,13 @@ impl Uid {
     /// Whether the subscription is one of the config file.
     pub fn is_of_config(&self) -> bool {
         self.0.starts_with("config:")
+    }
+
+    /// Whether it has the form of those that are made here.
+    pub fn is_made(&self) -> bool {
+        let own = self.0.strip_prefix("api:").unwrap_or_default();
+        let is_plain = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        (1..=64).contains(&own.len()) && own.bytes().all(is_plain)
     }
 
     /// A uid read back from an envelope or the store.

@@ -13,7 +13,7 @@ use hookbridge::admin::{
 use hookbridge::broker::Naming;
 use hookbridge::broker::embedded::{Embedded, Settings, SourceSettings};
 use hookbridge::meters::Meters;
-use hookbridge::operations::settings::{Intake, NotReloaded, Reloaded};
+use hookbridge::operations::settings::{Flaw, Intake, NotReloaded, Reloaded};
 use hookbridge::operations::subscriptions::{Cursor, Listed, Page};
 use hookbridge::pipeline::Wanted;
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -66,8 +66,16 @@ struct Uncontrolled;
 #[async_trait]
 impl Control for Uncontrolled {
     async fn reload(&self) -> Result<Reloaded, NotReloaded> {
-        let problems = vec!["1:1: unknown key `x`".to_owned(), "2:1: no".to_owned()];
-        Err(NotReloaded::Invalid(problems))
+        let flaw = |line, message: &str| Flaw {
+            line,
+            column: 1,
+            message: message.to_owned(),
+            help: None,
+        };
+        Err(NotReloaded::Invalid(vec![
+            flaw(1, "unknown key `x`"),
+            flaw(2, "no"),
+        ]))
     }
 
     fn log_filter(&self) -> String {
@@ -173,6 +181,7 @@ impl Admin {
             registry: None,
             tokens: tokens.into(),
             max_event_bytes: 16_000,
+            openapi: bytes::Bytes::from_static(b"{}"),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();

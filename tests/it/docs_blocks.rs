@@ -307,6 +307,8 @@ fn every_problem_that_publishing_may_have_is_documented() {
             "too-many-jobs",
             "wrong-content-type",
             "too-many-taps",
+            "too-many-tests",
+            "undecodable",
             "wrong-method",
         ];
         if is_problem && !elsewhere.contains(&name) {

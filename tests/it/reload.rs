@@ -95,6 +95,15 @@ async fn a_reload_says_what_has_changed_and_what_needs_a_restart() {
     assert_eq!(status, 422, "{said}");
     let detail = said["detail"].as_str().expect("a text");
     assert!(detail.contains("unknown key `topcis`"), "{detail}");
+    let errors = said["errors"].as_array().expect("one by one");
+    let at = bridge.config_place("topcis");
+    assert_eq!(
+        (&errors[0]["line"], &errors[0]["column"]),
+        (&json!(at.0), &json!(at.1))
+    );
+    let why = errors[0]["detail"].as_str().expect("a text");
+    assert!(why.contains("unknown key `topcis`"), "{why}");
+    assert_eq!(errors[0]["help"], "did you mean `topics`?");
     let noted = note(&bridge).await.expect("a note");
     assert!(
         noted.starts_with("the config before stays in force"),

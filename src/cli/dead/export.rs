@@ -98,17 +98,18 @@ async fn write_all(
 }
 
 /// A file that has not got its name yet. Dropped, it is removed.
-struct Unfinished {
-    file: File,
+pub struct Unfinished {
+    pub file: File,
     path: PathBuf,
     is_finished: bool,
 }
 
 impl Unfinished {
-    fn beside(path: &Path) -> anyhow::Result<Self> {
+    /// For the file at `path`.
+    pub fn beside(path: &Path) -> anyhow::Result<Self> {
         let name = path
             .file_name()
-            .context(Exit::usage("--output is not a file"))?;
+            .context(Exit::usage("the output is not a file"))?;
         let mut unfinished = name.to_owned();
         unfinished.push(format!(".{}.unfinished", std::process::id()));
         let unfinished = path.with_file_name(unfinished);
@@ -123,7 +124,8 @@ impl Unfinished {
         })
     }
 
-    fn finish(mut self, path: &Path) -> anyhow::Result<()> {
+    /// Gives it its name.
+    pub fn finish(mut self, path: &Path) -> anyhow::Result<()> {
         let failed = |error| Exit::io(format!("{} cannot be written: {error}", path.display()));
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&self.path, path).map_err(failed)?;

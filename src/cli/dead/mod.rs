@@ -2,7 +2,7 @@
 
 mod change;
 pub mod edit;
-mod export;
+pub mod export;
 mod look;
 mod screen;
 

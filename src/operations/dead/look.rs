@@ -25,7 +25,8 @@ const MIN_PREFIX: usize = 8;
 const CANDIDATES: usize = 10;
 
 /// One page of letters, oldest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeadLetterPage)]
 pub struct Page {
     pub letters: Vec<Shown>,
     /// To be given for the next page; absent on the last one.
@@ -37,7 +38,8 @@ pub struct Page {
 }
 
 /// How many there are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeadLetterCount)]
 pub struct Count {
     /// Selected ones.
     pub count: u64,
@@ -48,7 +50,8 @@ pub struct Count {
 }
 
 /// Letters that died of the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeadLetterGroup)]
 pub struct Group {
     pub subscription: String,
     pub reason: String,
@@ -67,7 +70,8 @@ pub struct Group {
 }
 
 /// All causes, the most frequent first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeadLetterGroups)]
 pub struct Groups {
     pub groups: Vec<Group>,
     /// All selected letters.

@@ -14,7 +14,8 @@ use crate::event::{HeaderValue, Origin};
 use crate::pipeline::{State, SubscriptionStatus};
 
 /// See the module. Names are stable.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DeadLetter)]
 pub struct Shown {
     /// The delivery's id; with `generation` it names the letter.
     pub id: String,
@@ -74,6 +75,7 @@ pub struct Shown {
         deserialize_with = "given",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schema(value_type = Option<Value>)]
     pub data: Option<Box<RawValue>>,
     /// The body, when it is other text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,14 +86,15 @@ pub struct Shown {
 }
 
 /// A header of the event: text, a number, a truth value, or `{"base64": ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Header)]
 pub struct ShownHeader {
     pub name: String,
     pub value: Value,
 }
 
 /// Where a letter would be sent to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Receiver {
     pub subscription: String,
     pub method: String,

@@ -16,7 +16,8 @@ use crate::store::Registered;
 pub const MOST_ON_A_PAGE: usize = 1_000;
 
 /// A subscription as it is shown, without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = ListedSubscription)]
 pub struct Listed {
     pub name: String,
     pub uid: String,
@@ -45,7 +46,8 @@ pub struct Listed {
 }
 
 /// One subscription, with what its caller wrote.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = Subscription)]
 pub struct Shown {
     #[serde(flatten)]
     pub listed: Listed,
@@ -54,7 +56,8 @@ pub struct Shown {
     pub registered: Option<ShownRegistered>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = RegisteredSubscription)]
 pub struct ShownRegistered {
     pub made_at: Timestamp,
     pub changed_at: Timestamp,

@@ -17,6 +17,7 @@ mod once;
 mod rotation;
 mod shared;
 mod tenancy;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -38,6 +39,7 @@ pub use load::{NotLoaded, each_kept};
 pub use once::Once;
 pub use rotation::{DEFAULT_OVERLAP, LONGEST_OVERLAP, Rotation};
 pub use shared::{Sharing, SharingMeters};
+pub use transfer::{Came, Checked, Flawed, Imported, Line, MOST_LINES};
 
 /// Reads what callers write, by the config that is in force.
 pub trait Reader: Send + Sync + 'static {

@@ -115,6 +115,14 @@ impl Bridge {
         .await;
     }
 
+    /// Line and column, from 1, of `text` in its config.
+    pub fn config_place(&self, text: &str) -> (usize, usize) {
+        let config = std::fs::read_to_string(self.config_path()).expect("the config");
+        let lines = config.lines().enumerate();
+        let mut places = lines.filter_map(|(line, it)| it.find(text).map(|at| (line + 1, at + 1)));
+        places.next().expect("it is in the config")
+    }
+
     /// Waits until every component is ready.
     pub async fn ready(self) -> Self {
         self.wait_ready(Duration::from_secs(40)).await;

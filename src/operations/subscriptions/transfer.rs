@@ -1,0 +1,336 @@
+//! Transfer: subscriptions of the API written out, a line each and sealed as they are, and taken in
+//! again, here or elsewhere.
+//!
+//! A line is a whole subscription with its uid, its revision and its sealed endpoint; whoever takes it
+//! in needs the key that sealed it. All lines are checked before the first one is taken in. One whose
+//! subscription is there already changes nothing: it is `unchanged`, or in `conflict` with what is
+//! there. So the same lines can be taken in again, after an interruption for instance.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{Mistake, Refused, Registry, Settings, document, load, opened, sealed};
+use crate::store::{KeyError, Registered, SubscriptionStanding};
+use crate::subscription::Uid;
+
+/// The version of a line that this release writes. The first and so far the only one; a release reads
+/// its own and all older ones, which are brought forward in [`read`].
+pub const FORMAT: u64 = 1;
+/// Lines that are taken in at once.
+pub const MOST_LINES: usize = 10_000;
+/// Subscriptions that are read from the store at once.
+const PAGE: usize = 500;
+/// Lines that are checked at once; what they refer to is read anew for each so many.
+const AT_ONCE: usize = 1_000;
+/// Mistakes that are told.
+const MOST_MISTAKES: usize = 100;
+/// Results that wait for whoever reads them.
+const WAITING: usize = 64;
+
+/// A subscription as it is written out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    format: u64,
+    /// The id of the key of `store_key` that opens it, where something in it is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    paused: bool,
+    subscription: Registered,
+}
+
+/// What became of a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Imported {
+    /// From 1, or from what the caller counts from.
+    pub line: usize,
+    pub name: String,
+    pub uid: String,
+    pub result: Came,
+    /// Why it was not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Came {
+    /// It is there now, with its uid and its revision.
+    Made,
+    /// It was there, as the line has it.
+    Unchanged,
+    /// Another one is there, of its name, or of its uid in another state: that stays as it is.
+    Conflict,
+    /// It could not be made now, and what comes after it was not tried.
+    Failed,
+}
+
+/// Something that is wrong on a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flawed {
+    /// From 1.
+    pub line: usize,
+    pub mistake: Mistake,
+}
+
+/// A line that has been checked.
+pub struct Checked {
+    line: usize,
+    record: Registered,
+    document: Value,
+    paused: bool,
+}
+
+impl Registry {
+    /// The next lines behind `after`, and what they end with; `None` after the last ones.
+    pub fn exported(&self, after: Option<&Uid>) -> Result<Option<(Vec<Line>, Uid)>, Refused> {
+        let page = self.store.registered_after(after, PAGE)?;
+        let Some(last) = page.last().map(|record| record.uid.clone()) else {
+            return Ok(None);
+        };
+        let mut lines = Vec::with_capacity(page.len());
+        for record in page {
+            lines.push(Line {
+                format: FORMAT,
+                key: record.endpoint.as_ref().map(|sealed| sealed.key.clone()),
+                paused: self.store.subscription_standing(&record.uid)?.paused,
+                subscription: record,
+            });
+        }
+        Ok(Some((lines, last)))
+    }
+
+    /// Checks all lines of `text`; those that are empty are passed over.
+    pub async fn check_lines(&self, text: &[u8]) -> Result<Vec<Checked>, Vec<Flawed>> {
+        let settings = self.settings.lock().await;
+        let mut flawed = Vec::new();
+        let mut checked: Vec<Checked> = Vec::new();
+        let (mut uids, mut names) = (HashSet::new(), HashSet::new());
+        let lines = text.split(|byte| *byte == b'\n').enumerate();
+        for (at, bytes) in lines.filter(|(_, bytes)| !bytes.trim_ascii().is_empty()) {
+            let line = at + 1;
+            let mut wrong = |pointer: &str, message: String| {
+                let mistake = Mistake::at(pointer.to_owned(), message);
+                flawed.push(Flawed { line, mistake });
+            };
+            if checked.len() == MOST_LINES {
+                wrong("", format!("more than {MOST_LINES} lines at once"));
+                break;
+            }
+            let read = match read(bytes) {
+                Ok(read) => read,
+                Err(message) => {
+                    wrong("", message);
+                    continue;
+                }
+            };
+            let (record, paused) = (read.subscription, read.paused);
+            if !record.uid.is_made() {
+                wrong("/subscription/uid", "no uid of the API".to_owned());
+                continue;
+            }
+            if !uids.insert(record.uid.clone()) || !names.insert(record.name.clone()) {
+                let twice = "its uid or its name is there twice";
+                wrong("/subscription", twice.to_owned());
+                continue;
+            }
+            match opened(&settings.keys, &record) {
+                Ok(document) if document["name"] != record.name.as_str() => {
+                    let other = "it is not the one that the document has";
+                    wrong("/subscription/name", other.to_owned());
+                }
+                Ok(document) => checked.push(Checked {
+                    line,
+                    record,
+                    document,
+                    paused,
+                }),
+                Err(why) => wrong("/subscription/endpoint", unopened(&why)),
+            }
+        }
+        for some in checked.chunks(AT_ONCE) {
+            flawed.extend(self.flaws(&settings, some));
+        }
+        if flawed.is_empty() {
+            return Ok(checked);
+        }
+        flawed.sort_by_key(|flawed| flawed.line);
+        flawed.truncate(MOST_MISTAKES);
+        Err(flawed)
+    }
+
+    /// What the config that is in force finds wrong.
+    fn flaws(&self, settings: &Settings, checked: &[Checked]) -> Vec<Flawed> {
+        let now = Timestamp::now();
+        let documents: Vec<_> = checked
+            .iter()
+            .map(|one| load::in_effect(&one.record, one.document.clone(), now).0)
+            .collect();
+        let asked: Vec<_> = checked
+            .iter()
+            .zip(&documents)
+            .map(|(one, document)| (&one.record.uid, document))
+            .collect();
+        let mut flawed = Vec::new();
+        for (one, read) in checked.iter().zip(settings.reader.read(&asked)) {
+            let mistakes = match read {
+                Err(mistakes) => mistakes,
+                Ok(read) => match self.prepared(&one.record.uid, read) {
+                    Ok(_) => document::masks_left(&one.document)
+                        .into_iter()
+                        .map(|pointer| Mistake::at(pointer, "`***` stands for a secret"))
+                        .collect(),
+                    Err(why) => vec![Mistake::at(String::new(), format!("{why:#}"))],
+                },
+            };
+            let line = one.line;
+            flawed.extend(mistakes.into_iter().map(|mistake| Flawed {
+                line,
+                mistake: Mistake {
+                    pointer: format!("/subscription/document{}", mistake.pointer),
+                    ..mistake
+                },
+            }));
+        }
+        flawed
+    }
+
+    /// Takes in what was checked, or says what that would do, one after the other. Whether or not
+    /// anybody listens it goes on to its end.
+    pub fn import(
+        self: &Arc<Self>,
+        checked: Vec<Checked>,
+        dry_run: bool,
+    ) -> mpsc::Receiver<Imported> {
+        let (results, came) = mpsc::channel(WAITING);
+        let registry = self.clone();
+        tokio::spawn(async move {
+            let mut made = 0_usize;
+            for one in checked {
+                let (line, name, uid) = (one.line, one.record.name.clone(), one.record.uid.clone());
+                let (result, why) = match registry.import_one(one, dry_run).await {
+                    Ok((result, why)) => (result, why),
+                    Err(refused) => (Came::Failed, Some(refused.to_string())),
+                };
+                made += usize::from(result == Came::Made && !dry_run);
+                let imported = Imported {
+                    line,
+                    name,
+                    uid: uid.to_string(),
+                    result,
+                    why,
+                };
+                // Whoever has gone away does not end it.
+                let _ = results.send(imported).await;
+                if result == Came::Failed {
+                    warn!(line, %uid, "an import has ended early");
+                    break;
+                }
+            }
+            if made > 0 {
+                info!(made, "subscriptions were imported over the API");
+            }
+        });
+        came
+    }
+
+    async fn import_one(
+        &self,
+        checked: Checked,
+        dry_run: bool,
+    ) -> Result<(Came, Option<String>), Refused> {
+        let Checked {
+            record,
+            document,
+            paused,
+            ..
+        } = checked;
+        let settings = self.settings.lock().await;
+        if let Some(there) = self.store.registered_with(&record.uid)? {
+            let same = there.revision == record.revision
+                && there.name == record.name
+                && there.old_until == record.old_until
+                && opened(&settings.keys, &there)? == document;
+            return Ok(match same {
+                true => (Came::Unchanged, None),
+                false => {
+                    let (here, other) = (there.revision, record.revision);
+                    let why = format!(
+                        "it is there in another state: revision {here}, and {other} in the file"
+                    );
+                    (Came::Conflict, Some(why))
+                }
+            });
+        }
+        match self.free(&settings, &record.name, None) {
+            Ok(()) => {}
+            Err(taken @ Refused::Taken(_)) => {
+                return Ok((Came::Conflict, Some(taken.to_string())));
+            }
+            Err(other) => return Err(other),
+        }
+        if dry_run {
+            return Ok((Came::Made, None));
+        }
+        let (in_effect, _) = load::in_effect(&record, document.clone(), Timestamp::now());
+        let (_, prepared) = self.checked(&settings, &record.uid, &in_effect)?;
+        let record = sealed(&settings, record, &document)?;
+        if paused {
+            let standing = SubscriptionStanding { paused };
+            let set = self.store.set_subscription_standing(&record.uid, standing);
+            set.await?;
+        }
+        self.put(record, prepared).await?;
+        Ok((Came::Made, None))
+    }
+}
+
+/// Reads a line of this format, or brings an older one forward.
+fn read(line: &[u8]) -> Result<Line, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        format: u64,
+    }
+    let head: Head = serde_json::from_slice(line)
+        .map_err(|why| format!("this is no line of an export: {why}"))?;
+    match head.format {
+        FORMAT => {
+            serde_json::from_slice(line).map_err(|why| format!("this line cannot be read: {why}"))
+        }
+        newer if newer > FORMAT => Err(format!(
+            "written by a newer release (format {newer}; hookbridge {} reads up to {FORMAT})",
+            env!("CARGO_PKG_VERSION")
+        )),
+        other => Err(format!("there is no format {other}")),
+    }
+}
+
+fn unopened(why: &KeyError) -> String {
+    match why {
+        KeyError::UnknownKey(id) => format!(
+            "it is sealed with key {id}, which is not in `store_key`: add that key there, behind the one that is to seal, and reload"
+        ),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_other_formats_are_told_apart() {
+        let why = |line: &str| read(line.as_bytes()).unwrap_err();
+        assert!(why("{\"format\":2,\"more\":1}").contains("newer release (format 2;"));
+        assert!(why("{\"format\":0}").contains("no format 0"));
+        assert!(why("{}").contains("no line of an export"));
+        assert!(why("{\"format\":1}").contains("cannot be read"));
+    }
+}
