@@ -10,7 +10,8 @@ use tracing::{error, warn};
 
 use super::handshakes::HandshakeStatus;
 use super::lanes::EndpointLane;
-use super::{Pipeline, Target};
+use super::meta::Cause;
+use super::{Job, Pipeline, Target};
 use crate::store::{Disabled, DisabledBecause, EndpointStanding, SubscriptionStanding};
 use crate::subscription::{Endpoint, Spec, Subscription, Uid};
 use crate::verdict::EndpointNews;
@@ -149,8 +150,13 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// Carries out what an attempt said about its endpoint.
-    pub(super) fn note_endpoint(self: &Arc<Self>, lane: &Arc<EndpointLane>, news: EndpointNews) {
+    /// Carries out what the attempt of `job` said about its endpoint.
+    pub(super) fn note_endpoint(
+        self: &Arc<Self>,
+        lane: &Arc<EndpointLane>,
+        job: &Job,
+        news: EndpointNews,
+    ) {
         let now = Timestamp::now();
         let (disabled, first_gone_at) = match news {
             EndpointNews::None => return,
@@ -175,6 +181,8 @@ impl Pipeline {
                 } else {
                     DisabledBecause::Asked
                 };
+                let event = &job.delivery.event;
+                self.meta.disabled(event, reason, || Cause::of(job));
                 let disabled = Disabled { reason, at: now };
                 (Some(disabled), lane.first_gone_at())
             }

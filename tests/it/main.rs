@@ -62,6 +62,7 @@ mod life_letters;
 mod life_subscription;
 mod life_unknown;
 mod limits;
+mod meta_events;
 mod parked_kafka;
 mod parked_path;
 mod parked_rabbitmq;
