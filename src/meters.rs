@@ -80,6 +80,10 @@ pub struct Meters {
     pub spans_exported: Counter,
     /// Spans dropped: the collector was away or too slow.
     pub spans_lost: Counter,
+    /// Meta-events that somebody is told.
+    pub meta_told: Counter,
+    /// Meta-events that were not made, or got lost before a broker had them.
+    pub meta_lost: Counter,
     /// What listeners to attempts were too slow for.
     pub tap_lost: Counter,
     /// 1 while this instance knows what its group knows.
@@ -329,6 +333,16 @@ impl Meters {
             spans_lost: register!(
                 "spans_lost",
                 "Spans dropped because the collector was away or too slow",
+                Counter::default()
+            ),
+            meta_told: register!(
+                "meta_events",
+                "Meta-events that somebody is told",
+                Counter::default()
+            ),
+            meta_lost: register!(
+                "meta_events_lost",
+                "Meta-events that were not made, or got lost before a broker had them",
                 Counter::default()
             ),
             tap_lost: register!(

@@ -36,7 +36,7 @@ use crate::journal::Journal;
 use crate::meters::Meters;
 use crate::operations::subscriptions::Registry;
 use crate::operations::{Traces, retention, topology};
-use crate::pipeline::{Pipeline, Taps, Told};
+use crate::pipeline::{Meta, Pipeline, Taps, Told};
 use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
 use crate::subscription::Subscription;
@@ -136,7 +136,7 @@ impl App {
         });
         let (spans, exporting) = spans::start(config, &store, &meters).map_err(Failure::Io)?;
         let named = brokers::instance(config, &store).unwrap_or_else(|| store.instance_name());
-        let taps = Taps::new(named, meters.tap_lost.clone());
+        let taps = Taps::new(named.clone(), meters.tap_lost.clone());
         let courier = Courier::new(address_policy(config));
         let (pipeline, feedings) = Pipeline::new(
             plans,
@@ -147,6 +147,7 @@ impl App {
                 journal: journal.clone(),
                 spans,
                 taps: taps.clone(),
+                meta: Meta::new(named, meters.meta_told.clone(), meters.meta_lost.clone()),
             },
             config.limits.in_flight_bytes,
             brokers::egress_check(config),
@@ -257,6 +258,7 @@ impl App {
         tokio::spawn(reloader.clone().watch());
         tokio::spawn(pipeline.clone().shake_hands());
         tokio::spawn(pipeline.clone().release_old());
+        tokio::spawn(pipeline.clone().tell_meta());
         if let Some(retention) = config.dead_letters.retention {
             for broker in keeping_letters(&config, &brokers) {
                 let (expired, stop) = (meters.expired(broker.name()), shutdown.stop.clone());

@@ -16,7 +16,7 @@ use super::tenants;
 use super::terms;
 use super::{Binding, EmbeddedSource, From, KafkaSource, RabbitMqSource, Source, Start, Unmatched};
 use crate::broker::IdFrom;
-use crate::subscription::Pattern;
+use crate::subscription::{META_SOURCE, Pattern};
 
 const DEFAULT_WINDOW: usize = 256;
 /// The longest name that Kafka, and that AMQP, takes.
@@ -77,6 +77,16 @@ pub fn finish(read: Vec<Read>) -> BTreeMap<Arc<str>, Source> {
 }
 
 fn one(name: Name, field: Field<'_>, known: &[brokers::Read], group: Option<&str>) -> Read {
+    if *name.text == *META_SOURCE {
+        field.notes.note(
+            name.span,
+            format!(
+                "{} is the source of what the bridge itself says",
+                name.shown
+            ),
+            "give this one another name".to_owned(),
+        );
+    }
     let mut takes = Vec::new();
     let source = source(field, known, group, &mut takes);
     Read {

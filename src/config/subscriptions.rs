@@ -9,7 +9,7 @@ use super::reader::{Map, suggestion};
 use super::versions::{Versions, misfit_of_sources};
 use super::{DeliverySettings, keys, sources, tenants, terms};
 use crate::subscription::{
-    Endpoint, Filter, MaxParked, RetryPolicy, Spec, StatusRange, Statuses, Terms,
+    Endpoint, Filter, META_SOURCE, MaxParked, RetryPolicy, Spec, StatusRange, Statuses, Terms,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -134,11 +134,11 @@ fn sources_of(map: &Map<'_>, known: &Known<'_>) -> Vec<Arc<str>> {
     let wanted = names(map, "sources");
     let all = || known.sources.iter().copied();
     for name in &wanted {
-        if !all().any(|source| *source == *name.text) {
+        if *name.text != *META_SOURCE && !all().any(|source| *source == *name.text) {
             map.note(
                 name.span,
                 format!("there is no source {}", name.shown),
-                suggestion(&name.text, all()),
+                suggestion(&name.text, all().chain([META_SOURCE])),
             );
         }
     }

@@ -508,7 +508,8 @@ impl Pipeline {
         }
         self.record(&job, &made, &verdict.fate);
         lane.lane.learned(ended, Instant::now());
-        self.note_endpoint(&lane, verdict.endpoint);
+        self.note_gate(&lane, lane.lane.gate(), &job);
+        self.note_endpoint(&lane, &job, verdict.endpoint);
         if made.parked_beside {
             return self.ends.note(&job.delivery, End::of(&job, verdict.fate));
         }

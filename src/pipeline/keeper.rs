@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
+use super::meta::Meta;
 use crate::broker::{Broker, Refused, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::journal::Journal;
@@ -32,6 +33,7 @@ pub struct Keeper {
     paused_gauges: Vec<Gauge>,
     refusals: Counter,
     journal: Journal,
+    meta: Meta,
 }
 
 /// Where a delivery is that was to be parked.
@@ -52,6 +54,7 @@ impl Keeper {
         paused_gauges: Vec<Gauge>,
         refusals: Counter,
         journal: Journal,
+        meta: Meta,
     ) -> Self {
         Self {
             broker,
@@ -61,6 +64,7 @@ impl Keeper {
             paused_gauges,
             refusals,
             journal,
+            meta,
         }
     }
 
@@ -101,6 +105,7 @@ impl Keeper {
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
         self.journal.dead(delivery, reason, self.broker.name());
+        self.meta.buried(delivery, reason);
     }
 
     /// Parks `delivery` as a hold, trying until the broker has confirmed.

@@ -14,8 +14,9 @@
 //! nobody, all this waits ([`egress`]). Anything that goes wrong on the way drops the ticket, and the
 //! broker delivers again; what makes it go wrong three times is dead-lettered ([`suspects`]). What an
 //! event would become can be looked at without any of it ([`preview`]); what is sent can be watched
-//! ([`tap`]), and one request sent on demand ([`trial`]). What all endpoints of a tenant may use together is counted in
-//! [`tenants`]. Subscriptions come and go one by one ([`register`]), or all at once ([`Pipeline::install`]).
+//! ([`tap`]), one request sent on demand ([`trial`]), and what is noticed on the way is told to those who ask
+//! ([`meta`]). What all endpoints of a tenant may use together is counted in [`tenants`]. Subscriptions come and go
+//! one by one ([`register`]), or all at once ([`Pipeline::install`]).
 
 mod attempt;
 mod batches;
@@ -27,6 +28,7 @@ mod handshakes;
 mod intake;
 mod keeper;
 mod lanes;
+mod meta;
 mod panics;
 mod pauses;
 mod preview;
@@ -74,6 +76,7 @@ use self::egress::Egress;
 use self::handshakes::Handshakes;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
+use self::meta::Desk;
 use self::pauses::Pauses;
 use self::release::Ends;
 use self::suspects::{Suspects, Witness};
@@ -86,6 +89,7 @@ use self::under_way::UnderWay;
 pub use self::decoding::OverHttp;
 pub use self::egress::Check;
 pub use self::handshakes::HandshakeStatus;
+pub use self::meta::Meta;
 pub use self::preview::{Preview, Previewed};
 pub use self::receiver::Receiver;
 pub use self::register::Prepared;
@@ -156,6 +160,8 @@ pub struct Pipeline {
     journal: Journal,
     spans: Spans,
     taps: Taps,
+    meta: Meta,
+    desk: Desk,
     egress: Egress,
     handshakes: Handshakes,
     under_way: UnderWay,
@@ -182,6 +188,7 @@ pub struct Told {
     pub journal: Journal,
     pub spans: Spans,
     pub taps: Taps,
+    pub meta: Meta,
 }
 
 /// One broker's intakes, to be given to its `run`, and the loops that empty them.
@@ -207,6 +214,7 @@ impl Pipeline {
             journal,
             spans,
             taps,
+            meta,
         } = told;
         let budget = Budget::new(budget_bytes);
         let windows: usize = plans
@@ -232,6 +240,7 @@ impl Pipeline {
                 gauges,
                 meters.refusals(name),
                 journal.clone(),
+                meta.clone(),
             );
             keepers.insert(name.clone(), Arc::new(keeper));
             pauses.insert(name.clone(), paused);
@@ -242,6 +251,10 @@ impl Pipeline {
             .map(|source| source.meters.paused_by_egress.clone())
             .collect();
         let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
+        let keeping = plans.iter().filter(|plan| plan.retries_on.is_none());
+        let keeping = keeping.filter_map(|plan| keepers.get(plan.broker.name()).cloned());
+        let all = keepers.values().cloned().collect();
+        let desk = Desk::new(all, keeping.collect(), budget.clone());
         let suspects = Suspects::new(store.clone(), meters.clone());
         let sources = plans.iter().flat_map(|plan| &plan.sources);
         let source_pauses = Pauses::new(sources, &store);
@@ -279,6 +292,8 @@ impl Pipeline {
             journal,
             spans,
             taps,
+            meta,
+            desk,
             egress,
             handshakes: Handshakes::default(),
             under_way: UnderWay::default(),

@@ -233,7 +233,8 @@ impl Pipeline {
                 None => ended_of(verdict.signal),
             };
             next = place.give_back(ended, now - began, verdict.hold_lane);
-            self.show_lane(&lane, &job.target, now);
+            let gate = self.show_lane(&lane, &job.target, now);
+            self.note_gate(&lane, gate, &job);
             if let Some(doubt) = doubt {
                 self.record(&job, &made, &Fate::Hold);
                 if made.parked_beside {
@@ -250,7 +251,7 @@ impl Pipeline {
                 continue;
             }
             self.record(&job, &made, &verdict.fate);
-            self.note_endpoint(&lane, verdict.endpoint);
+            self.note_endpoint(&lane, &job, verdict.endpoint);
             if made.parked_beside {
                 self.ends.note(&job.delivery, End::of(&job, verdict.fate));
                 continue;
@@ -260,21 +261,24 @@ impl Pipeline {
         lane.touch(Instant::now());
     }
 
-    /// After an answer: what may start besides, and what the breaker has made of it.
+    /// After an answer: what may start besides, and what the breaker has made of it, which is given
+    /// back.
     pub(super) fn show_lane(
         self: &Arc<Self>,
         lane: &Arc<EndpointLane>,
         target: &Target,
         now: Instant,
-    ) {
+    ) -> Gate {
         if target.subscription.endpoint.adaptive {
             self.start_grown(lane, target, now);
         }
-        target.meters.breaker.set(match lane.lane.gate() {
+        let gate = lane.lane.gate();
+        target.meters.breaker.set(match gate {
             Gate::Open { .. } => 0,
             Gate::Probing => 1,
             Gate::Shut { .. } => 2,
         });
+        gate
     }
 
     /// What may start besides, since the receiver takes more at once.

@@ -9,7 +9,8 @@ use tracing::{error, warn};
 
 use super::handshakes::HandshakeStatus;
 use super::lanes::EndpointLane;
-use super::{Pipeline, Target, target_of};
+use super::meta::Cause;
+use super::{Job, Pipeline, Target, target_of};
 use crate::delivery::Delivery;
 use crate::route::place;
 use crate::store::{Disabled, DisabledBecause, EndpointStanding};
@@ -189,8 +190,13 @@ impl Pipeline {
         }
     }
 
-    /// Carries out what an attempt said about its endpoint.
-    pub(super) fn note_endpoint(self: &Arc<Self>, lane: &Arc<EndpointLane>, news: EndpointNews) {
+    /// Carries out what the attempt of `job` said about its endpoint.
+    pub(super) fn note_endpoint(
+        self: &Arc<Self>,
+        lane: &Arc<EndpointLane>,
+        job: &Job,
+        news: EndpointNews,
+    ) {
         let now = Timestamp::now();
         let (disabled, first_gone_at) = match news {
             EndpointNews::None => return,
@@ -215,6 +221,8 @@ impl Pipeline {
                 } else {
                     DisabledBecause::Asked
                 };
+                let event = &job.delivery.event;
+                self.meta.disabled(event, reason, || Cause::of(job));
                 let disabled = Disabled { reason, at: now };
                 (Some(disabled), lane.first_gone_at())
             }

@@ -14,6 +14,7 @@ use super::attempt::{InFlight, Made, count, exchange_of, note};
 use super::batches::{Load, Member};
 use super::egress::Failed;
 use super::lanes::EndpointLane;
+use super::meta;
 use super::release::End;
 use super::resolve::{Place, ended_of};
 use super::target::Target;
@@ -66,7 +67,8 @@ impl Pipeline {
             ended
         };
         let next = place.give_back(shown, now - began, verdict.hold_lane);
-        self.show_lane(lane, &target, now);
+        let gate = self.show_lane(lane, &target, now);
+        self.note_gate(lane, gate, spokesman(&all));
         if let Some(doubt) = doubt {
             for one in all {
                 self.record(&one.member.job, &one.made, &Fate::Hold);
@@ -86,7 +88,7 @@ impl Pipeline {
             }
             return next;
         }
-        self.note_endpoint(lane, verdict.endpoint);
+        self.note_endpoint(lane, spokesman(&all), verdict.endpoint);
         if is_halved(&target, &attempt, all.len()) {
             let rest = all.split_off(all.len().div_ceil(2));
             for half in [all, rest] {
@@ -228,6 +230,13 @@ impl Pipeline {
             self.offer_later(Load::Many(members));
         }
     }
+}
+
+/// The member whose answer it is taken for: a meta-event, if there is one among them.
+fn spokesman(all: &[Attempted]) -> &Job {
+    let is_meta = |one: &&Attempted| meta::is_meta(&one.member.job.delivery.event);
+    let one = all.iter().find(is_meta).unwrap_or(&all[0]);
+    &one.member.job
 }
 
 /// Whether the receiver takes no body of this length, and not that it wants to be left alone: then

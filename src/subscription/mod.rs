@@ -95,6 +95,10 @@ impl fmt::Display for Uid {
     }
 }
 
+/// The source of what the bridge itself has to say. It is always there, and only those who name it
+/// get its events.
+pub const META_SOURCE: &str = "hookbridge";
+
 /// What an operator or a team asked for, without secrets: this is what the store keeps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
@@ -104,7 +108,7 @@ pub struct Spec {
     /// Patterns of the event's type; empty means any.
     #[serde(default)]
     pub types: Vec<String>,
-    /// Names of sources; empty means any.
+    /// Names of sources; empty means any but [`META_SOURCE`].
     #[serde(default)]
     pub sources: Box<[Arc<str>]>,
     /// The content filter as it was written.

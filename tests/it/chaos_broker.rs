@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(90);
 const WINDOW: usize = 256;
 /// RabbitMQ writes the names of new quorum queues to disk up to three seconds late (a dets table).
 /// One that is killed before that starts the queue again from nothing, and without a leader.
-const NAMES_ON_DISK: Duration = Duration::from_secs(4);
+pub const NAMES_ON_DISK: Duration = Duration::from_secs(4);
 
 /// Whether the bridge becomes ready within this time.
 async fn is_ready(bridge: &Bridge, within: Duration) -> bool {

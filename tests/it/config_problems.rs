@@ -198,7 +198,7 @@ fn substitution() {
 "#);
     insta::assert_snapshot!(said(&with("sources: { a: { broker: \"${env:SET}\" } }\nsubscriptions: { s: { topics: [\"${env:SET}\"], sources: [\"${env:SET}\"], endpoint: \"${env:SET}\" } }\n")), @r#"
 6:25 there is no broker `${env:SET}` (known here: `rabbit`, `lake`, `here`)
-7:57 there is no source `${env:SET}` (known here: `a`)
+7:57 there is no source `${env:SET}` (known here: `a`, `hookbridge`)
 7:82 there is no endpoint `${env:SET}` (write it under `endpoints:`, or in place as `{ url: ..., secret: ... }`)
 "#);
 }

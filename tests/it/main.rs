@@ -64,6 +64,7 @@ mod life_unknown;
 mod limits;
 mod openapi_client;
 mod openapi_document;
+mod meta_events;
 mod parked_kafka;
 mod parked_path;
 mod parked_rabbitmq;

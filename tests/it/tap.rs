@@ -12,6 +12,7 @@ use crate::path::subscription;
 use crate::support::bridge::Bridge;
 use crate::support::bus::Bus;
 use crate::support::receiver::{Answer, Receiver};
+use crate::support::refused::one_in_ten_refused;
 use crate::support::{SECRET, eventually};
 use crate::trace_states::hookbridge;
 
@@ -248,18 +249,7 @@ async fn a_slow_reader_is_told_what_he_missed_and_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_are_exported_and_dead_letters_found_by_their_reason() {
-    let receiver = Receiver::answering(|request, _| {
-        let odd = request.body.ends_with(b"1}");
-        Answer::status(if odd { 400 } else { 204 })
-    })
-    .await;
-    let bus = Bus::embedded();
-    let crm = subscription("crm", "orders.*", &receiver.url("/"), "")
-        .replace("jitter: 0", "jitter: 0, no_retry: [400]");
-    let bridge = Bridge::start(&bus.config(&crm)).await.ready().await;
-    let bodies: Vec<_> = (1..=30).map(|n| format!("{{\"n\": {n}}}")).collect();
-    bus.publish(&bridge, &bodies).await;
-    receiver.wait_for(30, SOON).await;
+    let (bridge, _receiver) = one_in_ten_refused(30).await;
     let (_, lines) = eventually("all are recorded", SOON, async || {
         let (status, lines) = bridge.get("/v1/attempts/export?subscription=crm").await;
         assert_eq!(status, 200, "{lines}");

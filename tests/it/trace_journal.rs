@@ -14,14 +14,11 @@ use crate::path::{Shop, subscription};
 use crate::support::bridge::Bridge;
 use crate::support::bus::Bus;
 use crate::support::receiver::{Answer, Receiver};
+use crate::support::refused::{bodies, one_in_ten_refused};
 use crate::support::{SECRET, brokers, eventually, unique};
 use crate::trace_states::hookbridge;
 
 const SOON: Duration = Duration::from_secs(30);
-
-fn bodies(count: usize) -> Vec<String> {
-    (1..=count).map(|n| format!("{{\"n\": {n}}}")).collect()
-}
 
 /// The ids of all attempts, page by page, the newest first.
 async fn listed(bridge: &Bridge, limit: usize) -> Vec<String> {
@@ -47,17 +44,7 @@ async fn listed(bridge: &Bridge, limit: usize) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_are_listed_page_by_page_and_filtered() {
-    let receiver = Receiver::answering(|request, _| {
-        let odd = request.body.ends_with(b"1}");
-        Answer::status(if odd { 400 } else { 204 })
-    })
-    .await;
-    let bus = Bus::embedded();
-    let crm = subscription("crm", "orders.*", &receiver.url("/"), "")
-        .replace("jitter: 0", "jitter: 0, no_retry: [400]");
-    let bridge = Bridge::start(&bus.config(&crm)).await.ready().await;
-    bus.publish(&bridge, &bodies(250)).await;
-    receiver.wait_for(250, SOON).await;
+    let (bridge, _receiver) = one_in_ten_refused(250).await;
     let ids = eventually("all are recorded", SOON, async || {
         let ids = listed(&bridge, 40).await;
         (ids.len() >= 250).then_some(ids)

@@ -22,8 +22,8 @@ pub static SUBSCRIPTION: Section = Section {
         key(
             "sources",
             Form::List(&Form::Name),
-            "any",
-            "Sources that it takes events from.",
+            "any but `hookbridge`",
+            "Sources that it takes events from. `hookbridge` is always there: [what the bridge itself says](meta-events.md).",
         ),
         key(
             "filter",

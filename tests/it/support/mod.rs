@@ -7,6 +7,7 @@ pub mod cli;
 pub mod command;
 pub mod letters;
 pub mod receiver;
+pub mod refused;
 pub mod shop;
 
 use std::time::{Duration, Instant};
