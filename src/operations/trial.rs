@@ -149,6 +149,7 @@ fn made_up(pipeline: &Pipeline, uid: &Uid, sample: Sample) -> Result<Event, NotT
         id,
         kind: r#type.unwrap_or_else(|| topic.clone()).into(),
         source: source.unwrap_or_else(|| UNSAID.to_owned()).into(),
+        tenant: status.tenant.clone(),
         published_at: Some(now),
         content_type: content_type.or_else(|| is_json.then(|| "application/json".into())),
         content_encoding: None,

@@ -93,7 +93,8 @@ impl Pipeline {
         let _place = PLACES.try_acquire().map_err(|_| NotTried::TooMany)?;
         let json = self.said_by(&event).await?;
         let now = Timestamp::now();
-        let first = Delivery::first(event, spec.name.clone(), uid.clone(), now);
+        let first = Delivery::first(event, spec.name.clone(), uid.clone(), now)
+            .of_tenant(spec.tenant.clone());
         let mut delivery = Delivery {
             id: DeliveryId::of_test(&first.event.id, uid, now),
             ..first

@@ -162,7 +162,7 @@ fn the_shape_of_things() {
 7:35 `maybe` is not `true` or `false`
 7:52 `endpoint` is text, not true or false (put it in quotes if the word is meant)
 "#);
-    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `state_on`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `reload`, `telemetry`, `brokers`, `sources`, `versions`, `endpoints`, `subscriptions`, `tests`)");
+    insta::assert_snapshot!(said("- a\n- b\n"), @"1:1 `config` is a map, not a list (its keys: `group`, `instance`, `data_dir`, `state_on`, `store_key`, `admin`, `dead_letters`, `delivery`, `limits`, `attempts`, `reload`, `telemetry`, `tenants`, `brokers`, `sources`, `versions`, `endpoints`, `subscriptions`, `tests`)");
     insta::assert_snapshot!(said(""), @"1:1 `brokers` is missing");
 }
 

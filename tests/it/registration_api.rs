@@ -156,7 +156,7 @@ async fn what_is_wrong_is_told_by_pointers_and_changes_nothing() {
     let large = json!({ "name": "x".repeat(1 << 20) });
     post(&bridge, ALL, &large).await.with(413);
     let mut heavy = to("heavy", url);
-    heavy["labels"] = json!({ "a": "x".repeat(110_000) });
+    heavy["filter"] = json!({ "data.a": "x".repeat(110_000) });
     post(&bridge, ALL, &heavy).await.with(413);
     let text = [("content-type", "text/plain")];
     let new = to("new", url);

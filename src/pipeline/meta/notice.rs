@@ -243,6 +243,7 @@ impl Notice {
             topic: self.kind.into(),
             kind: self.kind.into(),
             source: META_SOURCE.into(),
+            tenant: self.about.tenant.clone(),
             published_at: Some(self.at),
             content_type: Some("application/json".into()),
             content_encoding: None,

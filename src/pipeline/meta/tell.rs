@@ -192,10 +192,12 @@ impl Pipeline {
         let (name, uid) = (subscription.spec.name.clone(), subscription.uid.clone());
         Job {
             witness: Witness::new(&self.suspects, event, &uid),
-            delivery: Delivery::first(event.clone(), name, uid, Timestamp::now()),
+            delivery: Delivery::first(event.clone(), name, uid, Timestamp::now())
+                .of_tenant(subscription.spec.tenant.clone()),
             target,
             keeper: keeper.clone(),
             ticket,
+            pass: None,
             window: self.desk.hall.filling(),
             json: None,
         }
