@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hookbridge::meters::Meters;
 use hookbridge::store::{
     Agreement, Answer, Disabled, DisabledBecause, EndpointStanding, Key, Keys, OpenError,
-    Registered, Remembered, Store, SubscriptionStanding, Suspect,
+    Registered, Remembered, Step, Store, SubscriptionStanding, Suspect,
 };
 use hookbridge::subscription::{MaxParked, RetryPolicy, Spec, Uid};
 use serde_json::{Value, json};
@@ -186,8 +186,11 @@ async fn written_now(dir: &Path, registered: bool) -> Vec<String> {
             until: at("2036-11-02T00:00:00Z"),
             answer: Answer::Open(json!({ "name": "sales", "etag": null, "body": {} })),
         };
-        let answered = Some(("cd".repeat(32), answered));
-        store.register(record, answered).await.unwrap();
+        let put = Step::Put {
+            record: Box::new(record),
+            answered: Some(Box::new(("cd".repeat(32), answered))),
+        };
+        store.fold(vec![put]).await.unwrap();
     }
     drop(store);
     lines(&raw(&dir.join("store")))
@@ -231,7 +234,8 @@ async fn every_released_format_is_opened() {
         let begun = store.begin().await.unwrap();
         assert_eq!(begun.suspects["evt_1"].tries, 2);
 
-        let made = store.registered().unwrap();
+        let made: Result<Vec<_>, _> = store.each_registered().collect();
+        let made = made.unwrap();
         assert_eq!(made.len(), usize::from(registered));
         for record in made {
             assert_eq!((&*record.name, record.revision), ("sales", 3));

@@ -15,8 +15,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::shared::What;
 use super::{Mistake, Refused, Registry, Settings, document, load, opened, sealed};
-use crate::store::{KeyError, Registered, SubscriptionStanding};
+use crate::store::{KeyError, Registered};
 use crate::subscription::Uid;
 
 /// The version of a line that this release writes. The first and so far the only one; a release reads
@@ -283,12 +284,19 @@ impl Registry {
         let (_, prepared) = self.checked(&settings, &record.uid, &in_effect)?;
         let record = sealed(&settings, record, &document)?;
         if paused {
-            let standing = SubscriptionStanding { paused };
-            let set = self.store.set_subscription_standing(&record.uid, standing);
-            set.await?;
+            // Before it is there, so that nothing is delivered in between.
+            let uid = record.uid.clone();
+            let what = What::Subscription { uid, paused };
+            self.shared.tell(what, None).await?;
         }
-        self.put(record, prepared).await?;
-        Ok((Came::Made, None))
+        match self.put(record, prepared).await {
+            Ok(()) => Ok((Came::Made, None)),
+            Err(Refused::Changed) => {
+                let why = "it was removed, and a removed uid does not come again";
+                Ok((Came::Conflict, Some(why.to_owned())))
+            }
+            Err(other) => Err(other),
+        }
     }
 }
 
