@@ -57,7 +57,11 @@ const LEAVE_GRACE: Duration = Duration::from_secs(15);
 
 /// Where the config came from, to be read again.
 pub enum From {
-    File(PathBuf),
+    File {
+        path: PathBuf,
+        /// Of its text, as [`config::Loaded`] has it.
+        hash: String,
+    },
     /// The one for trying it out.
     BuiltIn,
 }
@@ -355,14 +359,9 @@ impl App {
 
 /// Names a config by its text, without what is put in for its secrets.
 fn hash_of(from: &From) -> String {
-    let text = match from {
-        From::File(path) => std::fs::read(path),
-        From::BuiltIn => Ok(config::TRY.into()),
-    };
-    match text {
-        Ok(text) => hex::encode(&Sha256::digest(text)[..6]),
-        // It has gone since it was read.
-        Err(_) => "unknown".to_owned(),
+    match from {
+        From::File { hash, .. } => hash.clone(),
+        From::BuiltIn => hex::encode(&Sha256::digest(config::TRY)[..6]),
     }
 }
 

@@ -100,7 +100,7 @@ impl Reloader {
             }
             Err(why) => {
                 error!(error = %why, "the config is not reloaded; the one before stays in force");
-                noted.refused = Some(format!("the config before stays in force: {why}"));
+                noted.refused = Some(format!("the config before stays in force: {}", openly(why)));
             }
         }
         let waiting = noted.needs_restart.len();
@@ -109,7 +109,7 @@ impl Reloader {
     }
 
     async fn try_reload(&self) -> Result<Reloaded, NotReloaded> {
-        let From::File(path) = &self.from else {
+        let From::File { path, .. } = &self.from else {
             return Err(NotReloaded::NoFile);
         };
         let mut running = self.running.lock().await;
@@ -153,13 +153,13 @@ impl Reloader {
 
     /// Looks at the file now and then, as the config says, and reloads when it has changed. For ever.
     pub async fn watch(self: Arc<Self>) {
-        let From::File(path) = &self.from else {
+        let From::File { path, hash: read } = &self.from else {
             return;
         };
         let mut every = self.watch.subscribe();
-        let mut stamp = stamp(path).await;
-        let first = hash(path).await;
-        self.noted().hash = first;
+        // It may have changed since it was read: the first look is at its text.
+        let mut stamp = None;
+        self.noted().hash = Some(read.clone());
         loop {
             let Some(interval) = *every.borrow_and_update() else {
                 if every.changed().await.is_err() {
@@ -210,6 +210,17 @@ async fn hash(path: &Path) -> Option<String> {
     let mut hash = hex::encode(Sha256::digest(&text));
     hash.truncate(12);
     Some(hash)
+}
+
+/// Readiness is for everybody, and what is wrong in a file may be a secret in the wrong place.
+fn openly(why: &NotReloaded) -> String {
+    match why {
+        NotReloaded::Invalid(flaws) => {
+            let many = flaws.len();
+            format!("the file has problems ({many}); the log and `hookbridge validate` name them")
+        }
+        other => other.to_string(),
+    }
 }
 
 fn invalid(problems: &Problems) -> NotReloaded {

@@ -34,7 +34,7 @@ pub fn run(args: Args) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     let (config, from) = match &args.config {
         Some(path) => match config::load(path, &env) {
-            Ok(loaded) => (loaded.config, From::File(path.clone())),
+            Ok(config::Loaded { config, path, hash }) => (config, From::File { path, hash }),
             Err(problems) => {
                 eprint!(
                     "{}",

@@ -18,6 +18,7 @@ use super::decoding::{self, PATIENCE, Seen};
 use super::door::{Door, Entrance, Patience};
 use super::keeper::Keeper;
 use super::release::End;
+use super::resolve::STANDING_HOLD;
 use super::suspects::{self, Witness};
 use super::target::Target;
 use super::terms::{self, Rules, breaches};
@@ -28,6 +29,7 @@ use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::Event;
 use crate::failpoint;
 use crate::render::SharedJson;
+use crate::store::Store;
 use crate::subscription::{LazyJson, Uid};
 
 /// How long a delivery whose subscription is unknown here is held: during a rolling deploy, or
@@ -430,9 +432,9 @@ async fn offer_due(
     drop(routes);
     let Some(target) = found else {
         pipeline.lanes.holds(&delivery.subscription, Instant::now());
-        let keeper = keeper.clone();
+        let (keeper, store) = (keeper.clone(), pipeline.store.clone());
         tokio::spawn(async move {
-            hold_unknown(&keeper, delivery).await;
+            hold_unknown(&keeper, &store, delivery).await;
             ticket.resolved();
         });
         return;
@@ -540,7 +542,12 @@ pub(super) async fn take_unmatched(
     }
 }
 
-async fn hold_unknown(keeper: &Arc<Keeper>, mut delivery: Delivery) {
+async fn hold_unknown(keeper: &Arc<Keeper>, store: &Store, mut delivery: Delivery) {
+    // One of the API that the config of the day does not allow is kept, and so is what waits for it.
+    if matches!(store.registered_with(&delivery.uid), Ok(Some(_)) | Err(_)) {
+        delivery.progress.unknown_since = None;
+        return keeper.hold(&delivery, STANDING_HOLD).await;
+    }
     let now = Timestamp::now();
     let since = *delivery.progress.unknown_since.get_or_insert(now);
     let unknown_for = Duration::try_from(now.duration_since(since)).unwrap_or_default();

@@ -8,16 +8,19 @@ use hookbridge::broker::rabbitmq::RabbitMq;
 use hookbridge::broker::{Broker, Wait};
 use hookbridge::delivery::{Delivery, WaitKind};
 use hookbridge::event::{Event, EventId, Headers, Origin, Place};
+use hookbridge::meters::Meters;
+use hookbridge::store::{Registered, Step, Store};
 use hookbridge::subscription::Uid;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 
 use crate::contract::rig::Rig;
 use crate::path::subscription;
 use crate::rabbitmq_support::{amqp, settings};
 use crate::support::bridge::Bridge;
 use crate::support::bus::Bus;
-use crate::support::eventually;
 use crate::support::receiver::Receiver;
+use crate::support::{SECRET, eventually};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -108,6 +111,82 @@ async fn what_is_unknown_is_held_for_ten_minutes_and_then_a_dead_letter() {
     let bridge = Bridge::start_in(folder, &config, Vec::new()).await;
     let mut bridge = bridge.ready().await;
     one_is_held_and_one_is_dead(&bus, &mut bridge, &receiver).await;
+}
+
+/// Its endpoint is one that the config has no more.
+async fn registered(data_dir: &std::path::Path) -> Uid {
+    let meters = Meters::new();
+    let (bytes, flush) = (meters.store_bytes.clone(), meters.store_flush.clone());
+    let store = Store::open(data_dir, bytes, flush).expect("the store");
+    let uid = Uid::from_stored("api:0190a0a0a0a07000800000000000a001");
+    let now = Timestamp::now();
+    let record = Registered {
+        uid: uid.clone(),
+        name: "forgotten".to_owned(),
+        revision: 1,
+        made_at: now,
+        changed_at: now,
+        document: json!({ "name": "forgotten", "topics": ["#"], "endpoint": "shop" }),
+        endpoint: None,
+        old_until: Vec::new(),
+    };
+    let (record, answered) = (Box::new(record), None);
+    let put = Step::Put { record, answered };
+    store.fold(vec![put]).await.expect("kept");
+    uid
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_one_that_cannot_be_used_now_waits_until_it_can() {
+    let receiver = Receiver::accepting().await;
+    let bus = Bus::embedded();
+    let without = bus.config(&subscription("crm", "elsewhere", &receiver.url("/"), ""));
+    let folder = tempfile::tempdir().expect("a folder");
+    let data_dir = folder.path().join("data");
+    std::fs::create_dir_all(&data_dir).expect("a folder");
+    let uid = registered(&data_dir).await;
+    let broker = Embedded::open(EmbeddedSettings {
+        name: "here".into(),
+        group: bus.group.as_str().into(),
+        path: data_dir.join("embedded-here.redb"),
+        max_bytes: 1 << 30,
+        retention: Duration::ZERO,
+        sources: Vec::new(),
+    })
+    .expect("opens");
+    let waits = Delivery {
+        uid,
+        ..unknown_for("long_since", 11)
+    };
+    let wait = Wait {
+        kind: WaitKind::Retry,
+        delay: Duration::ZERO,
+    };
+    broker.park(&waits, wait).await.expect("parked");
+    drop(broker);
+    let bridge = Bridge::start_in(folder, &without, Vec::new()).await;
+    let bridge = bridge.ready().await;
+    eventually("it is held", WITHIN, async || {
+        let (_, listed) = bridge.get("/v1/parked").await;
+        listed.contains("\"kind\":\"hold\"").then_some(())
+    })
+    .await;
+    assert!(!bridge.log().contains("no such subscription"));
+    let shop = format!(
+        "endpoints: {{ shop: {{ url: '{}', secret: '{SECRET}' }} }}\n",
+        receiver.url("/shop")
+    );
+    bridge.reload(&(shop + &without));
+    let order = r#"{"subscription": "forgotten"}"#;
+    let request = eventually("it is delivered", WITHIN, async || {
+        let _ = bridge.post("/v1/parked/now", order).await;
+        receiver.requests().pop()
+    })
+    .await;
+    assert_eq!(
+        (&*request.path, &request.body[..]),
+        ("/shop", &b"long_since"[..])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

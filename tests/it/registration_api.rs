@@ -158,6 +158,8 @@ async fn what_is_wrong_is_told_by_pointers_and_changes_nothing() {
     let mut heavy = to("heavy", url);
     heavy["filter"] = json!({ "data.a": "x".repeat(110_000) });
     post(&bridge, ALL, &heavy).await.with(413);
+    let dry = format!("{ALL}?dry_run=true");
+    post(&bridge, &dry, &heavy).await.with(413);
     let text = [("content-type", "text/plain")];
     let new = to("new", url);
     ask(&bridge, Method::POST, ALL, Some(&new), &text)

@@ -106,7 +106,7 @@ async fn a_reload_says_what_has_changed_and_what_needs_a_restart() {
     assert_eq!(errors[0]["help"], "did you mean `topics`?");
     let noted = note(&bridge).await.expect("a note");
     assert!(
-        noted.starts_with("the config before stays in force"),
+        noted.starts_with("the config before stays in force: the file has problems ("),
         "{noted}"
     );
     assert_eq!(bridge.metric("hookbridge_config_reload_failed").await, 1.0);

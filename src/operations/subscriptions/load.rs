@@ -158,10 +158,13 @@ impl Registry {
                 self.expire(Timestamp::now()).await?;
                 self.forget(Timestamp::now()).await
             };
-            if let Err(why) = kept_up.await {
-                warn!(error = %why, "subscriptions of the API are not kept up; tried again in a minute");
-            }
-            let wait = self.until_next_expiry(Timestamp::now()).min(LOOK);
+            let wait = match kept_up.await {
+                Ok(()) => self.until_next_expiry(Timestamp::now()).min(LOOK),
+                Err(why) => {
+                    warn!(error = %why, "subscriptions of the API are not kept up; tried again in a minute");
+                    LOOK
+                }
+            };
             tokio::select! {
                 () = self.news.notified() => {}
                 () = tokio::time::sleep(wait) => {}

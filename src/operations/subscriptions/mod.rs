@@ -662,6 +662,7 @@ fn sealed(
         let sealed = settings.keys.seal(record.uid.as_str(), plain.as_bytes());
         record.endpoint = Some(sealed?);
     }
+    Store::fits(&record, None)?;
     Ok(record)
 }
 
