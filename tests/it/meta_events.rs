@@ -93,6 +93,7 @@ async fn owners_are_told_of_endpoints_and_dead_letters_and_nobody_else_is() {
     ];
     let bus = Bus::embedded();
     let config = format!("store_key: ['{KEY}']\n{}", bus.config(&config.concat()));
+    let config = config.replace("topics: ['#'] }", "topics: ['#'], tenant: { json: of } }");
     let bridge = Bridge::start(&config).await.ready().await;
     let made = json!({
         "name": "made", "topics": ["hookbridge.dead_letter.*"], "sources": ["hookbridge"],
@@ -101,8 +102,8 @@ async fn owners_are_told_of_endpoints_and_dead_letters_and_nobody_else_is() {
     });
     post(&bridge, "/v1/subscriptions", &made).await.with(201);
 
-    bus.publish(&bridge, &["{\"is\": \"bad\"}".to_owned()])
-        .await;
+    let event = |is: &str| format!(r#"{{"of": "acme", "is": "{is}"}}"#);
+    bus.publish(&bridge, &[event("bad")]).await;
     let failing = until_told(&all, FAILING).await;
     assert_eq!(failing["endpoint"], "crm", "{failing}");
     assert_eq!(failing["result"], "503");
@@ -116,7 +117,7 @@ async fn owners_are_told_of_endpoints_and_dead_letters_and_nobody_else_is() {
     let disabled = until_told(&all, DISABLED).await;
     assert_eq!(disabled["endpoint"], "leaver", "{disabled}");
     assert_eq!(disabled["because"], "asked");
-    bus.publish(&bridge, &bodies(1)).await;
+    bus.publish(&bridge, &[event("good")]).await;
     let recovered = until_told(&all, RECOVERED).await;
     assert_eq!(recovered["endpoint"], "crm", "{recovered}");
 

@@ -85,7 +85,7 @@ async fn printed_topics_are_all_that_kafka_needs() {
             made += 1;
         }
     }
-    assert_eq!(made, 5, "{}", printed.stdout);
+    assert_eq!(made, 6, "{}", printed.stdout);
 
     let bridge = bridge.ready().await;
     bus.publish(&bridge, &[r#"{"n":1}"#.to_owned()]).await;
