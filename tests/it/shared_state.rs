@@ -7,7 +7,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 
-use crate::registration_support::{Came, KEY, SOON, ask, config, get, post, publish, to};
+use crate::registration_support::{
+    Came, KEY, OTHER_KEY, SOON, ask, config, get, post, publish, to,
+};
 use crate::support::bridge::Bridge;
 use crate::support::brokers::{self, Own};
 use crate::support::bus::Bus;
@@ -41,6 +43,8 @@ on_both!(
     of_two_at_the_same_time_one_is_first,
     an_empty_data_dir_catches_up,
     what_an_endpoint_has_said_is_known_to_all,
+    a_name_that_is_used_again_is_found_after_a_restart,
+    a_new_key_on_one_takes_nothing_out_of_force_on_the_other,
 );
 
 fn config_of(bus: &Bus) -> String {
@@ -306,6 +310,63 @@ async fn an_empty_data_dir_catches_up(bus: &Bus) {
     same_within(&maker, &taker, PROMPTLY).await;
     assert_eq!(get(&taker, &format!("{ALL}/last")).await.status, 404);
     assert_eq!(state_of(&taker, &format!("{ALL}/held")).await, "active");
+}
+
+/// What the log still says of those who had the names before does not take them away.
+async fn a_name_that_is_used_again_is_found_after_a_restart(bus: &Bus) {
+    let mut bridge = Bridge::start(&config_of(bus)).await.ready().await;
+    let url = "http://127.0.0.1:9/";
+    let make = async |bridge: &Bridge, name: &str| {
+        let made = post(bridge, ALL, &to(name, url)).await.with(201);
+        made.body["uid"].clone()
+    };
+    make(&bridge, "crm").await;
+    ask(&bridge, Method::DELETE, CRM, None, &[]).await.with(204);
+    let crm = make(&bridge, "crm").await;
+    let moved = make(&bridge, "erp").await;
+    let patch = json!({ "name": "moved" });
+    let erp = format!("{ALL}/erp");
+    ask(&bridge, Method::PATCH, &erp, Some(&patch), &[])
+        .await
+        .with(200);
+    let erp = make(&bridge, "erp").await;
+    bridge.kill9_and_restart().await;
+    bridge.wait_ready(SOON).await;
+    for (name, uid) in [("crm", &crm), ("moved", &moved), ("erp", &erp)] {
+        let found = get(&bridge, &format!("{ALL}/{name}")).await.with(200);
+        assert_eq!(found.body["uid"], *uid, "{name}");
+        post(&bridge, ALL, &to(name, url)).await.with(409);
+    }
+}
+
+/// All is sealed anew there, with a key that the other does not have yet.
+async fn a_new_key_on_one_takes_nothing_out_of_force_on_the_other(bus: &Bus) {
+    let receiver = Receiver::accepting().await;
+    let config = config_of(bus);
+    let (maker, taker) = two(&without_sources(&config), &config).await;
+    post(&maker, ALL, &to("crm", &receiver.url("/")))
+        .await
+        .with(201);
+    on_the_other(&taker, CRM).await;
+    let keys = format!("store_key: ['{OTHER_KEY}', '{KEY}']");
+    let two_keys = |config: &str| config.replace(&format!("store_key: '{KEY}'"), &keys);
+    maker.reload(&two_keys(&without_sources(&config)));
+    eventually("the other has been told", SOON, async || {
+        taker
+            .log()
+            .contains("not in `store_key` here")
+            .then_some(())
+    })
+    .await;
+    bus.publish(&taker, &["{}".to_owned()]).await;
+    receiver.wait_for(1, SOON).await;
+    taker.reload(&two_keys(&config));
+    eventually("it is read with the new key", SOON, async || {
+        (get(&taker, CRM).await.status == 200).then_some(())
+    })
+    .await;
+    bus.publish(&taker, &["{}".to_owned()]).await;
+    receiver.wait_for(2, SOON).await;
 }
 
 async fn what_an_endpoint_has_said_is_known_to_all(bus: &Bus) {

@@ -134,6 +134,11 @@ impl<'a, V: View> Ahead<'a, V> {
         Ok(())
     }
 
+    /// Whether whose this name is depends on the batch.
+    pub fn changes(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     pub fn remove(&mut self, uid: &Uid) -> Result<(), V::Error> {
         self.free(uid)?;
         self.by_uid.insert(uid.clone(), None);

@@ -592,6 +592,8 @@ impl Judging<'_> {
                     key,
                     place, why, "a record of what the group shares is passed over"
                 );
+                // Somebody knows what it says: what there is here under this key stays.
+                self.outcome.seen.push((key, true));
                 return Ok(());
             }
         };
@@ -678,7 +680,10 @@ impl Judging<'_> {
         let is_fresh = !self.outcome.registered.contains_key(&uid);
         let is_kept = is_fresh
             && self.registry.store.registered_with(&uid)?.as_ref() == Some(&*record)
-            && self.is_remembered(answered.as_deref())?;
+            && self.is_remembered(answered.as_deref())?
+            && self.has_its_name(&uid, &next.name)?;
+        let before = self.ahead.of(&uid)?;
+        let is_only_resealed = again && before.is_some_and(|it| it.revision == next.revision);
         self.ahead.put(&uid, next)?;
         self.outcome.seen.push((key_of(&uid), true));
         if is_kept {
@@ -693,10 +698,25 @@ impl Judging<'_> {
             answered,
         };
         self.outcome.steps.push(step);
+        // With a key that this config does not have yet: what is in force is the same.
+        let stays = is_only_resealed
+            && opened(&self.settings.keys, &record).is_err()
+            && self.registry.pipeline.subscription(&uid).is_some();
+        if stays {
+            warn!(subscription = %record.name, %uid, "this subscription was sealed with a key that is not in `store_key` here: it stays in force until the next start or reload, which needs that key");
+            return Ok(verdict);
+        }
         self.outcome
             .registered
             .insert(uid, Some((record, prepared)));
         Ok(verdict)
+    }
+
+    /// Whether the store leads from the name to the subscription, and goes on to do so: another one may
+    /// have had the name before, and what is read of that is written down first.
+    fn has_its_name(&self, uid: &Uid, name: &str) -> Result<bool, StoreError> {
+        let owner = self.registry.store.registered_as(name)?;
+        Ok(!self.ahead.changes(name) && owner.is_some_and(|owner| owner.uid == *uid))
     }
 
     /// Whether there is nothing to remember that is not remembered.
