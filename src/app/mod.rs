@@ -293,8 +293,10 @@ impl App {
                 asked = signals.next() => match asked {
                     Asked::Stop => break None,
                     Asked::Reload => {
+                        // Beside what is listened for here: it may wait for a change to be carried out.
                         // What came of it is logged there.
-                        let _ = reloader.reload().await;
+                        let reloader = reloader.clone();
+                        tokio::spawn(async move { reloader.reload().await });
                     }
                 },
                 ended = running.join_next(), if !running.is_empty() => match ended {
