@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::{Operations, Traces, letters};
 use crate::broker::Span;
 use crate::event::{Event, EventId, HeaderValue, Headers, Origin, Place};
-use crate::pipeline::{NotTried, Pipeline, Tried};
+use crate::pipeline::{NotTried, Pipeline, Tried, Turn};
 use crate::subscription::Uid;
 
 /// How long an event of the past is looked for.
@@ -94,11 +94,12 @@ pub async fn run(
 ) -> Result<Tried, NotTested> {
     let pipeline = traces.pipeline.as_ref().ok_or(NotTried::Unknown)?;
     let uid = pipeline.identity(which).ok_or(NotTried::Unknown)?;
+    let turn = Turn::taken()?;
     let event = match what {
         What::Past(id) => past(operations, traces, &id).await?,
         What::Sample(sample) => Arc::new(made_up(pipeline, &uid, *sample)?),
     };
-    Ok(pipeline.try_out(&uid, event).await?)
+    Ok(pipeline.try_out(turn, &uid, event).await?)
 }
 
 fn made_up(pipeline: &Pipeline, uid: &Uid, sample: Sample) -> Result<Event, NotTested> {

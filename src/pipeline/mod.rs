@@ -96,7 +96,7 @@ pub use self::register::Prepared;
 pub use self::standing::{State, SubscriptionStatus, Wanted};
 pub use self::tap::{Filter, Heard, Shown, ShownAnswer, Tap, Tapped, Taps};
 pub use self::terms::Rules;
-pub use self::trial::{MARK, NotTried, Tried};
+pub use self::trial::{MARK, NotTried, Tried, Turn};
 pub use self::under_way::Running;
 
 /// A delivery on its way, with the right to settle it.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::info;
 
 use super::attempt::{exchange_of, note};
@@ -30,12 +30,25 @@ use crate::subscription::{LazyJson, Subscription, Uid};
 /// `true` on requests that are tests.
 pub const MARK: HeaderName = HeaderName::from_static("webhook-test");
 const AT_ONCE: usize = 8;
-/// Somebody waits for the answer, and not for as long as a delivery does.
-const LONGEST: Duration = Duration::from_secs(20);
+/// Somebody waits for the answer, and not for as long as a delivery does: with what a search and a
+/// schema may take it is less than a request of the API may.
+const LONGEST: Duration = Duration::from_secs(15);
 /// How long a schema registry may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
+
+/// One of the tests that may be under way at once, from the search for its event on.
+pub struct Turn {
+    _place: SemaphorePermit<'static>,
+}
+
+impl Turn {
+    pub fn taken() -> Result<Self, NotTried> {
+        let _place = PLACES.try_acquire().map_err(|_| NotTried::TooMany)?;
+        Ok(Self { _place })
+    }
+}
 
 /// What came of a test.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -75,7 +88,12 @@ impl Pipeline {
     }
 
     /// Sends `event` to the endpoint of a subscription once, whether or not that matches it.
-    pub async fn try_out(&self, uid: &Uid, event: Arc<Event>) -> Result<Tried, NotTried> {
+    pub async fn try_out(
+        &self,
+        _turn: Turn,
+        uid: &Uid,
+        event: Arc<Event>,
+    ) -> Result<Tried, NotTried> {
         let target = self.routes.load().by_uid(uid).cloned();
         let target = target.ok_or(NotTried::Unknown)?;
         let Subscription {
@@ -90,7 +108,6 @@ impl Pipeline {
         if target.is_unverified() {
             return Err(NotTried::Unverified);
         }
-        let _place = PLACES.try_acquire().map_err(|_| NotTried::TooMany)?;
         let json = self.said_by(&event).await?;
         let now = Timestamp::now();
         let first = Delivery::first(event, spec.name.clone(), uid.clone(), now)

@@ -277,12 +277,18 @@ impl Registry {
             }
             Err(other) => return Err(other),
         }
+        let (in_effect, _) = load::in_effect(&record, document.clone(), Timestamp::now());
+        let prepared = match self.checked(&settings, &record.uid, &in_effect) {
+            Ok((_, prepared)) => prepared,
+            Err(refused) => return of_this_line(refused),
+        };
+        let record = match sealed(&settings, record, &document) {
+            Ok(record) => record,
+            Err(refused) => return of_this_line(refused),
+        };
         if dry_run {
             return Ok((Came::Made, None));
         }
-        let (in_effect, _) = load::in_effect(&record, document.clone(), Timestamp::now());
-        let (_, prepared) = self.checked(&settings, &record.uid, &in_effect)?;
-        let record = sealed(&settings, record, &document)?;
         if paused {
             // Before it is there, so that nothing is delivered in between.
             let uid = record.uid.clone();
@@ -295,8 +301,16 @@ impl Registry {
                 let why = "it was removed, and a removed uid does not come again";
                 Ok((Came::Conflict, Some(why.to_owned())))
             }
-            Err(other) => Err(other),
+            Err(other) => of_this_line(other),
         }
+    }
+}
+
+/// What is wrong with one line, a quota that is used up for instance, does not end the import.
+fn of_this_line(refused: Refused) -> Result<(Came, Option<String>), Refused> {
+    match refused {
+        Refused::Unavailable(_) | Refused::NoKey => Err(refused),
+        other => Ok((Came::Conflict, Some(other.to_string()))),
     }
 }
 
