@@ -8,6 +8,7 @@
 
 mod fold;
 mod follow;
+mod judge;
 mod peers;
 mod said;
 mod tend;
