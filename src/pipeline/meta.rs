@@ -99,7 +99,11 @@ impl Meta {
         });
         match change {
             Change::Nothing => {}
-            Change::Tell(notice) => self.note(notice),
+            Change::Tell(notice) => {
+                if !self.note(notice) && shut {
+                    self.with_failing(|failing| failing.was_not_told(endpoint));
+                }
+            }
             Change::NoRoom => self.lose(1),
         }
     }
@@ -134,10 +138,13 @@ impl Meta {
         made
     }
 
-    fn note(&self, notice: Notice) {
-        if self.0.notices.try_send(notice).is_err() {
+    /// `false`: it is lost.
+    fn note(&self, notice: Notice) -> bool {
+        let is_noted = self.0.notices.try_send(notice).is_ok();
+        if !is_noted {
             self.lose(1);
         }
+        is_noted
     }
 
     fn lose(&self, count: u64) {
@@ -193,7 +200,7 @@ mod tests {
             let delivery = Delivery::first(Arc::new(event), "crm".into(), uid, Timestamp::now());
             meta.buried(&delivery, Reason::GaveUp);
             let later = Instant::now() + std::time::Duration::from_secs(60);
-            let due = lock(&meta.0.letters).due(later);
+            let due = lock(&meta.0.letters).due(later, 10);
             assert_eq!(due.is_empty(), told.is_empty());
         }
     }

@@ -77,14 +77,27 @@ impl Failing {
         }
     }
 
-    /// What is to be told by now. Endpoints are forgotten that work, or that are not `there` any more.
-    pub fn due(&mut self, now: Instant, there: impl Fn(&Cause) -> bool) -> Vec<Notice> {
+    /// What it was last said to tell of `endpoint` is lost: it is told when it is due again.
+    pub fn was_not_told(&mut self, endpoint: &str) {
+        if let Some(seen) = self.0.get_mut(endpoint) {
+            seen.told = false;
+        }
+    }
+
+    /// What is to be told by now, so much at the most; the rest the next time. Endpoints are forgotten
+    /// that work, or that are not `there` any more.
+    pub fn due(
+        &mut self,
+        now: Instant,
+        there: impl Fn(&Cause) -> bool,
+        most: usize,
+    ) -> Vec<Notice> {
         self.0.retain(|_, seen| match seen.since {
             Some(_) => there(&seen.cause),
             None => now < seen.next,
         });
         let all = self.0.values_mut();
-        all.filter_map(|seen| seen.due(now)).collect()
+        all.filter_map(|seen| seen.due(now)).take(most).collect()
     }
 }
 
@@ -126,21 +139,38 @@ mod tests {
         assert_eq!(kind(failing.fails(cause("crm"), at(3))), "-");
         assert_eq!(kind(failing.works("crm")), "-");
         assert_eq!(kind(failing.fails(cause("crm"), at(5))), "-");
-        assert_eq!(failing.due(at(59), there), []);
-        let due = failing.due(at(60), there);
+        assert_eq!(failing.due(at(59), there, MOST), []);
+        let due = failing.due(at(60), there, MOST);
         assert_eq!(due.len(), 1);
         assert_eq!(due[0].kind, FAILING);
-        assert_eq!(failing.due(at(500), there), []);
+        assert_eq!(failing.due(at(500), there, MOST), []);
         assert_eq!(kind(failing.works("crm")), RECOVERED);
-        assert_eq!(failing.due(at(501), there), []);
+        assert_eq!(failing.due(at(501), there, MOST), []);
         assert!(failing.is_empty());
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_told_later() {
+        let (mut failing, begin) = (Failing::default(), Instant::now());
+        for endpoint in ["crm", "erp", "shop"] {
+            failing.fails(cause(endpoint), begin);
+            failing.was_not_told(endpoint);
+        }
+        let later = begin + Duration::from_secs(60);
+        let there = |_: &Cause| true;
+        assert_eq!(failing.due(later, there, 2).len(), 2);
+        assert_eq!(failing.due(later, there, 2).len(), 1);
+        // Never told that it fails, it is not told to work again.
+        failing.fails(cause("new"), later);
+        failing.was_not_told("new");
+        assert_eq!(kind(failing.works("new")), "-");
     }
 
     #[test]
     fn one_that_is_gone_is_forgotten() {
         let (mut failing, now) = (Failing::default(), Instant::now());
         failing.fails(cause("crm"), now);
-        failing.due(now, |_| false);
+        failing.due(now, |_| false, MOST);
         assert!(failing.is_empty());
     }
 

@@ -94,11 +94,11 @@ impl Gathered {
         true
     }
 
-    /// Those to be told of by now.
-    pub fn due(&mut self, now: Instant) -> Vec<Letters> {
+    /// Those to be told of by now, so many at the most; the rest the next time.
+    pub fn due(&mut self, now: Instant, most: usize) -> Vec<Letters> {
         let mut due = Vec::new();
         self.0.retain(|_, seen| {
-            if now < seen.due {
+            if now < seen.due || due.len() >= most {
                 return true;
             }
             let letters = seen.letters.take();
@@ -132,8 +132,9 @@ mod tests {
         for (one, reason) in all.iter().zip(reasons) {
             assert!(gathered.add(one, reason, begin));
         }
-        assert_eq!(gathered.due(at(4)), []);
-        let due = gathered.due(at(5));
+        assert_eq!(gathered.due(at(4), MOST), []);
+        assert_eq!(gathered.due(at(5), 0), []);
+        let due = gathered.due(at(5), MOST);
         assert_eq!(due.len(), 2);
         let [nobodys, crms] = &due[..] else { panic!() };
         assert_eq!((&nobodys.subscription, nobodys.count), (&None, 1));
@@ -144,9 +145,9 @@ mod tests {
         assert_eq!(crms.last.delivery, all[1].id);
         // The next ones wait for longer.
         assert!(gathered.add(&all[0], Reason::NoRetry, at(7)));
-        assert_eq!(gathered.due(at(64)), []);
-        assert_eq!(gathered.due(at(65)).len(), 1);
-        assert_eq!(gathered.due(at(200)), []);
+        assert_eq!(gathered.due(at(64), MOST), []);
+        assert_eq!(gathered.due(at(65), MOST).len(), 1);
+        assert_eq!(gathered.due(at(200), MOST), []);
         assert!(gathered.0.is_empty());
     }
 

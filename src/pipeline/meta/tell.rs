@@ -103,7 +103,9 @@ impl Pipeline {
                     let looks = brokers.iter_mut();
                     let of_brokers =
                         looks.filter_map(|(keeper, looked)| looked.at(&keeper.broker.health(), now));
-                    of_brokers.for_each(|notice| self.meta.note(notice));
+                    of_brokers.for_each(|notice| {
+                        self.meta.note(notice);
+                    });
                     self.note_due(now);
                     let lost = self.meta.0.lost.get();
                     if lost > lost_before {
@@ -115,16 +117,17 @@ impl Pipeline {
         }
     }
 
-    /// Notes what has been gathered for long enough.
+    /// Notes what has been gathered for long enough, as far as there is room.
     fn note_due(&self, now: Instant) {
         let meta = &self.meta;
+        let room = meta.0.notices.capacity();
         let routes = self.routes.load();
         let is_there = |cause: &Cause| {
             let target = routes.by_uid(&cause.uid);
             target.is_some_and(|target| target.subscription.endpoint.name == cause.endpoint)
         };
-        let failing = meta.with_failing(|failing| failing.due(now, is_there));
-        let letters = lock(&meta.0.letters).due(now);
+        let failing = meta.with_failing(|failing| failing.due(now, is_there, room));
+        let letters = lock(&meta.0.letters).due(now, room - failing.len());
         let letters = letters.iter().map(|letters| {
             let target = letters.subscription.as_ref();
             let target = target.and_then(|(_, uid)| routes.by_uid(uid));
