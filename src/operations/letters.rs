@@ -18,19 +18,37 @@ pub async fn matching<T>(
     broker: &dyn Broker,
     pick: impl Fn(&Letter) -> Option<T>,
 ) -> Result<(Vec<T>, bool), String> {
+    up_to(MOST_FOUND, broker, pick).await
+}
+
+/// The first one that `pick` makes something of; nothing behind it is looked at.
+pub async fn first<T>(
+    broker: &dyn Broker,
+    pick: impl Fn(&Letter) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let (found, _) = up_to(1, broker, pick).await?;
+    Ok(found.into_iter().next())
+}
+
+async fn up_to<T>(
+    most: usize,
+    broker: &dyn Broker,
+    pick: impl Fn(&Letter) -> Option<T>,
+) -> Result<(Vec<T>, bool), String> {
     let deadline = Instant::now() + PATIENCE;
     let opening = timeout_at(deadline, broker.open_letters(Purpose::List)).await;
     let mut letters = match opening {
         Ok(opened) => opened.map_err(|why| why.to_string())?,
         Err(_) => return Err(format!("not opened within {} s", PATIENCE.as_secs())),
     };
-    let found = look(&mut *letters, pick, deadline).await;
+    let found = look(&mut *letters, most, pick, deadline).await;
     letters.close().await;
     found
 }
 
 async fn look<T>(
     letters: &mut dyn Letters,
+    most: usize,
     pick: impl Fn(&Letter) -> Option<T>,
     deadline: Instant,
 ) -> Result<(Vec<T>, bool), String> {
@@ -42,7 +60,7 @@ async fn look<T>(
             Ok(Err(refused)) => return Err(refused.to_string()),
             Err(_) => return Ok((found, false)),
         }
-        if found.len() >= MOST_FOUND {
+        if found.len() >= most {
             break;
         }
     }

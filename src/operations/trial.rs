@@ -10,6 +10,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -24,6 +26,8 @@ use crate::subscription::Uid;
 
 /// How long an event of the past is looked for.
 const LOOK: Duration = Duration::from_secs(8);
+/// Among the dead letters, of that.
+const LETTERS: Duration = Duration::from_secs(4);
 /// How long before its first attempt an event was published, the likeliest first.
 const BEFORE: [Duration; 3] = [
     Duration::from_secs(10),
@@ -213,20 +217,29 @@ async fn find(
     why: &mut Vec<String>,
 ) -> Option<Arc<Event>> {
     let is_it = |event: &Event| ids.iter().any(|id| id == event.id.as_str());
-    for (name, keeper) in &traces.keepers {
-        let whole = letters::matching(&*keeper.broker, |letter| {
+    // All at once: a broker that hangs does not use up the others' time, nor the history's.
+    let asked = traces.keepers.iter().map(async |(name, keeper)| {
+        let first = letters::first(&*keeper.broker, |letter| {
             let event = &letter.delivery.event;
             (letter.has_body && is_it(event)).then(|| event.clone())
         });
-        match whole.await {
-            Ok((found, _)) => {
-                if let Some(event) = found.into_iter().next() {
-                    return Some(event);
-                }
+        (name, timeout(LETTERS, first).await)
+    });
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    while let Some((name, found)) = asked.next().await {
+        match found {
+            Ok(Ok(Some(event))) => return Some(event),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => why.push(format!("dead letters on {name} cannot be listed: {error}")),
+            Err(_) => {
+                let seconds = LETTERS.as_secs();
+                why.push(format!(
+                    "not all dead letters on {name} were looked at within {seconds} s"
+                ));
             }
-            Err(error) => why.push(format!("dead letters on {name} cannot be listed: {error}")),
         }
     }
+    drop(asked);
     let mut entries = Vec::new();
     for id in ids {
         match traces.entries_of(id).await {
