@@ -138,7 +138,7 @@ async fn import(
         )
     })?;
     let before = usize::try_from(how.first_line.unwrap_or(1).saturating_sub(1)).unwrap_or_default();
-    let checked = registry.check_lines(&body).await;
+    let checked = registry.check_lines(body).await;
     let checked = checked.map_err(|flawed| refused(flawed, before))?;
     let came = registry.import(checked, how.dry_run);
     let results = stream::unfold(came, move |mut came| async move {

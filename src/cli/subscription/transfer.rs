@@ -135,12 +135,21 @@ async fn each(
     mut with: impl FnMut(Imported) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let Part { first_line, text } = part;
+    let lines = text.split(|byte| *byte == b'\n');
+    let mut left = lines.filter(|line| !line.trim_ascii().is_empty()).count();
     let path = format!("/v1/subscriptions/import?dry_run={dry_run}&first_line={first_line}");
     let mut came = admin.post_lines(&path, text).await?;
     while let Some(line) = came.next().await? {
         with(serde_json::from_slice(&line)?)?;
+        left = left.saturating_sub(1);
     }
-    Ok(())
+    match left {
+        0 => Ok(()),
+        left => Err(Exit::unavailable(format!(
+            "the bridge has said nothing of the last {left} lines; take them in again"
+        ))
+        .into()),
+    }
 }
 
 /// Lines that go in one request.

@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -108,9 +109,19 @@ impl Registry {
         Ok(Some((lines, last)))
     }
 
-    /// Checks all lines of `text`; those that are empty are passed over.
-    pub async fn check_lines(&self, text: &[u8]) -> Result<Vec<Checked>, Vec<Flawed>> {
-        let settings = self.settings.lock().await;
+    /// Checks all lines of `text`; those that are empty are passed over. By the config that is in force
+    /// now: each is looked at again when it is made.
+    pub async fn check_lines(self: &Arc<Self>, text: Bytes) -> Result<Vec<Checked>, Vec<Flawed>> {
+        let registry = self.clone();
+        let checking = tokio::task::spawn_blocking(move || registry.check_all(&text));
+        checking.await.unwrap_or_else(|why| {
+            let mistake = Mistake::at(String::new(), format!("the check has failed: {why}"));
+            Err(vec![Flawed { line: 1, mistake }])
+        })
+    }
+
+    fn check_all(&self, text: &[u8]) -> Result<Vec<Checked>, Vec<Flawed>> {
+        let settings = self.shared.settings();
         let mut flawed = Vec::new();
         let mut checked: Vec<Checked> = Vec::new();
         let (mut uids, mut names) = (HashSet::new(), HashSet::new());
