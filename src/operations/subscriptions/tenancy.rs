@@ -75,7 +75,7 @@ impl Registry {
         is_its.then_some(()).ok_or(Refused::Unknown)
     }
 
-    /// Whether its tenant may have one more; one that is there already may stay.
+    /// Whether its tenant may have one more; one that is its own already may stay.
     pub(super) fn has_room(&self, uid: &Uid, spec: &Spec) -> Result<(), Refused> {
         let Some(tenant) = &spec.tenant else {
             return Ok(());
@@ -83,7 +83,9 @@ impl Registry {
         let Some(most) = self.pipeline.quota_of(tenant).subscriptions else {
             return Ok(());
         };
-        if self.pipeline.subscription(uid).is_some() || !self.pipeline.tenant_has(tenant, most) {
+        let before = self.store.registered_with(uid)?;
+        let stays = before.is_some_and(|record| is_of(&record, tenant));
+        if stays || !self.pipeline.tenant_has(tenant, most) {
             return Ok(());
         }
         Err(Refused::Quota(format!(
