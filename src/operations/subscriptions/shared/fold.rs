@@ -134,9 +134,10 @@ impl<'a, V: View> Ahead<'a, V> {
         Ok(())
     }
 
-    /// Whether whose this name is depends on the batch.
-    pub fn changes(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
+    /// Whether the batch leaves this name to somebody else, or to nobody.
+    pub fn takes_from(&self, uid: &Uid, name: &str) -> bool {
+        let owner = self.by_name.get(name);
+        owner.is_some_and(|owner| owner.as_ref() != Some(uid))
     }
 
     pub fn remove(&mut self, uid: &Uid) -> Result<(), V::Error> {

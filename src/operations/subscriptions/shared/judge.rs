@@ -283,7 +283,7 @@ impl Judging<'_> {
     /// have had the name before, and what is read of that is written down first.
     fn has_its_name(&self, uid: &Uid, name: &str) -> Result<bool, StoreError> {
         let owner = self.registry.store.registered_as(name)?;
-        Ok(!self.ahead.changes(name) && owner.is_some_and(|owner| owner.uid == *uid))
+        Ok(!self.ahead.takes_from(uid, name) && owner.is_some_and(|owner| owner.uid == *uid))
     }
 
     /// Whether there is nothing to remember that is not remembered.
@@ -339,6 +339,8 @@ impl Judging<'_> {
             let is_told = unsaid.change == id;
             if is_told || is_asked_for {
                 self.written.insert(name.clone());
+                // Its lane may have followed somebody else's record in between.
+                self.outcome.endpoints.insert(name.clone());
                 self.outcome.steps.push(Step::Said {
                     endpoint: name.clone(),
                     change: unsaid.change,

@@ -120,6 +120,8 @@ struct Length {
     /// Where it began.
     begun: HashMap<String, u64>,
     since: u64,
+    /// Not enough before it is so long: twice what there was to say when that was last added up.
+    enough: u64,
 }
 
 impl Shared {

@@ -180,20 +180,31 @@ impl Registry {
         let Keeping::Newest { bytes } = shared.log.keeping() else {
             return Ok(());
         };
-        let since = shared.folding.lock().await.length.since;
-        if since < LEAST_BYTES || !shared.peers.is_first(Timestamp::now()) {
+        let (since, enough) = {
+            let folding = shared.folding.lock().await;
+            (folding.length.since, folding.length.enough)
+        };
+        if since < LEAST_BYTES.max(enough) || !shared.peers.is_first(Timestamp::now()) {
             return Ok(());
         }
-        let (mut all, mut needed) = (Vec::new(), 0);
-        for record in self.store.each_registered() {
-            let record = record?;
-            all.push(record.uid.clone());
-            needed += said_bytes(&Said::new(&shared.me, said_of(record, true)));
-        }
-        if since < 2 * needed as u64 {
+        let (store, me) = (self.store.clone(), shared.me.clone());
+        let adding_up = move || -> Result<_, StoreError> {
+            let (mut all, mut needed) = (Vec::new(), 0);
+            for record in store.each_registered() {
+                let record = record?;
+                all.push(record.uid.clone());
+                needed += said_bytes(&Said::new(&me, said_of(record, true))) as u64;
+            }
+            Ok((all, needed))
+        };
+        let added_up = tokio::task::spawn_blocking(adding_up).await;
+        let (all, needed) =
+            added_up.map_err(|why| Untold::Broker(Refused::Unavailable(why.to_string())))??;
+        if since < 2 * needed {
+            shared.folding.lock().await.length.enough = 2 * needed;
             return Ok(());
         }
-        if since + 2 * needed as u64 > bytes {
+        if since + 2 * needed > bytes {
             error!(broker = %shared.broker, bytes = needed, kept = bytes, "what the group shares is more than its stream keeps: move it to Kafka (`state_on`), or remove subscriptions");
         }
         let began = Instant::now();
