@@ -11,8 +11,10 @@ use super::{Pipeline, State, SubscriptionStatus, Target, warn_of_versions};
 use crate::route::{Routes, place};
 use crate::subscription::{Subscription, Uid};
 
-/// Changed at once, more than so many are indexed anew with all others.
+/// Changed at once, so many come one after the other over those that are indexed; or this share of
+/// them. More are indexed anew with all others.
 const ONE_BY_ONE: usize = 64;
+const ONE_BY_ONE_SHARE: usize = 256;
 
 /// A subscription that deliveries can be made for, not in the snapshot yet.
 pub struct Prepared(Target);
@@ -141,7 +143,8 @@ impl Pipeline {
 
     /// Puts these in and takes those out.
     pub fn change(&self, entering: Vec<Prepared>, leaving: &BTreeSet<Uid>) {
-        if entering.len() + leaving.len() <= ONE_BY_ONE {
+        let few = ONE_BY_ONE.max(self.routes.load().len() / ONE_BY_ONE_SHARE);
+        if entering.len() + leaving.len() <= few {
             entering.into_iter().for_each(|one| self.enter(one));
             leaving.iter().for_each(|uid| self.leave(uid));
             return;
