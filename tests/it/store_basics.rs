@@ -22,7 +22,7 @@ fn open(dir: &Path) -> Result<Store, OpenError> {
     Store::open(dir, meters.store_bytes.clone(), meters.store_flush.clone())
 }
 
-fn spec(name: &str, topic: &str) -> Spec {
+pub fn spec(name: &str, topic: &str) -> Spec {
     Spec {
         name: name.into(),
         topics: vec![topic.to_owned()],

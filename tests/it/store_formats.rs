@@ -16,10 +16,12 @@ use hookbridge::store::{
     Agreement, Answer, Disabled, DisabledBecause, EndpointStanding, Key, Keys, OpenError,
     Registered, Remembered, Step, Store, SubscriptionStanding, Suspect,
 };
-use hookbridge::subscription::{MaxParked, RetryPolicy, Spec, Uid};
+use hookbridge::subscription::{Spec, Uid};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::tempdir;
+
+use crate::store_basics;
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -103,25 +105,7 @@ fn read(name: &str) -> Vec<String> {
 }
 
 fn spec(name: &str) -> Spec {
-    Spec {
-        name: name.into(),
-        topics: vec!["orders.*".to_owned()],
-        types: Vec::new(),
-        sources: Box::default(),
-        filter: Some(json!({ "data.total": { "$gte": 0.1 } }).into()),
-        enabled: true,
-        shadow: false,
-        terms: None,
-        was: Default::default(),
-        retry: RetryPolicy::shared(RetryPolicy::default()),
-        timeout: Spec::DEFAULT_TIMEOUT,
-        connect_timeout: Spec::DEFAULT_CONNECT_TIMEOUT,
-        slow_after: Spec::DEFAULT_SLOW_AFTER,
-        max_parked: MaxParked::default(),
-        tenant: None,
-        labels: Default::default(),
-        endpoint: name.into(),
-    }
+    store_basics::spec(name, "orders.*")
 }
 
 fn at(text: &str) -> jiff::Timestamp {

@@ -187,9 +187,13 @@ async fn a_dead_letter_is_there_to_be_tried_and_what_is_gone_is_said() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_endpoint_answers_to_a_test_changes_nothing() {
-    let gone = Receiver::answering(|_, _| Answer::status(410)).await;
+    let gone = Receiver::answering(|request, _| match request.headers.get("webhook-test") {
+        Some(_) => Answer::status(410).header("webhook-delivery", "disable"),
+        None => Answer::status(204),
+    })
+    .await;
     let shared = format!(
-        "endpoints: {{ shared: {{ url: '{}', signature: none, breaker: {{ failures: 1 }} }} }}\n\
+        "endpoints: {{ shared: {{ url: '{}', signature: none, breaker: {{ failures: 1, cool_down: 1h }} }} }}\n\
          subscriptions:\n  files: {{ topics: [files], endpoint: shared }}\n  dark: {{ topics: [files], endpoint: shared, shadow: true }}\n",
         gone.url("/")
     );
@@ -213,6 +217,10 @@ async fn what_an_endpoint_answers_to_a_test_changes_nothing() {
         !metrics.contains(r#"attempts_total{subscription="files",outcome="failed""#),
         "{metrics}"
     );
+    // Neither disabled nor shut: what is really delivered goes on.
+    let (status, answer) = bridge.post("/v1/topics/files/events", "{}").await;
+    assert_eq!(status, 202, "{answer}");
+    gone.wait_for(4, SOON).await;
     // A paused one can be tried; a shadow, of which nothing is sent, cannot.
     post(&bridge, "/v1/subscriptions/files/pause", &json!({}))
         .await
@@ -221,7 +229,7 @@ async fn what_an_endpoint_answers_to_a_test_changes_nothing() {
     post(&bridge, "/v1/subscriptions/dark/test", &json!({}))
         .await
         .with(409);
-    assert_eq!(gone.count(), 4);
+    assert_eq!(gone.count(), 5);
 
     // The guard and the time of deliveries hold for it.
     let mut far = to("far", &gone.url("/"));
