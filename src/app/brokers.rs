@@ -18,7 +18,7 @@ use crate::config::{self, BrokerKind, Config, Instance};
 use crate::decode::{self, DecodeMeters, Decoder};
 use crate::deliver::fetch::{self, Fetcher};
 use crate::meters::{Meters, SourceMeters};
-use crate::operations::sources::Source;
+use crate::operations::sources::{Source, Sources};
 use crate::pipeline::{BrokerPlan, Check, OverHttp, Rules, SourcePlan};
 use crate::store::Store;
 use crate::subscription::Pattern;
@@ -27,8 +27,75 @@ use crate::subscription::Pattern;
 pub struct Built {
     pub plans: Vec<BrokerPlan>,
     pub brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
-    pub embedded: BTreeMap<Arc<str>, Arc<Embedded>>,
-    pub upkeep: Vec<Arc<dyn Upkeep>>,
+    pub handles: BTreeMap<Arc<str>, Handle>,
+    /// For what is decoded, of all sources.
+    pub room: decode::Room,
+}
+
+/// A broker of which it is known what it is.
+#[derive(Clone)]
+pub enum Handle {
+    RabbitMq(Arc<RabbitMq>),
+    Kafka(Arc<Kafka>),
+    Embedded(Arc<Embedded>),
+}
+
+impl Handle {
+    pub fn broker(&self) -> Arc<dyn Broker> {
+        match self {
+            Self::RabbitMq(broker) => broker.clone(),
+            Self::Kafka(broker) => broker.clone(),
+            Self::Embedded(broker) => broker.clone(),
+        }
+    }
+
+    /// For what is ours on a broker that others use as well.
+    pub fn upkeep(&self) -> Option<Arc<dyn Upkeep>> {
+        match self {
+            Self::RabbitMq(broker) => Some(broker.clone()),
+            Self::Kafka(broker) => Some(broker.clone()),
+            Self::Embedded(_) => None,
+        }
+    }
+
+    pub fn embedded(&self) -> Option<&Arc<Embedded>> {
+        match self {
+            Self::Embedded(broker) => Some(broker),
+            _ => None,
+        }
+    }
+
+    /// Has it take from the sources that `config` has of it, which run when the pipeline says so. An error
+    /// has changed nothing.
+    pub async fn set_sources(&self, config: &Config, meters: &Meters) -> anyhow::Result<()> {
+        let name = self.broker().name().clone();
+        let sources = of_broker(config, &name);
+        match self {
+            Self::RabbitMq(broker) => {
+                let sources = sources.filter_map(|(name, one)| rabbitmq_source(name, one, meters));
+                broker.set_sources(sources.collect());
+                Ok(())
+            }
+            Self::Kafka(broker) => {
+                let sources = sources.filter_map(|(name, one)| kafka_source(name, one, meters));
+                broker.set_sources(sources.collect())
+            }
+            Self::Embedded(broker) => {
+                let sources = sources.map(|(name, one)| embedded_source(name, one, meters));
+                let sources = sources.collect::<anyhow::Result<_>>()?;
+                Ok(broker.set_sources(sources).await?)
+            }
+        }
+    }
+}
+
+/// The sources that are taken from this broker.
+fn of_broker<'a>(
+    config: &'a Config,
+    broker: &'a str,
+) -> impl Iterator<Item = (&'a Arc<str>, &'a config::Source)> {
+    let all = config.sources.iter();
+    all.filter(move |(_, source)| *source.broker == *broker)
 }
 
 /// The name under which this instance is a static member of its groups; `None` for a dynamic one.
@@ -51,29 +118,19 @@ pub fn build(
     let mut built = Built {
         plans: Vec::new(),
         brokers: BTreeMap::new(),
-        embedded: BTreeMap::new(),
-        upkeep: Vec::new(),
+        handles: BTreeMap::new(),
+        room,
     };
     for (name, settings) in &config.brokers {
-        let broker = build_one(
-            config,
-            name,
-            settings,
-            instance.clone(),
-            meters,
-            &mut built.embedded,
-            &mut built.upkeep,
-        )?;
+        let handle = build_one(config, name, settings, instance.clone(), meters)?;
+        let broker = handle.broker();
+        built.handles.insert(name.clone(), handle);
         built.brokers.insert(name.clone(), broker.clone());
-        let sources = config
-            .sources
-            .iter()
-            .filter(|(_, source)| source.broker == *name);
         built.plans.push(BrokerPlan {
             broker,
             retries_on: settings.retries_on.clone(),
-            sources: sources
-                .map(|(name, source)| source_plan(name, source, meters, &room))
+            sources: of_broker(config, name)
+                .map(|(name, source)| source_plan(name, source, meters, &built.room))
                 .collect(),
             due_window: config.limits.due_window,
         });
@@ -87,15 +144,8 @@ pub fn alone(config: &Config, broker: &Arc<str>) -> Result<Arc<dyn Broker>, Fail
     let settings = settings
         .with_context(|| format!("no broker `{broker}` in the config"))
         .map_err(Failure::Config)?;
-    build_one(
-        config,
-        broker,
-        settings,
-        None,
-        &Meters::new(),
-        &mut BTreeMap::new(),
-        &mut Vec::new(),
-    )
+    let handle = build_one(config, broker, settings, None, &Meters::new())?;
+    Ok(handle.broker())
 }
 
 /// A broker for publishing alone (`hookbridge send`): nothing is taken from it or declared on it.
@@ -113,19 +163,12 @@ pub fn without_sources(config: &Config, name: &Arc<str>) -> Result<Arc<dyn Broke
         sources: BTreeMap::new(),
         ..config.clone()
     };
-    build_one(
-        &alone,
-        name,
-        settings,
-        None,
-        &Meters::new(),
-        &mut BTreeMap::new(),
-        &mut Vec::new(),
-    )
+    let handle = build_one(&alone, name, settings, None, &Meters::new())?;
+    Ok(handle.broker())
 }
 
 /// The sources, as they are shown and replayed.
-pub fn sources(config: &Config) -> BTreeMap<Arc<str>, Source> {
+pub fn sources(config: &Config) -> Sources {
     let of = |source: &config::Source| {
         let broker = config.brokers.get(&source.broker)?;
         let keeper = broker.retries_on.as_ref().unwrap_or(&source.broker);
@@ -150,24 +193,15 @@ fn build_one(
     broker: &config::Broker,
     instance: Option<Arc<str>>,
     meters: &Meters,
-    embedded: &mut BTreeMap<Arc<str>, Arc<Embedded>>,
-    upkeep: &mut Vec<Arc<dyn Upkeep>>,
-) -> Result<Arc<dyn Broker>, Failure> {
-    let sources = || {
-        config
-            .sources
-            .iter()
-            .filter(|(_, source)| source.broker == *name)
-    };
+) -> Result<Handle, Failure> {
+    let sources = || of_broker(config, name);
     match &broker.kind {
         BrokerKind::RabbitMq(settings) => {
             let sources = sources()
                 .filter_map(|(name, source)| rabbitmq_source(name, source, meters))
                 .collect();
             let settings = rabbitmq_settings(config, name, broker, settings, sources);
-            let rabbitmq = RabbitMq::new(settings);
-            upkeep.push(rabbitmq.clone());
-            Ok(rabbitmq)
+            Ok(Handle::RabbitMq(RabbitMq::new(settings)))
         }
         BrokerKind::Kafka(settings) => {
             let sources = sources()
@@ -177,8 +211,7 @@ fn build_one(
             let kafka = Kafka::new(settings)
                 .with_context(|| format!("broker `{name}`"))
                 .map_err(Failure::Config)?;
-            upkeep.push(kafka.clone());
-            Ok(kafka)
+            Ok(Handle::Kafka(kafka))
         }
         BrokerKind::Embedded(settings) => {
             let sources = sources()
@@ -195,8 +228,7 @@ fn build_one(
             })
             .with_context(|| format!("broker `{name}`"))
             .map_err(Failure::Storage)?;
-            embedded.insert(name.clone(), opened.clone());
-            Ok(opened)
+            Ok(Handle::Embedded(opened))
         }
     }
 }
@@ -258,7 +290,7 @@ pub fn naming(name: &Arc<str>, source: &config::Source) -> Naming {
     }
 }
 
-fn source_plan(
+pub(super) fn source_plan(
     name: &Arc<str>,
     source: &config::Source,
     meters: &Meters,

@@ -11,6 +11,7 @@ mod preview;
 mod readiness;
 mod registry;
 mod reload;
+mod sources;
 mod spans;
 mod state;
 mod subscriptions;
@@ -31,6 +32,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::broker::Broker;
 use crate::config::{self, Config};
+use crate::decode;
 use crate::deliver::Courier;
 use crate::journal::Journal;
 use crate::meters::Meters;
@@ -41,6 +43,7 @@ use crate::shutdown::{Asked, Shutdown, Signals};
 use crate::store::Store;
 use crate::subscription::Subscription;
 
+use brokers::Handle;
 pub use brokers::publisher;
 pub use failure::Failure;
 pub use journal::traces;
@@ -85,7 +88,8 @@ struct App {
     registry: Arc<Registry>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
-    embedded: BTreeMap<Arc<str>, Arc<crate::broker::embedded::Embedded>>,
+    handles: BTreeMap<Arc<str>, brokers::Handle>,
+    room: decode::Room,
     /// Looks for what earlier configs have left on the brokers.
     left_over: Pin<Box<dyn Future<Output = ()> + Send>>,
     listener: TcpListener,
@@ -126,9 +130,10 @@ impl App {
         let brokers::Built {
             plans,
             brokers,
-            embedded,
-            upkeep,
+            handles,
+            room,
         } = brokers::build(config, instance, &meters)?;
+        let upkeep: Vec<_> = handles.values().filter_map(Handle::upkeep).collect();
         let journal = journal::start(config, &store, &meters, &brokers);
         let declared = topology::note(&config.data_dir, &config.group, &upkeep);
         let declared = declared.unwrap_or_else(|error| {
@@ -176,7 +181,8 @@ impl App {
             registry,
             feedings,
             brokers,
-            embedded,
+            handles,
+            room,
             left_over: Box::pin(topology::warn_of_orphans(upkeep, declared)),
             listener,
         })
@@ -193,7 +199,8 @@ impl App {
             registry,
             feedings,
             brokers,
-            embedded,
+            handles,
+            room,
             left_over,
             listener,
         } = self;
@@ -201,17 +208,22 @@ impl App {
         let is_built_in = matches!(from, From::BuiltIn);
         meters.config(&hash_of(&from));
         meters.brokers_with(readiness::brokers_up(&brokers));
-        let reloader = Reloader::new(
-            &config,
-            from,
-            registry.clone(),
-            pipeline.clone(),
-            meters.clone(),
-        );
-        let readiness = readiness::of(&brokers, &store, &pipeline, &registry, &reloader);
-        let address = listener.local_addr().unwrap_or(config.admin.listen);
         let operations =
             operations::of_pipeline(&config, brokers.clone(), pipeline.clone(), journal.clone());
+        let embedded: BTreeMap<_, _> = handles
+            .iter()
+            .filter_map(|(name, handle)| Some((name.clone(), handle.embedded()?.clone())))
+            .collect();
+        let sources = sources::Sources {
+            handles,
+            room,
+            operations: operations.clone(),
+            pipeline: pipeline.clone(),
+            meters: meters.clone(),
+        };
+        let reloader = Reloader::new(&config, from, registry.clone(), sources);
+        let readiness = readiness::of(&brokers, &store, &pipeline, &registry, &reloader);
+        let address = listener.local_addr().unwrap_or(config.admin.listen);
         let state = admin::State {
             version: env!("CARGO_PKG_VERSION"),
             meters: meters.clone(),

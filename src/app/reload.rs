@@ -1,11 +1,12 @@
 //! Reloading: the config file read again while everything runs.
 //!
 //! SIGHUP, the API and the watch over the file all come to [`Reloader::reload`]. Subscriptions,
-//! endpoints and what the pipeline itself does with the events of a source take effect, for what
-//! comes next: deliveries under way are not touched. Whatever a broker has to be told at its start
+//! endpoints and sources take effect, for what comes next: deliveries under way are not touched, and
+//! only sources that have changed stop for it. Whatever a broker has to be told at its start
 //! needs a restart, and is named. A file that is not valid changes nothing, and is said in the log,
 //! a metric and `/readyz` until a good one is read.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::{Failure, From, brokers, compiled, registry, state};
+use super::sources::{Sources, possible};
+use super::{Failure, From, compiled, registry, state};
 use crate::admin::Control;
 use crate::config::{self, Config, Problems};
 use crate::meters::Meters;
@@ -23,7 +25,6 @@ use crate::operations::settings::{Differences, Flaw, Intake, NotReloaded, Reload
 use crate::operations::subscriptions::Registry;
 use crate::pipeline::Pipeline;
 use crate::store::Store;
-use crate::subscription::Contract;
 use crate::telemetry;
 
 /// Problems of a file that an answer names.
@@ -36,6 +37,7 @@ pub struct Reloader {
     from: From,
     registry: Arc<Registry>,
     pipeline: Arc<Pipeline>,
+    sources: Sources,
     meters: Arc<Meters>,
     /// What runs. One reload at a time.
     running: tokio::sync::Mutex<Config>,
@@ -58,13 +60,14 @@ impl Reloader {
         config: &Config,
         from: From,
         registry: Arc<Registry>,
-        pipeline: Arc<Pipeline>,
-        meters: Arc<Meters>,
+        sources: Sources,
     ) -> Arc<Self> {
+        let (pipeline, meters) = (sources.pipeline.clone(), sources.meters.clone());
         Arc::new(Self {
             from,
             registry,
             pipeline,
+            sources,
             meters,
             running: tokio::sync::Mutex::new(config.clone()),
             noted: Mutex::default(),
@@ -117,16 +120,22 @@ impl Reloader {
         let loaded = loaded.map_err(|problems| invalid(&problems))?;
         let new = loaded.config;
         let compiled = |store: &Store| compiled(store, &new).map_err(Failure::into_error);
-        let changes = self
-            .registry
-            .reload(registry::settings(&new), &new.subscriptions, compiled)
-            .await
-            .map_err(|error| NotReloaded::Failed(format!("{error:#}")))?;
+        let failed = |error: anyhow::Error| NotReloaded::Failed(format!("{error:#}"));
+        let change = self.sources.tell(&running, &new).await.map_err(failed)?;
+        let reloading =
+            self.registry
+                .reload(registry::settings(&new), &new.subscriptions, compiled);
+        let changes = match reloading.await {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.sources.take_back(&running, change).await;
+                return Err(failed(error));
+            }
+        };
         self.pipeline.set_quotas(new.tenants.clone());
         self.registry.now_has(state::hash(&new));
-        for (name, source) in &new.sources {
-            self.pipeline.set_rules(name, brokers::rules(source));
-        }
+        // After the subscriptions, so that the first event of a source that is new finds its own.
+        let sources = self.sources.follow(&running, change);
         let reloaded = Reloaded {
             hash: loaded.hash.clone(),
             subscriptions: Differences::between(&running.subscriptions, &new.subscriptions),
@@ -140,7 +149,7 @@ impl Reloader {
             sources = ?reloaded.sources.all().collect::<Vec<_>>(),
             hash = loaded.hash, "the config is reloaded"
         );
-        take_over(&mut running, new);
+        take_over(&mut running, new, sources);
         self.meters.config(&loaded.hash);
         self.watch.send_replace(running.reload.watch);
         self.noted().hash = Some(loaded.hash);
@@ -253,7 +262,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         store_keys: _,
         referred: _,
         brokers,
-        sources,
+        sources: _,
         endpoints: _,
         subscriptions: _,
         tests: _,
@@ -274,33 +283,14 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let mut parts: Vec<_> = whole.map(|(part, _)| part.to_owned()).collect();
     let of_brokers = Differences::between(brokers, &new.brokers);
     parts.extend(of_brokers.all().map(|name| format!("brokers.{name}")));
-    let fixed = |sources: &std::collections::BTreeMap<Arc<str>, config::Source>| {
-        let each = sources.iter();
-        let each = each.map(|(name, source)| (name.clone(), without_rules(source)));
-        each.collect()
-    };
-    let of_sources = Differences::between(&fixed(sources), &fixed(&new.sources));
+    let of_sources = Differences::between(&possible(running, new), &new.sources);
     parts.extend(of_sources.all().map(|name| format!("sources.{name}")));
     parts
 }
 
-/// A source as its broker knows it.
-fn without_rules(source: &config::Source) -> config::Source {
-    config::Source {
-        unmatched: config::Unmatched::default(),
-        contract: Contract::default(),
-        ..source.clone()
-    }
-}
-
-/// Makes `running` what runs now.
-fn take_over(running: &mut Config, new: Config) {
-    for (name, source) in &mut running.sources {
-        if let Some(new) = new.sources.get(name) {
-            source.unmatched = new.unmatched;
-            source.contract = new.contract.clone();
-        }
-    }
+/// Makes `running` what runs now, with these sources.
+fn take_over(running: &mut Config, new: Config, sources: BTreeMap<Arc<str>, config::Source>) {
+    running.sources = sources;
     running.store_keys = new.store_keys;
     running.referred = new.referred;
     running.endpoints = new.endpoints;
@@ -400,7 +390,7 @@ subscriptions: { a: { topics: ['#'], endpoint: { url: https://h/, signature: non
             [""; 0]
         );
         let mut running = config(BEFORE);
-        take_over(&mut running, config(&after));
+        take_over(&mut running, config(&after), config(&after).sources);
         assert_eq!(running, config(&after));
     }
 

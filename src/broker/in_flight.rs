@@ -183,6 +183,11 @@ impl Intake {
         }
     }
 
+    /// Whether this is a clone of it.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.in_flight, &other.in_flight)
+    }
+
     /// Messages handed over and not yet settled.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)

@@ -24,6 +24,7 @@ pub mod letters;
 pub mod parked;
 pub mod rabbitmq;
 mod receipt;
+mod roster;
 pub mod state;
 pub mod tiers;
 pub mod upkeep;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use history::{History, NotPossible, Reach, Span};
@@ -65,12 +67,17 @@ pub enum Received {
 /// Where a broker puts what it takes: a window per source, and one each for retries and holds.
 #[derive(Clone)]
 pub struct Intakes {
-    pub sources: BTreeMap<Arc<str>, Intake>,
+    pub sources: watch::Receiver<Arc<SourceIntakes>>,
     pub retries: Intake,
     pub holds: Intake,
     /// Hears of each parked delivery with which `run` itself does what was ordered.
     pub obeyed: Obeyed,
 }
+
+/// The sources that are wanted now, by name. One whose intake is another than before is stopped, what it
+/// has handed out is answered, and it begins again by what its broker was told of it meanwhile; one
+/// that is no longer there is stopped ([`roster`]).
+pub type SourceIntakes = BTreeMap<Arc<str>, Intake>;
 
 pub type Obeyed = Arc<dyn Fn(parked::Deed, &Delivery) + Send + Sync>;
 
@@ -137,7 +144,8 @@ pub trait Broker: Send + Sync + 'static {
     /// The broker's name in the config.
     fn name(&self) -> &Arc<str>;
 
-    /// Takes from all sources and due queues into `intakes` until `stop`, reconnecting for ever.
+    /// Takes from all sources and due queues into `intakes` until `stop`, reconnecting for ever. Sources
+    /// come, change and go as [`Intakes::sources`] says.
     /// After `stop` it takes no more but goes on settling until the receipts handed out are
     /// answered or `drain` is cancelled. `Err` is what only a restart mends (a fenced member).
     async fn run(

@@ -1,5 +1,8 @@
 //! What is counted of one source.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -34,6 +37,8 @@ pub struct SourceMeters {
     /// Events that do not say whose they are, where the source has tenants.
     pub without_tenant: Counter,
     source: String,
+    /// The highest number of a partition whose lag was told; -1: none.
+    highest: Arc<AtomicI32>,
     lag: Family<BySourcePartition, Gauge>,
 }
 
@@ -45,6 +50,17 @@ impl SourceMeters {
             partition: partition.to_string(),
         };
         self.lag.get_or_create(&labels).set(messages);
+        self.highest.fetch_max(partition, Ordering::Relaxed);
+    }
+
+    /// It is no longer taken from: a lag that stays as it was would be an alarm for ever.
+    pub fn no_lag(&self) {
+        for partition in 0..=self.highest.swap(-1, Ordering::Relaxed) {
+            self.lag.remove(&BySourcePartition {
+                source: self.source.clone(),
+                partition: partition.to_string(),
+            });
+        }
     }
 }
 
@@ -82,6 +98,7 @@ impl Meters {
             invalid: handle(&self.invalid, &by),
             without_tenant: handle(&self.without_tenant, &by),
             source: source.to_owned(),
+            highest: Arc::new(AtomicI32::new(-1)),
             lag: self.lag.clone(),
         }
     }

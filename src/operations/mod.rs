@@ -26,11 +26,13 @@ pub use audit::Audit;
 pub use job::{Job, Jobs, Pace, Report, State};
 pub use trace::{Keeper, Traces};
 
+use arc_swap::ArcSwap;
+
 use crate::broker::Broker;
 use crate::delivery::Delivery;
 use crate::journal::{self, Journal};
 use crate::pipeline::{Receiver, SubscriptionStatus};
-use sources::Source;
+use sources::Sources;
 
 /// What the operations work on.
 pub struct Operations {
@@ -39,7 +41,7 @@ pub struct Operations {
     /// Those whose deliveries are kept on another broker (`retries_on`), so that nothing of ours
     /// lies on them.
     elsewhere: BTreeSet<Arc<str>>,
-    pub sources: BTreeMap<Arc<str>, Source>,
+    sources: ArcSwap<Sources>,
     known: Arc<dyn Known>,
     /// Where it is recorded what was done; off where no bridge runs.
     journal: Journal,
@@ -100,18 +102,28 @@ impl Operations {
     pub fn knowing(
         brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
         elsewhere: BTreeSet<Arc<str>>,
-        sources: BTreeMap<Arc<str>, Source>,
+        sources: Sources,
         known: Arc<dyn Known>,
         journal: Journal,
     ) -> Arc<Self> {
         Arc::new(Self {
             brokers,
             elsewhere,
-            sources,
+            sources: ArcSwap::from_pointee(sources),
             known,
             journal,
             jobs: Jobs::default(),
         })
+    }
+
+    /// The sources as they are now.
+    pub fn sources(&self) -> Arc<Sources> {
+        self.sources.load_full()
+    }
+
+    /// These are the sources from now on.
+    pub fn set_sources(&self, sources: Sources) {
+        self.sources.store(Arc::new(sources));
     }
 
     /// The subscriptions as they are now, by name.

@@ -88,10 +88,11 @@ pub async fn start(
     mut request: Request,
 ) -> Result<Arc<Job>, NotStarted> {
     check(request.span, Timestamp::now())?;
-    let Some(source) = operations.sources.get(&*request.source) else {
+    let sources = operations.sources();
+    let Some(source) = sources.get(&*request.source) else {
         return Err(NotStarted::UnknownSource {
             name: request.source.clone(),
-            there: operations.sources.keys().map(|n| n.to_string()).collect(),
+            there: sources.keys().map(|n| n.to_string()).collect(),
         });
     };
     let receiver = Arc::new(receiver(operations, &request)?);

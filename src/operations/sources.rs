@@ -1,5 +1,6 @@
 //! Sources, as operators are shown them: which broker, and how far back they can be replayed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub struct Source {
     pub kind: &'static str,
 }
 
+/// All sources, by name.
+pub type Sources = BTreeMap<Arc<str>, Source>;
+
 /// A source as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = Source)]
@@ -45,7 +49,8 @@ pub struct Listed {
 
 /// All sources, by name.
 pub async fn list(operations: &Operations) -> Vec<Listed> {
-    let looks = operations.sources.iter().map(|(name, source)| async move {
+    let sources = operations.sources();
+    let looks = sources.iter().map(|(name, source)| async move {
         let mut listed = Listed {
             name: name.to_string(),
             broker: source.broker.to_string(),

@@ -254,7 +254,8 @@ async fn find(
         why.push("it is no dead letter, and no attempt of it was recorded here".to_owned());
         return None;
     };
-    let source = operations.sources.get(&*first.source);
+    let sources = operations.sources();
+    let source = sources.get(&*first.source);
     let broker = source.and_then(|source| operations.brokers.get(&source.broker));
     let Some(broker) = broker else {
         why.push(format!(

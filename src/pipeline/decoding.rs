@@ -38,11 +38,6 @@ const PATIENCE_DUE: Duration = Duration::from_secs(1);
 /// What an undecodable event has instead of an answer.
 const RESULT: &str = "undecodable";
 
-/// How events of a source are decoded.
-pub struct Decoding {
-    pub decoder: Arc<Decoder>,
-}
-
 /// A schema registry, asked over HTTP.
 pub struct OverHttp(pub Fetcher);
 
@@ -70,13 +65,16 @@ pub enum Seen {
 
 impl Pipeline {
     /// How events of `source` are decoded, if they are.
-    pub(super) fn decoding(&self, source: &str) -> Option<&Decoding> {
-        self.decodings.get(source)
+    pub(super) fn decoder_of(&self, source: &str) -> Option<Arc<Decoder>> {
+        self.sources.all().get(source)?.decoder.clone()
     }
 
     /// The sources with a schema registry, and why it cannot be asked where that is so.
     pub fn registries(&self) -> Vec<(Arc<str>, Option<String>)> {
-        let decoders = self.decodings.values().map(|decoding| &decoding.decoder);
+        let sources = self.sources.all();
+        let decoders = sources
+            .values()
+            .filter_map(|source| source.decoder.as_ref());
         let with_registry = decoders.filter(|decoder| decoder.has_registry());
         with_registry
             .map(|decoder| (decoder.source().clone(), decoder.why_waiting()))
@@ -135,11 +133,14 @@ impl Pipeline {
         ticket: Ticket,
         _witness: Witness,
     ) {
-        let Some(Decoding { decoder }) = self.decoding(&delivery.event.source) else {
+        let Some(decoder) = self.decoder_of(&delivery.event.source) else {
+            // It has changed meanwhile: the broker hands it out again.
             return;
         };
         let turn = decoder.turn().await;
-        let seen = self.look_into(&delivery.event, decoder, PATIENCE_DUE).await;
+        let seen = self
+            .look_into(&delivery.event, &decoder, PATIENCE_DUE)
+            .await;
         drop(turn);
         let json = match seen {
             Seen::Says(json) => json,

@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
@@ -27,6 +26,7 @@ use super::keeper::Keeper;
 use super::lanes::EndpointLane;
 use super::release::End;
 use super::resolve::ended_of;
+use super::sources::Gauges;
 use super::{Job, Pipeline};
 use crate::attempt::Outcome;
 use crate::broker::Wait;
@@ -97,7 +97,8 @@ pub struct Egress {
     answered_us: AtomicU64,
     changed: Notify,
     keepers: Vec<Arc<Keeper>>,
-    gauges: Vec<Gauge>,
+    /// Of all sources.
+    pub gauges: Gauges,
 }
 
 struct State {
@@ -111,8 +112,8 @@ struct State {
 }
 
 impl Egress {
-    /// `keepers`: those whose intakes are to be paused; `gauges`: those of their sources.
-    pub fn new(check: Option<Check>, keepers: Vec<Arc<Keeper>>, gauges: Vec<Gauge>) -> Self {
+    /// `keepers`: those whose intakes are to be paused.
+    pub fn new(check: Option<Check>, keepers: Vec<Arc<Keeper>>) -> Self {
         let fewest = if check.is_some() { 1 } else { FEWEST_HOSTS };
         Self {
             begun: Instant::now(),
@@ -129,7 +130,7 @@ impl Egress {
             answered_us: AtomicU64::new(0),
             changed: Notify::new(),
             keepers,
-            gauges,
+            gauges: Gauges::default(),
         }
     }
 
@@ -217,9 +218,7 @@ impl Egress {
             for keeper in &self.keepers {
                 keeper.hold_back(is_out);
             }
-            for gauge in &self.gauges {
-                gauge.set(is_out.into());
-            }
+            self.gauges.set(is_out.into());
         }
         state.ended += u64::from(was_out && !is_out);
         if is_out {
@@ -422,8 +421,12 @@ impl Pipeline {
     pub fn leave_in_hand(&self) {
         self.leaving.cancel();
         self.egress.leave();
-        for decoding in self.decodings.values() {
-            decoding.decoder.leave();
+        let sources = self.sources.all();
+        for decoder in sources
+            .values()
+            .filter_map(|source| source.decoder.as_ref())
+        {
+            decoder.leave();
         }
     }
 

@@ -416,10 +416,10 @@ async fn offer_due(
     let pass = pipeline.suspects.enter(key).await;
     let ticket = Ticket::whole(receipt, pass);
     failpoint::reach("due", &delivery.event.body);
-    let decoding = pipeline.decoding(&delivery.event.source);
+    let decoder = pipeline.decoder_of(&delivery.event.source);
     if delivery.subscription.is_empty() {
         pipeline.lanes.holds(&delivery.subscription, Instant::now());
-        if decoding.is_some() {
+        if decoder.is_some() {
             let (by, keeper, window) = (pipeline.clone(), keeper.clone(), window.clone());
             tokio::spawn(by.route_decoded(keeper, window, delivery, ticket, witness));
             return;
@@ -465,17 +465,13 @@ async fn offer_due(
         return pipeline.drop_stale(job, then);
     }
     let is_read = || job.target.renderer.reads_json() || pipeline.looks_into(&job);
-    if let Some(decoding) = decoding.filter(|_| is_read()) {
+    if let Some(decoder) = decoder.filter(|_| is_read()) {
         if matches!(entrance, Entrance::Holds(_)) {
             let endpoint = &job.target.subscription.endpoint.name;
             pipeline.lanes.holds(endpoint, Instant::now());
         }
         // Its registry may keep it waiting, and this loop is for the deliveries of all sources.
-        tokio::spawn(
-            pipeline
-                .clone()
-                .offer_decoded(job, decoding.decoder.clone()),
-        );
+        tokio::spawn(pipeline.clone().offer_decoded(job, decoder));
         return;
     }
     if let Some(job) = pipeline.unless_invalid(job) {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use super::meta::Meta;
+use super::sources::Gauges;
 use crate::broker::{Broker, Refused, Wait};
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::journal::Journal;
@@ -30,7 +30,8 @@ pub struct Keeper {
     /// Nobody can be reached from here, so nothing more is to be taken.
     held_back: AtomicBool,
     pause: watch::Sender<bool>,
-    paused_gauges: Vec<Gauge>,
+    /// Of the sources whose deliveries are kept here.
+    pub gauges: Gauges,
     refusals: Counter,
     journal: Journal,
     meta: Meta,
@@ -47,11 +48,9 @@ pub enum Kept {
 }
 
 impl Keeper {
-    /// `paused_gauges`: those of the sources whose deliveries are kept here.
     pub fn new(
         broker: Arc<dyn Broker>,
         pause: watch::Sender<bool>,
-        paused_gauges: Vec<Gauge>,
         refusals: Counter,
         journal: Journal,
         meta: Meta,
@@ -61,7 +60,7 @@ impl Keeper {
             refusing: AtomicUsize::new(0),
             held_back: AtomicBool::new(false),
             pause,
-            paused_gauges,
+            gauges: Gauges::default(),
             refusals,
             journal,
             meta,
@@ -73,7 +72,7 @@ impl Keeper {
         if self.refusing.fetch_add(1, Ordering::AcqRel) == 0 {
             error!(broker = %self.broker.name(), %why, "the broker does not keep what we park or dead-letter; intake is paused until it does");
             self.pause_or_not();
-            self.set_gauges(1);
+            self.gauges.set(1);
         }
         self.refusals.inc();
         Refusal(self)
@@ -176,12 +175,6 @@ impl Keeper {
             }
         }
     }
-
-    fn set_gauges(&self, value: i64) {
-        for gauge in &self.paused_gauges {
-            gauge.set(value);
-        }
-    }
 }
 
 /// A delivery that its broker has refused and that we still hold.
@@ -192,7 +185,7 @@ impl Drop for Refusal<'_> {
         if self.0.refusing.fetch_sub(1, Ordering::AcqRel) == 1 {
             info!(broker = %self.0.broker.name(), "the broker keeps our deliveries again; intake goes on");
             self.0.pause_or_not();
-            self.0.set_gauges(0);
+            self.0.gauges.set(0);
         }
     }
 }

@@ -37,6 +37,7 @@ mod register;
 mod release;
 mod resolve;
 mod shadow;
+mod sources;
 mod standing;
 mod suspects;
 mod tap;
@@ -59,7 +60,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::broker::{Broker, Budget, Filling, Intake, Intakes, Received, Window, parked};
+use crate::broker::{Broker, Budget, Filling, Intakes, Received, parked};
 use crate::decode::Decoder;
 use crate::deliver::Courier;
 use crate::delivery::{Delivery, WaitKind};
@@ -71,18 +72,16 @@ use crate::spans::Spans;
 use crate::store::Store;
 use crate::subscription::{Subscription, Uid};
 
-use self::decoding::Decoding;
 use self::egress::Egress;
 use self::handshakes::Handshakes;
 use self::keeper::Keeper;
 use self::lanes::Lanes;
 use self::meta::Desk;
-use self::pauses::Pauses;
 use self::release::Ends;
+use self::sources::{Side, Sources};
 use self::suspects::{Suspects, Witness};
 use self::target::{Parked, Target};
 use self::tenants::{Pass, Tenants};
-use self::terms::AllRules;
 use self::ticket::Ticket;
 use self::under_way::UnderWay;
 
@@ -149,10 +148,7 @@ pub enum Unmatched {
 /// See the module.
 pub struct Pipeline {
     routes: ArcSwap<Routes<Target>>,
-    /// By the source.
-    decodings: BTreeMap<Arc<str>, Decoding>,
-    rules: AllRules,
-    source_pauses: Pauses,
+    sources: Sources,
     lanes: Lanes,
     courier: Arc<Courier>,
     store: Arc<Store>,
@@ -167,7 +163,7 @@ pub struct Pipeline {
     under_way: UnderWay,
     suspects: Arc<Suspects>,
     ends: Ends,
-    /// Messages in flight of all windows together.
+    /// Messages in flight of all windows together, as they are at the start.
     windows: usize,
     /// While it is true nothing is taken.
     shut: watch::Sender<bool>,
@@ -229,15 +225,9 @@ impl Pipeline {
         for plan in &plans {
             let name = plan.broker.name();
             let (pause, paused) = watch::channel(false);
-            let kept_here = plans.iter().filter(|other| other.keeper_name() == name);
-            let gauges = kept_here
-                .flat_map(|other| &other.sources)
-                .map(|source| source.meters.paused_by_broker.clone())
-                .collect();
             let keeper = Keeper::new(
                 plan.broker.clone(),
                 pause,
-                gauges,
                 meters.refusals(name),
                 journal.clone(),
                 meta.clone(),
@@ -245,46 +235,36 @@ impl Pipeline {
             keepers.insert(name.clone(), Arc::new(keeper));
             pauses.insert(name.clone(), paused);
         }
-        let gauges = plans
-            .iter()
-            .flat_map(|plan| &plan.sources)
-            .map(|source| source.meters.paused_by_egress.clone())
-            .collect();
-        let egress = Egress::new(egress_check, keepers.values().cloned().collect(), gauges);
+        let egress = Egress::new(egress_check, keepers.values().cloned().collect());
         let keeping = plans.iter().filter(|plan| plan.retries_on.is_none());
         let keeping = keeping.filter_map(|plan| keepers.get(plan.broker.name()).cloned());
         let all = keepers.values().cloned().collect();
         let desk = Desk::new(all, keeping.collect(), budget.clone());
         let suspects = Suspects::new(store.clone(), meters.clone());
-        let sources = plans.iter().flat_map(|plan| &plan.sources);
-        let source_pauses = Pauses::new(sources, &store);
-        let sources = plans.iter().flat_map(|plan| &plan.sources);
-        let decodings = sources.filter_map(|source| {
-            let decoding = Decoding {
-                decoder: source.decoder.clone()?,
-            };
-            Some((source.name.clone(), decoding))
+        let sides = plans.iter().map(|plan| {
+            let own = &keepers[plan.broker.name()];
+            let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
+            let paused = pauses[keeper.broker.name()].clone();
+            (plan.broker.name().clone(), Side::new(keeper, paused))
         });
-        let decodings = decodings.collect();
-        let sources = plans.iter().flat_map(|plan| &plan.sources);
-        let rules = sources.map(|source| {
-            let rules = ArcSwap::from_pointee(source.rules.clone());
-            (source.name.clone(), Arc::new(rules))
-        });
-        let rules: AllRules = rules.collect();
-        let feedings = plans
-            .into_iter()
-            .map(|plan| {
-                let feeding = feeding(plan, &budget, &pauses, &keepers, &suspects, &rules);
-                source_pauses.hold(feeding.shut_by(&shut))
-            })
-            .collect();
+        let (pace, shut_sources) = (suspects.pace(), shut.subscribe());
+        let sources = Sources::new(sides.collect(), budget, pace, shut_sources);
+        let (mut feedings, mut entering) = (Vec::new(), Vec::new());
+        for plan in plans {
+            let name = plan.broker.name().clone();
+            let feeding = feeding(&plan, &sources, &pauses[&name], &keepers[&name]);
+            feedings.push(feeding);
+            let of_broker = plan.sources.into_iter();
+            entering.extend(of_broker.map(|source| (name.clone(), source)));
+        }
+        for (broker, each) in sources.change(&[], entering, &store, &egress) {
+            let feeding = feedings.iter_mut().find(|f| *f.broker.name() == broker);
+            feeding.expect("a source has a broker").loops.push(each);
+        }
         let tenants = Tenants::new(meters.clone());
         let pipeline = Arc::new(Self {
             routes: ArcSwap::from_pointee(Routes::build(std::iter::empty())),
-            decodings,
-            rules,
-            source_pauses,
+            sources,
             lanes: Lanes::new((windows + due_windows) / 4),
             courier,
             store,
@@ -390,47 +370,27 @@ impl BrokerPlan {
     }
 }
 
+/// What is to be fed of a broker, but for its sources.
 fn feeding(
-    plan: BrokerPlan,
-    budget: &Budget,
-    pauses: &BTreeMap<Arc<str>, watch::Receiver<bool>>,
-    keepers: &BTreeMap<Arc<str>, Arc<Keeper>>,
-    suspects: &Suspects,
-    rules: &AllRules,
+    plan: &BrokerPlan,
+    sources: &Sources,
+    paused: &watch::Receiver<bool>,
+    keeper: &Arc<Keeper>,
 ) -> Feeding {
-    let own = &keepers[plan.broker.name()];
-    let keeper = keepers.get(plan.keeper_name()).unwrap_or(own).clone();
-    let paused = &pauses[keeper.broker.name()];
-    let open = |window: usize, paused: &watch::Receiver<bool>| -> (Intake, _) {
-        let (intake, taken) = Intake::new(Window::new(window), budget.clone(), paused.clone());
-        (intake.paced(suspects.pace()), taken)
-    };
     let mut loops = Vec::new();
     let mut due = |kind: WaitKind| {
-        let (intake, taken) = open(plan.due_window, &pauses[plan.broker.name()]);
+        let (intake, taken) = sources.open(plan.due_window, paused);
         let window = intake.filling();
-        loops.push(intake::Loop::due(kind, own.clone(), window, taken));
+        loops.push(intake::Loop::due(kind, keeper.clone(), window, taken));
         intake
     };
     let (retries, holds) = (due(WaitKind::Retry), due(WaitKind::Hold));
-    let mut sources = BTreeMap::new();
-    for source in plan.sources {
-        let (intake, taken) = open(source.window, paused);
-        let window = intake.filling();
-        sources.insert(source.name.clone(), intake);
-        let rules = rules[&source.name].clone();
-        loops.push(intake::Loop::source(
-            source,
-            rules,
-            keeper.clone(),
-            window,
-            taken,
-        ));
-    }
+    let name = plan.broker.name();
+    let sources = sources.wanted_of(name);
     Feeding {
-        broker: plan.broker,
+        broker: plan.broker.clone(),
         intakes: Intakes {
-            sources,
+            sources: sources.expect("the broker is known"),
             retries,
             holds,
             obeyed: Arc::new(|_, _| ()),
@@ -471,20 +431,6 @@ pub fn recorded(deed: parked::Deed) -> journal::Deed {
 }
 
 impl Feeding {
-    /// The same, which takes nothing while that is true.
-    fn shut_by(mut self, shut: &watch::Sender<bool>) -> Self {
-        let Intakes {
-            sources,
-            retries,
-            holds,
-            ..
-        } = &mut self.intakes;
-        for intake in sources.values_mut().chain([retries, holds]) {
-            *intake = intake.clone().shut_by(shut.subscribe());
-        }
-        self
-    }
-
     /// Runs the loops that empty the intakes; ends when the broker has dropped its ends.
     pub fn run(
         mut self,

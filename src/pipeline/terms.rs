@@ -6,10 +6,8 @@
 //! dead letter that is sent again may be as wrong as it was. How old an event is counts whenever a
 //! delivery is about to be offered to its lane, or sent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use tracing::{debug, warn};
 
@@ -31,9 +29,6 @@ pub struct Rules {
     pub unmatched: Unmatched,
     pub contract: Contract,
 }
-
-/// The rules of all sources, by name.
-pub type AllRules = BTreeMap<Arc<str>, Arc<ArcSwap<Rules>>>;
 
 impl Job {
     /// What becomes of it because its event is too old by now.
@@ -95,14 +90,16 @@ impl Pipeline {
 
     /// The rules of `source` as they are now.
     pub(super) fn rules(&self, source: &str) -> Option<Arc<Rules>> {
-        self.rules.get(source).map(|rules| rules.load_full())
+        let sources = self.sources.all();
+        sources.get(source).map(|source| source.rules.load_full())
     }
 
     /// Has `source` follow other rules from its next event on. `false`: there is no such source.
     pub fn set_rules(&self, source: &str, rules: Rules) -> bool {
-        let known = self.rules.get(source);
+        let sources = self.sources.all();
+        let known = sources.get(source);
         if let Some(known) = known {
-            known.store(Arc::new(rules));
+            known.rules.store(Arc::new(rules));
         }
         known.is_some()
     }
@@ -110,8 +107,9 @@ impl Pipeline {
     /// Whether a schema looks into the bodies of these deliveries.
     pub(super) fn looks_into(&self, job: &Job) -> bool {
         let has_schema = |contract: &Contract| contract.schema.is_some();
-        let source = self.rules.get(&job.delivery.event.source);
-        source.is_some_and(|rules| has_schema(&rules.load().contract))
+        let sources = self.sources.all();
+        let source = sources.get(&job.delivery.event.source);
+        source.is_some_and(|source| has_schema(&source.rules.load().contract))
             || job.target.contract().is_some_and(has_schema)
     }
 

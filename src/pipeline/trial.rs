@@ -157,10 +157,10 @@ impl Pipeline {
 
     /// What an event says, where its source decodes.
     async fn said_by(&self, event: &Event) -> Result<Option<SharedJson>, NotTried> {
-        let Some(decoding) = self.decoding(&event.source) else {
+        let Some(decoder) = self.decoder_of(&event.source) else {
             return Ok(None);
         };
-        match decoding.decoder.decode(event, PATIENCE).await {
+        match decoder.decode(event, PATIENCE).await {
             Ok(decoded) => Ok(decoded.map(SharedJson::of_decoded)),
             Err(Problem::Undecodable(why)) => Err(NotTried::Undecodable(why)),
             Err(Problem::Unavailable(why)) => Err(NotTried::NoSchema(why)),

@@ -79,7 +79,7 @@ impl Running {
         let (retries, due) = intake();
         let (holds, held) = intake();
         let intakes = Intakes {
-            sources: intakes,
+            sources: watch::channel(Arc::new(intakes)).1,
             retries,
             holds,
             obeyed: Arc::new(|_, _| ()),

@@ -59,7 +59,7 @@ fn start(path: &Path) -> Running {
     let intake = || Intake::new(Window::new(64), Budget::new(64 << 20), paused.clone());
     let ((source, events), (retries, due), (holds, _)) = (intake(), intake(), intake());
     let intakes = Intakes {
-        sources: BTreeMap::from([("all".into(), source)]),
+        sources: watch::channel(Arc::new(BTreeMap::from([("all".into(), source)]))).1,
         retries,
         holds,
         obeyed: Arc::new(|_, _| ()),

@@ -158,7 +158,7 @@ pub fn start(settings: Settings, window: usize) -> Rig {
     let kafka = Kafka::new(settings).unwrap();
     let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
     let intakes = Intakes {
-        sources,
+        sources: watch::channel(Arc::new(sources)).1,
         retries: retry_intake,
         holds: hold_intake,
         obeyed: Arc::new(|_, _| ()),

@@ -244,7 +244,7 @@ impl<'t> Change<'t> {
 
     /// Whether a source has still to settle it, be it one that the config no longer has.
     fn is_wanted(&self, sequence: u64) -> Result<bool, redb::Error> {
-        for &source in &self.shared.all_source_ids {
+        for &source in self.shared.all_source_ids.load().iter() {
             if self.queue.get((source, sequence))?.is_some() {
                 return Ok(true);
             }

@@ -141,7 +141,7 @@ fn start() -> Fixture {
     let intake = || Intake::new(Window::new(64), Budget::new(1 << 20), paused.clone());
     let ((source, taken), (retries, due), (holds, _)) = (intake(), intake(), intake());
     let intakes = Intakes {
-        sources: [("all".into(), source)].into(),
+        sources: watch::channel(Arc::new([("all".into(), source)].into())).1,
         retries,
         holds,
         obeyed: Arc::new(|_, _| ()),

@@ -129,11 +129,7 @@ pub async fn reach(broker: &Embedded, source: &str) -> Result<Reach, NotPossible
 
 /// The source's lane, where there is a history at all.
 fn lane_of(broker: &Embedded, source: &str) -> Result<Arc<Lane>, NotPossible> {
-    let is_it = |lane: &&Arc<Lane>| match &lane.origin {
-        Origin::Source { naming, .. } => &*naming.source == source,
-        Origin::Due(_) => false,
-    };
-    let Some(lane) = broker.shared.lanes.iter().find(is_it) else {
+    let Some((_, lane)) = broker.shared.lanes.of_source(source) else {
         return Err(NotPossible::UnknownSource {
             broker: broker.shared.name.clone(),
             name: source.into(),
@@ -146,7 +142,7 @@ fn lane_of(broker: &Embedded, source: &str) -> Result<Arc<Lane>, NotPossible> {
         );
         return Err(NotPossible::Forgotten { why });
     }
-    Ok(lane.clone())
+    Ok(lane)
 }
 
 #[async_trait]
@@ -222,13 +218,14 @@ struct Looked {
 impl Looked {
     /// Keeps the event of `record` if it is one of the lane's.
     fn add(&mut self, shared: &Shared, lane: &Lane, (at_ms, sequence): Key, record: Bytes) {
-        let Origin::Source { topics, naming, .. } = &lane.origin else {
+        let Origin::Source { role, .. } = &lane.origin else {
             return;
         };
+        let role = role.load();
         let size_bytes = record.len();
         match Stored::read(record) {
-            Ok(stored) if topics.iter().any(|topic| topic.matches(&stored.topic)) => {
-                let event = naming.event(taken(&shared.name, stored, sequence));
+            Ok(stored) if role.takes(&stored.topic) => {
+                let event = role.naming.event(taken(&shared.name, stored, sequence));
                 self.bytes += size_bytes;
                 self.found.push_back((at_ms, event));
             }
@@ -314,7 +311,7 @@ mod tests {
         let intake = || Intake::new(Window::new(64), Budget::new(1 << 20), paused.clone());
         let ((source, taken), (retries, _), (holds, _)) = (intake(), intake(), intake());
         let intakes = Intakes {
-            sources: [("all".into(), source)].into(),
+            sources: watch::channel(Arc::new([("all".into(), source)].into())).1,
             retries,
             holds,
             obeyed: Arc::new(|_, _| ()),

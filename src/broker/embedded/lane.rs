@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use crate::broker::Naming;
@@ -24,10 +25,24 @@ pub enum Origin {
     Source {
         /// As stored, the same in every run.
         id: u32,
-        topics: Vec<Pattern>,
-        naming: Naming,
+        name: Arc<str>,
+        /// Another one after a reload.
+        role: ArcSwap<Role>,
         meters: Box<SourceMeters>,
     },
+}
+
+/// What becomes of events as they are published and taken.
+pub struct Role {
+    /// None: its source is no longer taken from, and what waits is kept.
+    pub topics: Vec<Pattern>,
+    pub naming: Naming,
+}
+
+impl Role {
+    pub fn takes(&self, topic: &str) -> bool {
+        self.topics.iter().any(|wanted| wanted.matches(topic))
+    }
 }
 
 /// One sequence that is being worked on.
@@ -39,6 +54,42 @@ struct Handed {
     again: Option<Instant>,
     /// How often it came back unanswered.
     returns: u32,
+}
+
+/// The lanes by their numbers, which stay: those of retries and holds, then one for each source, and those
+/// that come later at the end.
+pub struct Lanes(ArcSwap<Vec<Arc<Lane>>>);
+
+impl Lanes {
+    pub fn new(lanes: Vec<Arc<Lane>>) -> Self {
+        Self(ArcSwap::from_pointee(lanes))
+    }
+
+    pub fn all(&self) -> Guard<Arc<Vec<Arc<Lane>>>> {
+        self.0.load()
+    }
+
+    pub fn get(&self, number: usize) -> Arc<Lane> {
+        self.0.load()[number].clone()
+    }
+
+    /// The lane of a source, and its number.
+    pub fn of_source(&self, source: &str) -> Option<(usize, Arc<Lane>)> {
+        let lanes = self.0.load();
+        let mut numbered = lanes.iter().enumerate();
+        let found = numbered.find(|(_, lane)| match &lane.origin {
+            Origin::Source { name, .. } => **name == *source,
+            Origin::Due(_) => false,
+        });
+        found.map(|(number, lane)| (number, lane.clone()))
+    }
+
+    /// Puts these behind those that there are. One caller at a time.
+    pub fn extend(&self, more: Vec<Arc<Lane>>) {
+        let mut lanes = Vec::clone(&self.0.load());
+        lanes.extend(more);
+        self.0.store(Arc::new(lanes));
+    }
 }
 
 pub struct Lane {

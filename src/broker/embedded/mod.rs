@@ -28,6 +28,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -42,7 +44,7 @@ use super::parked::{Done, Follow, Order, Waiting};
 use super::state::StateLog;
 use super::{
     Broker, Health, History, Intakes, Letters, Naming, NotOpened, NotPossible, Publication,
-    Purpose, Reach, Refused, Span, Taken, Wait,
+    Purpose, Reach, Refused, Span, Taken, Wait, roster,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, Origin, Place};
@@ -51,9 +53,9 @@ use crate::subscription::Pattern;
 use clock::Clock;
 use file::File;
 pub use file::OpenError;
-use lane::Lane;
+use lane::{Lane, Lanes, Role};
 use record::Stored;
-use shared::{Shared, kind_number};
+use shared::{HOLDS, RETRIES, Shared, kind_number};
 use writer::{Accepted, LetterKey, Op, Removal, Work, Writer};
 
 /// Every wait on the writer ends after this.
@@ -81,6 +83,22 @@ pub struct SourceSettings {
     pub topics: Vec<Pattern>,
     pub naming: Naming,
     pub meters: SourceMeters,
+}
+
+impl SourceSettings {
+    /// Its lane; `id`: its number in the file, `depth`: how many events wait.
+    fn lane(self, id: u32, depth: i64) -> Arc<Lane> {
+        let origin = lane::Origin::Source {
+            id,
+            name: self.name,
+            role: ArcSwap::from_pointee(Role {
+                topics: self.topics,
+                naming: self.naming,
+            }),
+            meters: Box::new(self.meters),
+        };
+        Lane::new(origin, depth)
+    }
 }
 
 /// The broker. Dropping it finishes what was sent to it and closes the file.
@@ -154,13 +172,7 @@ impl Embedded {
         ];
         let stored = contents.source_ids.iter().zip(&contents.depths);
         for (source, (&id, &depth)) in sources.into_iter().zip(stored) {
-            let origin = lane::Origin::Source {
-                id,
-                topics: source.topics,
-                naming: source.naming,
-                meters: Box::new(source.meters),
-            };
-            lanes.push(Lane::new(origin, depth));
+            lanes.push(source.lane(id, depth));
         }
         let shared = Arc::new(Shared {
             name,
@@ -168,8 +180,8 @@ impl Embedded {
             clock,
             max_bytes,
             retention,
-            lanes,
-            all_source_ids: contents.all_source_ids,
+            lanes: Lanes::new(lanes),
+            all_source_ids: ArcSwap::from_pointee(contents.all_source_ids),
             health: Mutex::new(Health::Ready),
             suspect: AtomicBool::new(false),
             answers: Mutex::default(),
@@ -199,6 +211,56 @@ impl Embedded {
             untaken: Mutex::default(),
             closed: Mutex::new(closed),
         }))
+    }
+
+    /// Has other sources than before, from the next publication on. Those that run are not touched: the
+    /// pipeline says when they are to follow. What waits for one that is gone is kept. One caller at a
+    /// time; an error has changed nothing.
+    pub async fn set_sources(&self, sources: Vec<SourceSettings>) -> Result<(), Declined> {
+        let lanes = &self.shared.lanes;
+        let is_new = |source: &SourceSettings| lanes.of_source(&source.name).is_none();
+        let (new, known): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_new);
+        let mut more = Vec::new();
+        if !new.is_empty() {
+            let names = new.iter().map(|source| source.name.to_string()).collect();
+            let ids = self.ids_of(names).await?;
+            for (source, (id, depth)) in new.into_iter().zip(ids) {
+                more.push(source.lane(id, depth));
+            }
+        }
+        for lane in lanes.all().iter() {
+            let lane::Origin::Source { name, role, .. } = &lane.origin else {
+                continue;
+            };
+            let now = known.iter().find(|source| source.name == *name);
+            let (topics, naming) = match now {
+                Some(source) => (source.topics.clone(), source.naming.clone()),
+                None => (Vec::new(), role.load().naming.clone()),
+            };
+            role.store(Arc::new(Role { topics, naming }));
+        }
+        lanes.extend(more);
+        Ok(())
+    }
+
+    /// The numbers of these sources in the file, which are given to those that have none, and how many
+    /// events wait for each.
+    async fn ids_of(&self, names: Vec<String>) -> Result<Vec<(u32, i64)>, Declined> {
+        let shared = self.shared.clone();
+        let given = tokio::task::spawn_blocking(move || {
+            let db = shared.file.get();
+            let db = db.ok_or_else(|| Declined::Unavailable("the file is being opened".into()))?;
+            let given = tables::give_ids(&db, &names).map_err(|error| {
+                shared.fail(&error);
+                Declined::Unavailable(error.to_string())
+            })?;
+            // Before anything is published to them: what a source has still to settle is kept.
+            shared.all_source_ids.store(Arc::new(given.all));
+            Ok(given.of_these)
+        });
+        given
+            .await
+            .unwrap_or_else(|panicked| Err(Declined::Unavailable(panicked.to_string())))
     }
 
     /// Publishes all of `publications` or none, and returns when they are synced. The same id given
@@ -276,12 +338,14 @@ impl Embedded {
         };
         let mut lanes = Vec::new();
         let mut first_naming = None;
-        for (number, lane) in self.shared.lanes.iter().enumerate() {
-            if let lane::Origin::Source { topics, naming, .. } = &lane.origin
-                && topics.iter().any(|topic| topic.matches(&stored.topic))
-            {
+        for (number, lane) in self.shared.lanes.all().iter().enumerate() {
+            let lane::Origin::Source { role, .. } = &lane.origin else {
+                continue;
+            };
+            let role = role.load();
+            if role.takes(&stored.topic) {
                 lanes.push(number);
-                first_naming = first_naming.or(Some(naming));
+                first_naming.get_or_insert_with(|| role.naming.clone());
             }
         }
         if lanes.is_empty() {
@@ -289,7 +353,7 @@ impl Embedded {
         }
         let record = stored.write();
         let at_ms = stored.published_at.as_millisecond().max(0).cast_unsigned();
-        let naming = first_naming.cloned().unwrap_or_else(|| Naming {
+        let naming = first_naming.unwrap_or_else(|| Naming {
             source: "".into(),
             topic: None,
             id: None,
@@ -407,24 +471,29 @@ impl Broker for Embedded {
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
         let mut takers = JoinSet::new();
-        for (number, lane) in self.shared.lanes.iter().enumerate() {
-            let intake = match &lane.origin {
-                lane::Origin::Due(WaitKind::Retry) => Some(&intakes.retries),
-                lane::Origin::Due(WaitKind::Hold) => Some(&intakes.holds),
-                lane::Origin::Source { naming, .. } => intakes.sources.get(&naming.source),
-            };
-            let Some(intake) = intake.cloned() else {
-                error!(broker = %self.shared.name, lane = number, "embedded broker: a source without an intake");
-                continue;
-            };
+        for (number, intake) in [(RETRIES, intakes.retries), (HOLDS, intakes.holds)] {
             takers.spawn(take::run(self.clone(), number, intake, stop.clone()));
         }
+        // What a source has handed out stays busy in its lane, whoever takes from it next.
+        let take = |name: &Arc<str>, intake, stop| {
+            let Some((number, _)) = self.shared.lanes.of_source(name) else {
+                error!(broker = %self.shared.name, source = %name, "embedded broker: a source without a lane");
+                return None;
+            };
+            let taking = take::run(self.clone(), number, intake, stop);
+            Some(async move {
+                taking.await;
+                Ok(())
+            })
+        };
+        let taking = roster::keep(intakes.sources, &stop, take).await;
         let awake = drain.child_token();
         let _end = awake.clone().drop_guard();
         let keeper = tokio::spawn(self.clone().keep_awake(awake.clone()));
         while let Some(ended) = takers.join_next().await {
-            ended.map_err(|error| anyhow::anyhow!(error).context("taking events ended"))?;
+            ended.context("taking events ended")?;
         }
+        taking?;
         drain.run_until_cancelled(self.answered()).await;
         let flushed = self.shared.ask(Work::Flush).await;
         awake.cancel();

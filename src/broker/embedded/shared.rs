@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::clock::Clock;
 use super::file::File;
-use super::lane::{self, Lane};
+use super::lane::{self, Lane, Lanes};
 use super::state;
 use super::writer::{self, Op, Outcome, Removal, Work};
 use super::{DEADLINE, Declined};
@@ -26,9 +27,9 @@ pub struct Shared {
     pub clock: Clock,
     pub max_bytes: u64,
     pub retention: Duration,
-    /// Retries, holds, then a lane for each source.
-    pub lanes: Vec<Arc<Lane>>,
-    pub all_source_ids: Vec<u32>,
+    pub lanes: Lanes,
+    /// Of every source that the file knows.
+    pub all_source_ids: ArcSwap<Vec<u32>>,
     pub health: Mutex<Health>,
     /// The file failed and is to be opened again before it is used.
     pub suspect: AtomicBool,
@@ -57,17 +58,17 @@ pub fn kind_number(kind: WaitKind) -> u8 {
 }
 
 impl Shared {
-    pub fn due_lane(&self, kind: WaitKind) -> &Arc<Lane> {
-        match kind {
-            WaitKind::Retry => &self.lanes[RETRIES],
-            WaitKind::Hold => &self.lanes[HOLDS],
-        }
+    pub fn due_lane(&self, kind: WaitKind) -> Arc<Lane> {
+        self.lanes.get(match kind {
+            WaitKind::Retry => RETRIES,
+            WaitKind::Hold => HOLDS,
+        })
     }
 
     /// The stored number of a source's lane.
     pub fn source_id(&self, lane: usize) -> Option<u32> {
-        match self.lanes.get(lane)?.origin {
-            lane::Origin::Source { id, .. } => Some(id),
+        match &self.lanes.all().get(lane)?.origin {
+            lane::Origin::Source { id, .. } => Some(*id),
             lane::Origin::Due(_) => None,
         }
     }
@@ -128,22 +129,24 @@ impl Shared {
 
     /// A removal is synced.
     pub fn gone(&self, removal: &Removal) {
+        let lanes = self.lanes.all();
         match removal {
             Removal::Event { lane, sequence } => {
-                self.lanes[*lane].deepen(-1);
-                self.lanes[*lane].forget(*sequence);
+                lanes[*lane].deepen(-1);
+                lanes[*lane].forget(*sequence);
             }
-            Removal::Parked { lane, sequence, .. } => self.lanes[*lane].forget(*sequence),
+            Removal::Parked { lane, sequence, .. } => lanes[*lane].forget(*sequence),
         }
     }
 
     /// The removal of what `lane` handed out as `sequence`.
     pub fn removal(&self, lane: usize, sequence: u64) -> Removal {
-        match self.lanes[lane].origin {
+        let lanes = self.lanes.all();
+        match lanes[lane].origin {
             lane::Origin::Due(kind) => Removal::Parked {
                 lane,
                 kind,
-                due_ms: self.lanes[lane].due_of(sequence),
+                due_ms: lanes[lane].due_of(sequence),
                 sequence,
             },
             lane::Origin::Source { .. } => Removal::Event { lane, sequence },
@@ -186,7 +189,8 @@ impl Shared {
 impl Answer for Shared {
     fn answer(&self, token: Token, settlement: Settlement) {
         let (number, sequence) = (token.lane as usize, token.position);
-        let lane = &self.lanes[number];
+        let lanes = self.lanes.all();
+        let lane = &lanes[number];
         match settlement {
             Settlement::Ack => self.note_answer(self.removal(number, sequence)),
             Settlement::Redeliver => lane.give_back(sequence),

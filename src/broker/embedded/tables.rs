@@ -102,18 +102,8 @@ pub fn prepare(db: &Database, sources: &[&str], clock: &Clock) -> Result<Content
         txn.open_table(STATE)?;
 
         let mut table = txn.open_table(SOURCES)?;
-        let mut next = 0;
-        for row in table.iter()? {
-            next = next.max(row?.1.value() + 1);
-        }
         for source in sources {
-            let known = table.get(source)?.map(|id| id.value());
-            let id = known.unwrap_or(next);
-            if known.is_none() {
-                table.insert(source, id)?;
-                next += 1;
-            }
-            contents.source_ids.push(id);
+            contents.source_ids.push(id_of(&mut table, source)?);
         }
         let queue = txn.open_table(QUEUE)?;
         for row in table.iter()? {
@@ -132,6 +122,49 @@ pub fn prepare(db: &Database, sources: &[&str], clock: &Clock) -> Result<Content
     }
     txn.commit()?;
     Ok(contents)
+}
+
+/// Sources' numbers.
+pub struct Ids {
+    /// Of the sources asked for, in their order, each with how many events wait.
+    pub of_these: Vec<(u32, i64)>,
+    pub all: Vec<u32>,
+}
+
+/// The numbers of `sources`; those without get one. One synced transaction.
+pub fn give_ids(db: &Database, sources: &[String]) -> Result<Ids, redb::Error> {
+    let mut given = Ids {
+        of_these: Vec::new(),
+        all: Vec::new(),
+    };
+    let txn = db.begin_write()?;
+    {
+        let mut table = txn.open_table(SOURCES)?;
+        let queue = txn.open_table(QUEUE)?;
+        for source in sources {
+            let id = id_of(&mut table, source)?;
+            let depth = queue.range(whole_queue(id))?.count();
+            given.of_these.push((id, depth as i64));
+        }
+        for row in table.iter()? {
+            given.all.push(row?.1.value());
+        }
+    }
+    txn.commit()?;
+    Ok(given)
+}
+
+/// The number of a source; a new one where it has none.
+fn id_of(table: &mut redb::Table<'_, &str, u32>, source: &str) -> Result<u32, redb::Error> {
+    if let Some(id) = table.get(source)? {
+        return Ok(id.value());
+    }
+    let mut next = 0;
+    for row in table.iter()? {
+        next = next.max(row?.1.value() + 1);
+    }
+    table.insert(source, next)?;
+    Ok(next)
 }
 
 /// The counts as they were last committed.

@@ -55,7 +55,7 @@ enum Message {
 /// Hands over what lane `number` holds until `stop`.
 pub async fn run(broker: Arc<Embedded>, number: usize, intake: Intake, stop: CancellationToken) {
     let shared = broker.shared.clone();
-    let lane = shared.lanes[number].clone();
+    let lane = shared.lanes.get(number);
     while !stop.is_cancelled() {
         let batch = match read(shared.clone(), lane.clone()).await {
             Ok(batch) => batch,
@@ -96,7 +96,7 @@ async fn hand_over(
     stop: &CancellationToken,
 ) -> Option<()> {
     let shared = &broker.shared;
-    let lane = &shared.lanes[number];
+    let lane = &shared.lanes.get(number);
     let Found {
         sequence, record, ..
     } = found;
@@ -146,10 +146,10 @@ async fn hand_over(
 
 fn message(shared: &Shared, lane: &Lane, sequence: u64, record: Bytes) -> Message {
     match &lane.origin {
-        Origin::Source { naming, .. } => match Stored::read(record) {
+        Origin::Source { role, .. } => match Stored::read(record) {
             Ok(stored) => {
                 let taken = taken(&shared.name, stored, sequence);
-                Message::Event(Box::new(naming.event(taken)))
+                Message::Event(Box::new(role.load().naming.event(taken)))
             }
             Err(why) => Message::Unreadable(why.to_string()),
         },

@@ -315,7 +315,8 @@ impl Writer {
         for answer in answers {
             shared.gone(answer);
         }
-        let mut deeper = vec![0; shared.lanes.len()];
+        let lanes = shared.lanes.all();
+        let mut deeper = vec![0; lanes.len()];
         for (work, outcome) in works.iter().zip(outcomes) {
             match (work, outcome) {
                 (_, Err(_)) | (Work::Flush | Work::Forget(_) | Work::Tell(_), _) => {}
@@ -343,7 +344,7 @@ impl Writer {
                 }
             }
         }
-        for (lane, more) in shared.lanes.iter().zip(deeper) {
+        for (lane, more) in lanes.iter().zip(deeper) {
             if more > 0 {
                 lane.deepen(more);
                 lane.news.notify_one();

@@ -20,6 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ASK, Connection, Quiet, blocking};
 use super::reading::Reading;
+use super::source::Plan;
 use super::start::ReaderContext;
 use super::{Kafka, names, topics, wanted};
 use crate::broker::history::what_there_is;
@@ -97,10 +98,10 @@ pub async fn open(
     source: &str,
     span: Span,
 ) -> Result<Box<dyn History>, NotPossible> {
-    let index = index_of(kafka, source)?;
+    let plan = plan_of(kafka, source)?;
     let down = |error: anyhow::Error| NotPossible::Unavailable(format!("{error:#}"));
     let cluster = kafka.cluster_id().await.map_err(down)?;
-    let there = topics_of(kafka, index).await.map_err(down)?;
+    let there = topics_of(kafka, &plan).await.map_err(down)?;
     let name: Arc<str> = source.into();
     if there.is_empty() {
         let there = "none of its topics exists".to_owned();
@@ -132,7 +133,7 @@ pub async fn open(
             },
         });
     }
-    let settings = &kafka.settings.sources[index];
+    let settings = &plan.settings;
     let mut notes = Vec::new();
     if let Some(oldest) = oldest.filter(|oldest| span.since < *oldest) {
         notes.push(format!(
@@ -163,9 +164,9 @@ pub async fn open(
 }
 
 pub async fn reach(kafka: &Kafka, source: &str) -> Result<Reach, NotPossible> {
-    let index = index_of(kafka, source)?;
+    let plan = plan_of(kafka, source)?;
     let down = |error: anyhow::Error| NotPossible::Unavailable(format!("{error:#}"));
-    let there = topics_of(kafka, index).await.map_err(down)?;
+    let there = topics_of(kafka, &plan).await.map_err(down)?;
     let reader = reader(&kafka.connection, &kafka.settings.group).map_err(down)?;
     let oldest = blocking(move || {
         let mut all = Vec::new();
@@ -182,20 +183,20 @@ pub async fn reach(kafka: &Kafka, source: &str) -> Result<Reach, NotPossible> {
     Ok(Reach { oldest })
 }
 
-fn index_of(kafka: &Kafka, source: &str) -> Result<usize, NotPossible> {
-    let sources = &kafka.settings.sources;
-    let found = sources.iter().position(|s| &*s.name == source);
-    found.ok_or_else(|| NotPossible::UnknownSource {
-        broker: kafka.settings.name.clone(),
-        name: source.into(),
-    })
+fn plan_of(kafka: &Kafka, source: &str) -> Result<Arc<Plan>, NotPossible> {
+    kafka
+        .source(source)
+        .ok_or_else(|| NotPossible::UnknownSource {
+            broker: kafka.settings.name.clone(),
+            name: source.into(),
+        })
 }
 
 /// Every partition of the source's topics, those that match its patterns now among them.
-async fn topics_of(kafka: &Kafka, index: usize) -> anyhow::Result<Vec<Place>> {
+async fn topics_of(kafka: &Kafka, plan: &Plan) -> anyhow::Result<Vec<Place>> {
     let catalogue = topics::catalogue(&kafka.admin).await?;
     let group = &kafka.settings.group;
-    let topics = wanted::topics(group, &kafka.wanted[index], catalogue.keys());
+    let topics = wanted::topics(group, &plan.wanted, catalogue.keys());
     let mut places = Vec::new();
     for topic in topics {
         let partitions = catalogue.get(&topic).copied().unwrap_or(0);

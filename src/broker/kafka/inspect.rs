@@ -80,10 +80,10 @@ pub async fn broker(kafka: &Kafka, found: &Findings) {
         .unwrap_or(Size::SMALLEST);
     own_topics(kafka, &cluster, size, found).await;
     groups(kafka, found).await;
-    for (settings, wanted) in kafka.settings.sources.iter().zip(&kafka.wanted) {
-        let topics = wanted::topics(&kafka.settings.group, wanted, catalogue.keys());
+    for plan in kafka.sources.load().iter() {
+        let topics = wanted::topics(&kafka.settings.group, &plan.wanted, catalogue.keys());
         let source = Source {
-            name: &settings.name,
+            name: &plan.settings.name,
             topics: topics.into_iter().collect(),
         };
         source.inspect(kafka, &cluster, found).await;

@@ -52,11 +52,12 @@ mod watch;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod watermark;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rdkafka::admin::AdminClient;
@@ -75,7 +76,7 @@ use super::state::StateLog;
 use super::tiers::Tiers;
 use super::{
     Broker, Health, History, Intakes, Letters, NotOpened, NotPossible, Publication, Purpose, Reach,
-    Refused, Span, Wait,
+    Refused, Span, Wait, roster,
 };
 use crate::delivery::{Delivery, Reason, WaitKind};
 use crate::event::{EventId, HeaderValue};
@@ -87,7 +88,6 @@ use orders::Orders;
 use produce::{Producer, Record};
 use rivals::Rivals;
 use status::Status;
-use wanted::Wanted;
 
 /// Between tries to get ready.
 const BACKOFF: Duration = Duration::from_secs(2);
@@ -117,10 +117,10 @@ pub struct Settings {
 }
 
 pub struct Kafka {
+    /// Its sources are in `sources`.
     settings: Settings,
     connection: Connection,
-    /// Each source's `topics:`, in the order of the sources.
-    wanted: Vec<Vec<Wanted>>,
+    sources: ArcSwap<Vec<Arc<source::Plan>>>,
     admin: topics::Admin,
     producer: Arc<Producer>,
     clock: Arc<Clock>,
@@ -135,14 +135,14 @@ pub struct Kafka {
 impl Kafka {
     /// A broker that connects when it is run or asked. Errors are the config's: a property that
     /// does not exist, a file that cannot be read, a pattern that does not compile, a topic twice.
-    pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
+    pub fn new(mut settings: Settings) -> anyhow::Result<Arc<Self>> {
         let connection = Connection {
             bootstrap: settings.bootstrap.clone(),
             tls: settings.tls.clone(),
             sasl: settings.sasl.clone(),
             properties: settings.properties.clone(),
         };
-        let wanted = wanted_by_all(&settings)?;
+        let sources = source::plans(&settings.group, std::mem::take(&mut settings.sources))?;
         let clock = Arc::new(Clock::new());
         let admin: AdminClient<Quiet> = connection
             .admin()
@@ -156,7 +156,7 @@ impl Kafka {
         Ok(Arc::new(Self {
             status: Status::new(settings.name.clone()),
             connection,
-            wanted,
+            sources: ArcSwap::from_pointee(sources),
             admin: Arc::new(Apart::new(admin)),
             producer,
             clock,
@@ -166,6 +166,21 @@ impl Kafka {
             cluster: OnceLock::new(),
             settings,
         }))
+    }
+
+    /// Notes other sources than it has. Those that run are not touched: the pipeline says when they are to
+    /// follow. Errors are the config's, as in [`Kafka::new`]; then nothing has changed.
+    pub fn set_sources(&self, sources: Vec<SourceSettings>) -> anyhow::Result<()> {
+        let plans = source::plans(&self.settings.group, sources)?;
+        self.sources.store(Arc::new(plans));
+        Ok(())
+    }
+
+    /// A source as it is noted now.
+    fn source(&self, name: &str) -> Option<Arc<source::Plan>> {
+        let sources = self.sources.load();
+        let found = sources.iter().find(|plan| &*plan.settings.name == name);
+        found.cloned()
     }
 
     /// The cluster's id, with our topics there and as they should be.
@@ -200,10 +215,10 @@ impl Kafka {
 
     /// The topics of `catalogue` that some source wants.
     fn source_topics(&self, catalogue: &topics::Catalogue) -> Vec<String> {
-        let sources: BTreeSet<_> = self
-            .wanted
+        let all = self.sources.load();
+        let sources: BTreeSet<_> = all
             .iter()
-            .flat_map(|wanted| wanted::topics(&self.settings.group, wanted, catalogue.keys()))
+            .flat_map(|plan| wanted::topics(&self.settings.group, &plan.wanted, catalogue.keys()))
             .filter(|topic| catalogue.contains_key(topic))
             .collect();
         sources.into_iter().collect()
@@ -287,9 +302,13 @@ impl Kafka {
         let this = self.clone();
         let (stop_sources, drain_sources) = (stop.clone(), drain.clone());
         parts.spawn(async move {
-            if this.settings.sources.is_empty() {
+            let mut wanted = intakes.sources.clone();
+            if wanted.borrow_and_update().is_empty() {
                 this.status.ready("retries");
-                return Ok(());
+                let some = async { wanted.wait_for(|wanted| !wanted.is_empty()).await.is_ok() };
+                if stop_sources.run_until_cancelled(some).await != Some(true) {
+                    return Ok(());
+                }
             }
             // The sources join their group meanwhile, and take nothing before.
             let (seen, loop_seen) = channel::channel(false);
@@ -325,47 +344,44 @@ impl Kafka {
         drain: &CancellationToken,
     ) -> anyhow::Result<()> {
         let cluster = self.cluster.get().cloned().unwrap_or_default();
-        let stop = stop.child_token();
-        let mut sources = JoinSet::new();
-        for (index, settings) in self.settings.sources.iter().enumerate() {
-            let Some(intake) = intakes.sources.get(&settings.name) else {
-                continue;
-            };
-            let source = source::Source::new(self.clone(), index, intake.clone(), cluster.clone());
-            sources.spawn(source.run(loop_seen.clone(), stop.clone(), drain.clone()));
-        }
-        let mut ended = Ok(());
-        while let Some(source) = sources.join_next().await {
-            let source = source.context("a source ended badly");
-            if let Err(error) = source.and_then(|result| result) {
-                stop.cancel();
-                ended = Err(error);
-            }
-        }
-        ended
+        let at_first = intakes.sources.borrow().clone();
+        roster::keep(intakes.sources.clone(), stop, |name, intake, stop| {
+            let plan = self.source(name)?;
+            let is_first = at_first.get(name).is_some_and(|first| first.is(&intake));
+            let source = source::Source::new(self.clone(), plan, intake, cluster.clone());
+            let (this, name) = (self.clone(), name.clone());
+            let (loop_seen, drain) = (loop_seen.clone(), drain.clone());
+            Some(async move {
+                // Its topics may ask more of ours than those of the others.
+                if !is_first && !this.until_ready(&stop).await {
+                    return Ok(());
+                }
+                let meters = source.settings().meters.clone();
+                let ended = source.run(loop_seen, stop, drain).await;
+                meters.no_lag();
+                this.status.forget(&source::part(&name));
+                ended
+            })
+        })
+        .await
     }
-}
 
-/// Each source's topics; an error where two sources name the same one.
-fn wanted_by_all(settings: &Settings) -> anyhow::Result<Vec<Vec<Wanted>>> {
-    let mut owners: HashMap<&str, &str> = HashMap::new();
-    let mut all = Vec::with_capacity(settings.sources.len());
-    for source in &settings.sources {
-        let mut wanted = Vec::with_capacity(source.topics.len());
-        for entry in &source.topics {
-            if let Some(other) = owners.insert(entry, &source.name) {
-                anyhow::bail!(
-                    "topic `{entry}` is given twice: sources `{other}` and `{}`",
-                    source.name
-                );
+    /// Has everything there that is needed; `false` when stopped before that.
+    async fn until_ready(&self, stop: &CancellationToken) -> bool {
+        loop {
+            match stop.run_until_cancelled(self.get_ready()).await {
+                None => return false,
+                Some(Ok(_)) => {
+                    self.status.ready("topics");
+                    return true;
+                }
+                Some(Err(error)) => self.status.down("topics", format!("{error:#}")),
             }
-            let entry = Wanted::new(&settings.group, entry)
-                .with_context(|| format!("source `{}`", source.name))?;
-            wanted.push(entry);
+            if stop.run_until_cancelled(sleep(BACKOFF)).await.is_none() {
+                return false;
+            }
         }
-        all.push(wanted);
     }
-    Ok(all)
 }
 
 /// Writes an envelope to one of our topics, and returns when it is confirmed.
@@ -408,19 +424,8 @@ impl Broker for Kafka {
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
         self.status.starting("topics", "connecting");
-        loop {
-            let ready = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                ready = self.get_ready() => ready,
-            };
-            match ready {
-                Ok(_) => break self.status.ready("topics"),
-                Err(error) => self.status.down("topics", format!("{error:#}")),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = sleep(BACKOFF) => {}
-            }
+        if !self.until_ready(&stop).await {
+            return Ok(());
         }
         let mut rivals = Rivals::default();
         loop {

@@ -6,11 +6,11 @@
 //! wait, because a member that does not poll is put out of its group, and because pausing throws
 //! away what was fetched ahead.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use rdkafka::Offset;
@@ -61,11 +61,43 @@ pub struct SourceSettings {
     pub meters: SourceMeters,
 }
 
+/// A source, and what its `topics:` mean.
+pub struct Plan {
+    pub settings: SourceSettings,
+    pub wanted: Vec<Wanted>,
+}
+
+/// The plans of all sources of a broker; an error where two name the same topic.
+pub fn plans(group: &str, sources: Vec<SourceSettings>) -> anyhow::Result<Vec<Arc<Plan>>> {
+    let mut owners: HashMap<String, Arc<str>> = HashMap::new();
+    let mut all = Vec::with_capacity(sources.len());
+    for settings in sources {
+        let mut wanted = Vec::with_capacity(settings.topics.len());
+        for entry in &settings.topics {
+            if let Some(other) = owners.insert(entry.clone(), settings.name.clone()) {
+                bail!(
+                    "topic `{entry}` is given twice: sources `{other}` and `{}`",
+                    settings.name
+                );
+            }
+            let entry =
+                Wanted::new(group, entry).with_context(|| format!("source `{}`", settings.name))?;
+            wanted.push(entry);
+        }
+        all.push(Arc::new(Plan { settings, wanted }));
+    }
+    Ok(all)
+}
+
+/// What a source is called in the state of its broker.
+pub fn part(name: &str) -> String {
+    format!("source {name}")
+}
+
 /// A source while it runs.
 pub struct Source {
     kafka: Arc<Kafka>,
-    settings: SourceSettings,
-    wanted: Vec<Wanted>,
+    plan: Arc<Plan>,
     intake: Intake,
     cluster: Arc<str>,
     /// Topics of which the log already says that old events are ignored.
@@ -105,11 +137,10 @@ enum Step {
 }
 
 impl Source {
-    pub fn new(kafka: Arc<Kafka>, index: usize, intake: Intake, cluster: Arc<str>) -> Self {
+    pub fn new(kafka: Arc<Kafka>, plan: Arc<Plan>, intake: Intake, cluster: Arc<str>) -> Self {
         Self {
-            settings: kafka.settings.sources[index].clone(),
-            wanted: kafka.wanted[index].clone(),
             kafka,
+            plan,
             intake,
             cluster,
             said_old: HashSet::new(),
@@ -124,7 +155,7 @@ impl Source {
         stop: CancellationToken,
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
-        let part = format!("source {}", self.settings.name);
+        let part = part(&self.settings().name);
         self.kafka.status.starting(&part, "looking where to begin");
         let prepared = loop {
             let ready = tokio::select! {
@@ -144,18 +175,18 @@ impl Source {
         let instance = settings
             .instance
             .as_ref()
-            .map(|i| format!("{i}.{}.{}", settings.name, self.settings.name))
+            .map(|i| format!("{i}.{}.{}", settings.name, self.settings().name))
             .map(|name| names::member(&name, &prepared.partitions));
         let config =
             self.kafka
                 .connection
                 .member(&settings.group, instance.as_deref(), Reset::Error);
         let mut member = Member::new(
-            self.settings.name.clone(),
+            self.settings().name.clone(),
             &config,
             prepared.begin(),
             self.kafka.lost.clone(),
-            Some(self.settings.meters.clone()),
+            Some(self.settings().meters.clone()),
         )?;
         subscribe(&member.consumer, &prepared.topics)?;
         self.kafka.status.ready(&part);
@@ -196,7 +227,7 @@ impl Source {
                     Some(Ok(message)) => leave_for_later(member, &message),
                     Some(Err(error)) => {
                         if let Some(reason) = member.fatal() {
-                            bail!("source `{}` cannot go on: {reason}", self.settings.name);
+                            bail!("source `{}` cannot go on: {reason}", self.settings().name);
                         }
                         self.note(member, &error).await?;
                     }
@@ -218,9 +249,9 @@ impl Source {
             connection: &self.kafka.connection,
             producer: &self.kafka.producer,
             group: &settings.group,
-            source: &self.settings.name,
-            start: self.settings.start,
-            wanted: &self.wanted,
+            source: &self.settings().name,
+            start: self.settings().start,
+            wanted: &self.plan.wanted,
             catalogue: &catalogue,
             ids: &ids,
         })
@@ -238,16 +269,17 @@ impl Source {
     /// The topics of this source; an error when another one of this broker has one of them too.
     fn topics(&self, catalogue: &topics::Catalogue) -> anyhow::Result<BTreeSet<String>> {
         let group = &self.kafka.settings.group;
-        let topics = wanted::topics(group, &self.wanted, catalogue.keys());
-        for (other, wanted) in self.kafka.settings.sources.iter().zip(&self.kafka.wanted) {
-            if other.name == self.settings.name {
+        let topics = wanted::topics(group, &self.plan.wanted, catalogue.keys());
+        for other in self.kafka.sources.load().iter() {
+            let (name, wanted) = (&other.settings.name, &other.wanted);
+            if *name == self.settings().name {
                 continue;
             }
             let shared = topics
                 .iter()
                 .find(|topic| wanted.iter().any(|wanted| wanted.wants(group, topic)));
             if let Some(topic) = shared {
-                bail!("topic {topic} belongs to source `{}` as well", other.name);
+                bail!("topic {topic} belongs to source `{name}` as well");
             }
         }
         Ok(topics)
@@ -257,13 +289,13 @@ impl Source {
     /// long as somebody listens.
     fn discover(&self, first: BTreeSet<String>, part: &str) -> watch::Receiver<BTreeSet<String>> {
         let (found, topics) = watch::channel(first);
-        if !self.wanted.iter().any(Wanted::is_pattern) {
+        if !self.plan.wanted.iter().any(Wanted::is_pattern) {
             return topics;
         }
         let kafka = self.kafka.clone();
         let this = Source::new(
             kafka.clone(),
-            self.index(),
+            self.plan.clone(),
             self.intake.clone(),
             self.cluster.clone(),
         );
@@ -293,12 +325,8 @@ impl Source {
         topics
     }
 
-    fn index(&self) -> usize {
-        let sources = &self.kafka.settings.sources;
-        sources
-            .iter()
-            .position(|s| s.name == self.settings.name)
-            .expect("a source is one of its broker's")
+    pub fn settings(&self) -> &SourceSettings {
+        &self.plan.settings
     }
 
     async fn take_all(
@@ -319,7 +347,7 @@ impl Source {
         } = prepared;
         let mut topics = self.discover(topics, part);
         let admin = self.kafka.admin.clone();
-        let mut made_anew = anew::follow(admin, &self.settings.name, topics.clone(), ids);
+        let mut made_anew = anew::follow(admin, &self.settings().name, topics.clone(), ids);
         let mut turn = ticks(TURN);
         let mut lag = ticks(LAG_EVERY);
         loop {
@@ -344,7 +372,7 @@ impl Source {
                     continue;
                 }
                 new = changed(&mut topics) => {
-                    info!(source = %self.settings.name, topics = new.len(), "topics that match have changed");
+                    info!(source = %self.settings().name, topics = new.len(), "topics that match have changed");
                     subscribe(&consumer, &new)?;
                     continue;
                 }
@@ -360,7 +388,7 @@ impl Source {
                     }
                     Some(Err(error)) => {
                         if let Some(reason) = member.fatal() {
-                            bail!("source `{}` cannot go on: {reason}", self.settings.name);
+                            bail!("source `{}` cannot go on: {reason}", self.settings().name);
                         }
                         self.note(member, &error).await?;
                     }
@@ -394,9 +422,9 @@ impl Source {
         if !partition.receive(offset) {
             return Step::Next;
         }
-        self.settings.meters.received.inc();
+        self.settings().meters.received.inc();
         if self.too_old(&message, &partition) {
-            self.settings.meters.settled.inc();
+            self.settings().meters.settled.inc();
             partition.settle(offset);
             return Step::Next;
         }
@@ -464,7 +492,7 @@ impl Source {
 
     fn too_old(&mut self, message: &BorrowedMessage<'_>, partition: &Partition) -> bool {
         let (Some(limit), Some(stamp)) = (
-            self.settings.ignore_older_than,
+            self.settings().ignore_older_than,
             message.timestamp().to_millis(),
         ) else {
             return false;
@@ -473,7 +501,7 @@ impl Source {
         let old = age_ms > limit.as_millis() as i64;
         if old && self.said_old.insert(partition.topic.clone()) {
             warn!(
-                source = %self.settings.name,
+                source = %self.settings().name,
                 topic = %partition.topic,
                 "events older than `ignore_older_than` are settled without being sent"
             );
@@ -483,7 +511,7 @@ impl Source {
 
     fn event(&self, message: &BorrowedMessage<'_>, partition: &Partition) -> Event {
         let read = Reading {
-            naming: &self.settings.naming,
+            naming: &self.settings().naming,
             broker: &self.kafka.settings.name,
             cluster: &self.cluster,
         };
@@ -499,9 +527,9 @@ impl Source {
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset) => self.find_lost_offsets(member).await?,
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
-                warn!(source = %self.settings.name, "a topic of this source does not exist (yet)");
+                warn!(source = %self.settings().name, "a topic of this source does not exist (yet)");
             }
-            _ => tracing::debug!(source = %self.settings.name, %error, "the client reports"),
+            _ => tracing::debug!(source = %self.settings().name, %error, "the client reports"),
         }
         sleep(AFTER_ERROR).await;
         Ok(())
@@ -512,7 +540,7 @@ impl Source {
         let of_topic = |partition: &&Arc<Partition>| &*partition.topic == topic;
         let partitions: Vec<_> = member.partitions().filter(of_topic).cloned().collect();
         warn!(
-            source = %self.settings.name,
+            source = %self.settings().name,
             topic,
             partitions = partitions.len(),
             "the topic was made anew: taking it from its beginning"
@@ -541,9 +569,9 @@ impl Source {
                 continue;
             }
             let gone = (low - next).max(0);
-            self.settings.meters.gone.inc_by(gone.unsigned_abs());
+            self.settings().meters.gone.inc_by(gone.unsigned_abs());
             warn!(
-                source = %self.settings.name,
+                source = %self.settings().name,
                 topic = %partition.topic,
                 partition = partition.number,
                 stood_at = next,
@@ -568,7 +596,7 @@ impl Source {
             }
         }
         for (number, lag) in lags {
-            self.settings.meters.lag(number, lag);
+            self.settings().meters.lag(number, lag);
         }
     }
 }

@@ -44,6 +44,12 @@ impl Status {
         }
     }
 
+    /// There is no such part any more.
+    pub fn forget(&self, part: &str) {
+        let mut parts = self.parts.lock().unwrap_or_else(|p| p.into_inner());
+        parts.remove(part);
+    }
+
     /// When the cluster was last seen not to answer.
     pub fn last_away(&self) -> Option<Instant> {
         *self.away.lock().unwrap_or_else(|p| p.into_inner())

@@ -62,7 +62,7 @@ impl Upkeep for Kafka {
         let mut ours: BTreeSet<_> = own.map(|topic| Thing::Topic(topic.name)).collect();
         ours.insert(Thing::Group(names::tier_group(group)));
         ours.insert(Thing::Group(names::replay(group)));
-        if !self.settings.sources.is_empty() {
+        if !self.sources.load().is_empty() {
             ours.insert(Thing::Group(group.to_owned()));
         }
         ours
@@ -174,7 +174,8 @@ impl Kafka {
             .iter()
             .map(|topic| access("topic", &topic.name, &ours))
             .collect();
-        let wanted = self.wanted.iter().flatten();
+        let sources = self.sources.load();
+        let wanted = sources.iter().flat_map(|plan| &plan.wanted);
         let named: BTreeSet<_> = wanted
             .map(|wanted| match wanted {
                 Wanted::Named(name) => name.clone(),

@@ -26,7 +26,7 @@ use super::connect::{Backoff, answer, hang_up};
 use super::room::Room;
 use super::taker::Taker;
 use super::{RabbitMq, SourceSettings, failures, topology};
-use crate::broker::{Health, Intake, Intakes};
+use crate::broker::{Health, Intake, Intakes, roster};
 use crate::delivery::WaitKind;
 
 /// RabbitMQ's own limit for quorum queues.
@@ -93,35 +93,39 @@ async fn feed_all(
     let mut events = connection.events_listener();
     let troubles = Arc::new(Troubles::default());
     let mut feeds = JoinSet::new();
-    let start = |feeds: &mut JoinSet<()>, feed: Feed, name: String| {
+    let feeder = |feed: Feed, name: String, stop: CancellationToken| {
         troubles.set(&name, Trouble::Opening);
-        let feeder = Feeder {
+        Feeder {
             broker: broker.clone(),
             connection: connection.clone(),
             feed,
             name,
             troubles: troubles.clone(),
             consumers: AtomicU64::new(0),
-            stop: stop.clone(),
+            stop,
             drain: drain.clone(),
-        };
-        feeds.spawn(feeder.keep_feeding());
+        }
+    };
+    let feed_due = |kind: WaitKind, intake: &Intake, queue: &str| {
+        let feeder = feeder(
+            Feed::Due(kind, intake.clone()),
+            queue.to_owned(),
+            stop.clone(),
+        );
+        feeder.keep_feeding()
     };
     if broker.settings.keeps_deliveries {
         tokio::select! {
             declared = declare_own(broker, connection) => declared?,
             () = stop.cancelled() => return Ok(()),
         }
-        start(
-            &mut feeds,
-            Feed::Due(WaitKind::Retry, intakes.retries.clone()),
-            broker.names.due_retry.clone(),
-        );
-        start(
-            &mut feeds,
-            Feed::Due(WaitKind::Hold, intakes.holds.clone()),
-            broker.names.due_hold.clone(),
-        );
+        let names = &broker.names;
+        feeds.spawn(feed_due(
+            WaitKind::Retry,
+            &intakes.retries,
+            &names.due_retry,
+        ));
+        feeds.spawn(feed_due(WaitKind::Hold, &intakes.holds, &names.due_hold));
         broker.set_health(Health::Starting {
             why: "checking the loop through a retry tier".into(),
         });
@@ -136,20 +140,25 @@ async fn feed_all(
             () = stop.cancelled() => {}
         }
     }
-    for source in &broker.settings.sources {
-        let Some(intake) = intakes.sources.get(&source.name) else {
-            continue;
-        };
-        start(
-            &mut feeds,
-            Feed::Source(Box::new(source.clone()), intake.clone()),
-            source.name.to_string(),
-        );
-    }
+    let feed_source = |name: &Arc<str>, intake: Intake, stop: CancellationToken| {
+        let source = broker.source(name)?;
+        let feed = Feed::Source(Box::new(source), intake);
+        let (feeder, troubles) = (feeder(feed, name.to_string(), stop), troubles.clone());
+        let name = name.clone();
+        Some(async move {
+            feeder.keep_feeding().await;
+            troubles.forget(&name);
+            Ok(())
+        })
+    };
+    let feeding_sources = roster::keep(intakes.sources.clone(), stop, feed_source);
+    tokio::pin!(feeding_sources);
     info!(broker = %broker.settings.name, "rabbitmq connected");
     let (connected_at, mut steady) = (Instant::now(), false);
     let mut check = tokio::time::interval(HEALTH_CHECK);
-    loop {
+    let mut sources_are_over = false;
+    // With nothing to feed the connection is kept for its health alone.
+    while !sources_are_over || !feeds.is_empty() {
         tokio::select! {
             failed = ended(connection, &mut events) => return Err(failed),
             _ = check.tick() => {
@@ -166,16 +175,13 @@ async fn feed_all(
                     None => troubles.health(),
                 });
             }
-            ended = feeds.join_next() => match ended {
-                Some(Err(panicked)) => return Err(anyhow!(panicked).context("a consumer failed")),
-                Some(Ok(())) if feeds.is_empty() => break,
-                Some(Ok(())) => {}
-                // Nothing is fed: the connection is kept for its health alone.
-                None => {
-                    stop.cancelled().await;
-                    break;
-                }
-            },
+            fed = &mut feeding_sources, if !sources_are_over => {
+                fed.context("a consumer failed")?;
+                sources_are_over = true;
+            }
+            Some(ended) = feeds.join_next() => {
+                ended.context("a consumer failed")?;
+            }
         }
     }
     Ok(())
@@ -224,6 +230,11 @@ struct Troubles(Mutex<BTreeMap<String, Trouble>>);
 impl Troubles {
     fn set(&self, feed: &str, trouble: Trouble) {
         self.lock().insert(feed.to_owned(), trouble);
+    }
+
+    /// There is no such feed any more.
+    fn forget(&self, feed: &str) {
+        self.lock().remove(feed);
     }
 
     fn health(&self) -> Health {
@@ -423,10 +434,8 @@ impl Feeder {
         let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         let _ = timeout(CLOSE_DEADLINE, cancel).await;
         drain_receipts(&acks, &channel, &self.drain).await;
-        if !self.stop.is_cancelled() {
-            // Gives back what it has not handed over.
-            let _ = timeout(CLOSE_DEADLINE, channel.close(200, "paused".into())).await;
-        }
+        // Gives back what it has not handed over, also when the connection goes on without it.
+        let _ = timeout(CLOSE_DEADLINE, channel.close(200, "not taking".into())).await;
         Ok(())
     }
 

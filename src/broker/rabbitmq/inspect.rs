@@ -69,7 +69,7 @@ pub async fn broker(broker: &RabbitMq, found: &Findings) {
         own_queues(broker, &mut declarer, version, found).await;
         moment(broker, &connection, found).await;
     }
-    for source in &broker.settings.sources {
+    for source in broker.sources.load().iter() {
         of_source(source, &mut declarer, version, found).await;
     }
     hang_up(&connection).await;

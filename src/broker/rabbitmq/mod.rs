@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lapin::BasicProperties;
@@ -99,7 +100,9 @@ pub struct Binding {
 
 /// See the module.
 pub struct RabbitMq {
+    /// Its sources are in `sources`.
     settings: Settings,
+    sources: ArcSwap<Vec<SourceSettings>>,
     names: Names,
     connector: Connector,
     publisher: Publisher,
@@ -125,7 +128,8 @@ const PAUSES_AFTER_NACK: [Duration; 4] = [
 ];
 
 impl RabbitMq {
-    pub fn new(settings: Settings) -> Arc<Self> {
+    pub fn new(mut settings: Settings) -> Arc<Self> {
+        let sources = std::mem::take(&mut settings.sources);
         let names = Names::new(&settings.group, &settings.tiers);
         let connector = Connector::new(&settings);
         let publisher = Publisher::new(settings.name.clone(), connector.clone());
@@ -133,6 +137,7 @@ impl RabbitMq {
             why: "not connected yet".into(),
         });
         Arc::new(Self {
+            sources: ArcSwap::from_pointee(sources),
             settings,
             names,
             connector,
@@ -145,6 +150,19 @@ impl RabbitMq {
             instance: uuid::Uuid::now_v7().simple().to_string(),
             isolate: AtomicBool::new(false),
         })
+    }
+
+    /// Notes other sources than it has. Those that run are not touched: the pipeline says when they are to
+    /// follow.
+    pub fn set_sources(&self, sources: Vec<SourceSettings>) {
+        self.sources.store(Arc::new(sources));
+    }
+
+    /// A source as it is noted now.
+    fn source(&self, name: &str) -> Option<SourceSettings> {
+        let sources = self.sources.load();
+        let found = sources.iter().find(|source| &*source.name == name);
+        found.cloned()
     }
 
     fn set_health(&self, health: Health) {
@@ -256,8 +274,7 @@ impl RabbitMq {
 impl RabbitMq {
     /// Why there is no history of a queue, and what there is instead.
     fn forgotten(&self, source: &str) -> NotPossible {
-        let found = self.settings.sources.iter().find(|s| &*s.name == source);
-        let Some(settings) = found else {
+        let Some(settings) = self.source(source) else {
             return NotPossible::UnknownSource {
                 broker: self.settings.name.clone(),
                 name: source.into(),

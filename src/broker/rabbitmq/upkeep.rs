@@ -62,7 +62,7 @@ impl Upkeep for RabbitMq {
             name: queue.name,
         };
         plan.needs.extend(self.own_queues().into_iter().map(queue));
-        for source in &self.settings.sources {
+        for source in self.sources.load().iter() {
             if !source.declare {
                 let name = &source.queue;
                 let note = format!("queue `{name}` belongs to others (`declare: false`)");
@@ -85,7 +85,7 @@ impl Upkeep for RabbitMq {
     fn ours(&self) -> BTreeSet<Thing> {
         let own = self.own_queues().into_iter();
         let mut ours: BTreeSet<_> = own.map(|queue| Thing::Queue(queue.name)).collect();
-        for source in &self.settings.sources {
+        for source in self.sources.load().iter() {
             if !source.declare {
                 continue;
             }
@@ -103,7 +103,8 @@ impl Upkeep for RabbitMq {
     async fn orphans(&self, known: &Known) -> anyhow::Result<Vec<Orphan>> {
         let ours = self.ours();
         // A queue of others that a source of ours has taken over is not left over.
-        let read: BTreeSet<_> = self.settings.sources.iter().map(|s| &s.queue).collect();
+        let sources = self.sources.load();
+        let read: BTreeSet<_> = sources.iter().map(|source| &source.queue).collect();
         let left = known.things.iter().filter(|thing| !ours.contains(*thing));
         let connection = self.connector.connect("topology").await?;
         let mut declarer = Declarer::new(&connection, OLD);

@@ -82,10 +82,11 @@ impl Rig {
         let (retry, retries) = open(256);
         let (hold, holds) = open(256);
         let intakes = Intakes {
-            sources: BTreeMap::from([
+            sources: watch::channel(Arc::new(BTreeMap::from([
                 (Arc::from(SOURCE), source.clone()),
                 (Arc::from(OTHER_SOURCE), source),
-            ]),
+            ])))
+            .1,
             retries: retry,
             holds: hold,
             obeyed: Arc::new(|_, _| ()),
