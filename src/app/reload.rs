@@ -121,7 +121,7 @@ impl Reloader {
         let new = loaded.config;
         let compiled = |store: &Store| compiled(store, &new).map_err(Failure::into_error);
         let failed = |error: anyhow::Error| NotReloaded::Failed(format!("{error:#}"));
-        let change = self.sources.tell(&running, &new).await.map_err(failed)?;
+        let change = self.sources.begin(&running, &new).await.map_err(failed)?;
         let reloading =
             self.registry
                 .reload(registry::settings(&new), &new.subscriptions, compiled);
@@ -135,7 +135,7 @@ impl Reloader {
         self.pipeline.set_quotas(new.tenants.clone());
         self.registry.now_has(state::hash(&new));
         // After the subscriptions, so that the first event of a source that is new finds its own.
-        let sources = self.sources.follow(&running, change);
+        let sources = self.sources.follow(change);
         let reloaded = Reloaded {
             hash: loaded.hash.clone(),
             subscriptions: Differences::between(&running.subscriptions, &new.subscriptions),

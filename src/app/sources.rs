@@ -1,10 +1,11 @@
 //! Sources of a config that is read again: which of them are begun, begun anew or ended.
 //!
-//! Brokers are told first and may refuse, which changes nothing; the pipeline then has the sources
-//! concerned stopped, what they have in hand finished, and begun by what their brokers know. A
-//! source of a broker that itself needs a restart stays as it is until then.
+//! Brokers are told first and may refuse, which changes nothing. Then nothing more is taken from the
+//! sources concerned, subscriptions are changed, and the pipeline has those sources stopped, what they have
+//! in hand finished, and begun by what their brokers know. A source of a broker that itself needs a restart
+//! stays as it is until then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tracing::warn;
@@ -14,7 +15,7 @@ use crate::config::{self, Config};
 use crate::decode;
 use crate::meters::Meters;
 use crate::operations::{Operations, topology};
-use crate::pipeline::{Pipeline, Rules};
+use crate::pipeline::{Pipeline, Rules, SourcePlan};
 
 /// What the sources of a running bridge hang on.
 pub struct Sources {
@@ -34,34 +35,70 @@ pub struct Change {
     then: Config,
     /// Whose brokers have to be told something else.
     told: Vec<Arc<str>>,
+    leaving: Vec<Arc<str>>,
+    /// Those that are new or taken otherwise than before.
+    entering: Vec<Arc<str>>,
 }
 
-impl Sources {
-    /// Tells the brokers. When one refuses, all of them know again what they knew.
-    pub async fn tell(&self, running: &Config, new: &Config) -> anyhow::Result<Change> {
+impl Change {
+    fn between(running: &Config, new: &Config) -> Self {
         let then = Config {
             sources: possible(running, new),
             ..running.clone()
         };
-        let mut change = Change {
+        let before = |name: &Arc<str>| running.sources.get(name).map(as_taken);
+        let entering = then.sources.iter();
+        let entering = entering.filter(|(name, source)| before(name) != Some(as_taken(source)));
+        let leaving = running.sources.keys();
+        let leaving = leaving.filter(|name| !then.sources.contains_key(*name));
+        Self {
             told: Vec::new(),
+            leaving: leaving.cloned().collect(),
+            entering: entering.map(|(name, _)| name.clone()).collect(),
             then,
-        };
-        for (name, handle) in &self.handles {
-            if of(&running.sources, name).eq(of(&change.then.sources, name)) {
-                continue;
-            }
+        }
+    }
+
+    /// The brokers that the sources concerned come from, or came from.
+    fn brokers(&self, running: &Config) -> BTreeSet<Arc<str>> {
+        let concerned = self.leaving.iter().chain(&self.entering);
+        let of = |name| [&running.sources, &self.then.sources].map(|all| all.get(name));
+        let sources = concerned.flat_map(of).flatten();
+        sources.map(|source| source.broker.clone()).collect()
+    }
+}
+
+impl Sources {
+    /// Tells the brokers, and has nothing more taken from the sources concerned as they are: events
+    /// must not meet subscriptions that are made for what comes. When a broker refuses, nothing has changed.
+    pub async fn begin(&self, running: &Config, new: &Config) -> anyhow::Result<Change> {
+        let mut change = Change::between(running, new);
+        for name in change.brokers(running) {
             change.told.push(name.clone());
-            if let Err(error) = handle.set_sources(&change.then, &self.meters).await {
-                self.take_back(running, change).await;
+            let told = self.handles[&name].set_sources(&change.then, &self.meters);
+            if let Err(error) = told.await {
+                self.untell(running, &change).await;
                 return Err(error.context(format!("the sources of broker `{name}`")));
             }
         }
+        let concerned = change.leaving.iter().chain(&change.entering);
+        self.pipeline.close_sources(concerned);
         Ok(change)
     }
 
-    /// The change is not to be.
+    /// The change is not to be: everything goes on as it was.
     pub async fn take_back(&self, running: &Config, change: Change) {
+        self.untell(running, &change).await;
+        let Change {
+            leaving, entering, ..
+        } = change;
+        let is_running = |name: &Arc<str>| running.sources.contains_key(name);
+        let again = leaving.into_iter().chain(entering).filter(is_running);
+        self.pipeline
+            .change_sources(&[], self.plans(running, again));
+    }
+
+    async fn untell(&self, running: &Config, change: &Change) {
         for name in &change.told {
             let told = self.handles[name].set_sources(running, &self.meters).await;
             if let Err(error) = told {
@@ -71,30 +108,36 @@ impl Sources {
     }
 
     /// Has the sources run as they are to, and gives them back.
-    pub fn follow(&self, running: &Config, change: Change) -> All {
-        let Change { then, .. } = change;
-        let leaving = running.sources.keys();
-        let leaving = leaving.filter(|name| !then.sources.contains_key(*name));
-        let leaving: Vec<_> = leaving.cloned().collect();
-        let mut entering = Vec::new();
+    pub fn follow(&self, change: Change) -> All {
+        let Change {
+            then,
+            leaving,
+            entering,
+            ..
+        } = change;
         for (name, source) in &then.sources {
-            match running.sources.get(name) {
-                Some(before) if as_taken(before) == as_taken(source) => {
-                    self.pipeline.set_rules(name, brokers::rules(source));
-                }
-                _ => {
-                    let plan = brokers::source_plan(name, source, &self.meters, &self.room);
-                    entering.push((source.broker.clone(), plan));
-                }
-            }
+            self.pipeline.set_rules(name, brokers::rules(source));
         }
-        if leaving.is_empty() && entering.is_empty() {
-            return then.sources;
+        if !leaving.is_empty() || !entering.is_empty() {
+            self.operations.set_sources(brokers::sources(&then));
+            let entering = self.plans(&then, entering.into_iter());
+            self.pipeline.change_sources(&leaving, entering);
+            self.note(&then);
         }
-        self.operations.set_sources(brokers::sources(&then));
-        self.pipeline.change_sources(&leaving, entering);
-        self.note(&then);
         then.sources
+    }
+
+    fn plans(
+        &self,
+        config: &Config,
+        names: impl Iterator<Item = Arc<str>>,
+    ) -> Vec<(Arc<str>, SourcePlan)> {
+        let plan = |name: Arc<str>| {
+            let source = &config.sources[&name];
+            let plan = brokers::source_plan(&name, source, &self.meters, &self.room);
+            (source.broker.clone(), plan)
+        };
+        names.map(plan).collect()
     }
 
     /// Notes what is declared on the brokers now, and looks for what is left over.
@@ -114,19 +157,8 @@ impl Sources {
     }
 }
 
-/// The sources of a broker, as it takes from them.
-fn of<'a>(
-    sources: &'a All,
-    broker: &'a Arc<str>,
-) -> impl Iterator<Item = (&'a Arc<str>, config::Source)> {
-    let own = sources
-        .iter()
-        .filter(move |(_, source)| source.broker == *broker);
-    own.map(|(name, source)| (name, as_taken(source)))
-}
-
 /// A source without what is asked of its single events, which is changed while it runs.
-pub fn as_taken(source: &config::Source) -> config::Source {
+fn as_taken(source: &config::Source) -> config::Source {
     let Rules {
         unmatched,
         contract,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Receipt, Received, Token};
 use crate::delivery::{Delivery, WaitKind};
@@ -82,6 +83,7 @@ pub struct Intake {
     shut: watch::Receiver<bool>,
     in_flight: Arc<AtomicUsize>,
     pace: watch::Receiver<usize>,
+    closed: CancellationToken,
     hand_over: mpsc::Sender<Received>,
 }
 
@@ -130,6 +132,7 @@ impl Intake {
                 shut: watch::channel(false).1,
                 in_flight: Arc::default(),
                 pace: watch::channel(usize::MAX).1,
+                closed: CancellationToken::new(),
                 hand_over,
             },
             taken,
@@ -183,6 +186,17 @@ impl Intake {
         }
     }
 
+    /// Admits nothing any more. What was handed over before is not touched; whoever empties the intake
+    /// decides what becomes of it ([`Intake::closed`]).
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Cancelled when the intake is closed.
+    pub fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
     /// Whether this is a clone of it.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.in_flight, &other.in_flight)
@@ -193,7 +207,8 @@ impl Intake {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Waits for room for a message of `size_bytes`. Cancel-safe: dropped, it has taken nothing.
+    /// Waits for room for a message of `size_bytes`; for ever once it is closed. Cancel-safe: dropped, it
+    /// has taken nothing.
     /// A broker that must keep polling its client (Kafka) polls beside this.
     pub async fn admit(&self, size_bytes: usize) -> Admission {
         let (slot, units) = loop {
@@ -214,6 +229,10 @@ impl Intake {
             let units = self.budget.units.clone();
             let units = units.acquire_many_owned(self.budget.units_of(size_bytes));
             let units = units.await.expect("budgets are never closed");
+            if self.closed.is_cancelled() {
+                drop((slot, units));
+                return std::future::pending().await;
+            }
             // Somebody may have paused the source while there was no room.
             if !*self.held.borrow() || self.held.has_changed().is_err() {
                 break (slot, units);
@@ -229,7 +248,8 @@ impl Intake {
 
     /// Room for a message of `size_bytes` if there is some right now.
     pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
-        if *self.paused.borrow() || *self.held.borrow() || *self.shut.borrow() {
+        let is_held = || *self.paused.borrow() || *self.held.borrow() || *self.shut.borrow();
+        if is_held() || self.closed.is_cancelled() {
             return None;
         }
         let slot = self.window.slots.clone().try_acquire_owned().ok()?;

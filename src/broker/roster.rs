@@ -69,7 +69,9 @@ where
                     Ok((id, ended)) => (id, ended),
                     Err(panicked) => (panicked.id(), Err(panicked).context("a source ended badly")),
                 };
-                let source = names.remove(&id).and_then(|name| running.remove(&name));
+                let name = names.remove(&id).unwrap_or_default();
+                let source = running.remove(&name);
+                info!(source = %name, "the source is not taken from any more, or not as it was");
                 // One that ends although nobody has stopped it has lost what the others need as well.
                 if ended.is_err() || source.is_some_and(|source| !source.stop.is_cancelled()) {
                     stop.cancel();

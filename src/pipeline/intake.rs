@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, Cache};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::decoding::{self, PATIENCE, Seen};
@@ -56,20 +57,22 @@ pub struct Loop {
 }
 
 enum What {
-    Source(Box<SourcePlan>, Arc<ArcSwap<Rules>>),
+    Source(Box<SourcePlan>, Arc<ArcSwap<Rules>>, CancellationToken),
     Due(WaitKind),
 }
 
 impl Loop {
+    /// `closed`: its source is not to be taken from as it is any more.
     pub fn source(
         source: SourcePlan,
         rules: Arc<ArcSwap<Rules>>,
+        closed: CancellationToken,
         keeper: Arc<Keeper>,
         window: Filling,
         taken: Taken,
     ) -> Self {
         Self {
-            what: What::Source(Box::new(source), rules),
+            what: What::Source(Box::new(source), rules, closed),
             keeper,
             window,
             taken,
@@ -88,7 +91,7 @@ impl Loop {
     /// Takes until the broker has closed the intake.
     pub async fn run(mut self, pipeline: Arc<Pipeline>) {
         match &self.what {
-            What::Source(source, rules) => {
+            What::Source(source, rules, closed) => {
                 let mut source = Source {
                     pipeline: &pipeline,
                     plan: source,
@@ -103,6 +106,9 @@ impl Loop {
                 };
                 while let Some(received) = self.taken.recv().await {
                     match received {
+                        // Subscriptions may be changing with the source: the broker hands it out again to
+                        // the one that comes instead.
+                        Received::Event(..) | Received::Worn(..) if closed.is_cancelled() => {}
                         Received::Event(event, receipt) => source.try_take(event, receipt).await,
                         Received::Worn(event, receipt) => {
                             source.renewing = true;

@@ -147,7 +147,8 @@ impl Sources {
             };
             known.insert(name.clone(), Arc::new(source));
             let (keeper, window) = (side.keeper.clone(), intake.filling());
-            loops.push((broker, Loop::source(plan, rules, keeper, window, taken)));
+            let looping = Loop::source(plan, rules, intake.closed(), keeper, window, taken);
+            loops.push((broker, looping));
         }
         for (name, side) in &self.brokers {
             if !concerned.contains(name) {
@@ -165,6 +166,15 @@ impl Sources {
 }
 
 impl Pipeline {
+    /// Takes nothing more from these sources as they are. What was handed over and is not routed yet goes
+    /// back to its broker. Each of them is then to be changed ([`Pipeline::change_sources`]).
+    pub fn close_sources<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
+        let known = self.sources.all();
+        for source in names.filter_map(|name| known.get(name)) {
+            source.intake.close();
+        }
+    }
+
     /// Takes no longer from `leaving`, and takes from `entering`, each of the broker of this name, which
     /// has been told of it; one that is there already is replaced. What is in hand is not touched.
     pub fn change_sources(

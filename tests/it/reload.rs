@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::path::subscription;
 use crate::support::bridge::Bridge;
-use crate::support::bus::Bus;
-use crate::support::receiver::Receiver;
+use crate::support::bus::{Bus, Kind};
+use crate::support::receiver::{Answer, Receiver};
 use crate::support::{brokers, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -72,7 +72,8 @@ async fn a_reload_says_what_has_changed_and_what_needs_a_restart() {
         .replace(
             "{ orders: { broker: here, topics: ['#'] } }",
             "{ orders: { broker: here, topics: ['#'], max_body: 10 }, more: { broker: here, topics: [x] } }",
-        );
+        )
+        + "limits: { due_window: 9 }\n";
     let (status, said) = reload(&bridge, &second).await;
     assert_eq!(status, 200, "{said}");
     let named = |of: &Value, how: &str| of[how].clone();
@@ -82,9 +83,9 @@ async fn a_reload_says_what_has_changed_and_what_needs_a_restart() {
     assert_eq!(named(&said["endpoints"], "added"), json!(["c"]));
     assert_eq!(named(&said["sources"], "added"), json!(["more"]));
     assert_eq!(named(&said["sources"], "changed"), json!(["orders"]));
-    assert_eq!(said["needs_restart"], json!(["sources.more"]));
+    assert_eq!(said["needs_restart"], json!(["limits.due_window"]));
     let noted = note(&bridge).await.expect("a note");
-    assert_eq!(noted, "a restart is needed for: sources.more");
+    assert_eq!(noted, "a restart is needed for: limits.due_window");
     assert_eq!(bridge.metric("hookbridge_config_restart_needed").await, 1.0);
     // What the source asks of its events holds at once.
     publish(&bridge, "c", "0123456789+").await;
@@ -197,6 +198,133 @@ async fn a_reload_under_load_loses_and_repeats_nothing() {
     }
     assert_eq!(seen.len(), EVENTS, "lost");
     assert_eq!(receiver.count(), EVENTS, "repeated");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_sources_that_change_under_load_lose_and_repeat_nothing() {
+    changing_sources(Bus::embedded(), Bus::embedded()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_that_come_change_and_go_under_load_lose_and_repeat_nothing() {
+    let amqp = brokers::env("HOOKBRIDGE_TEST_AMQP");
+    let (bus, more) = (Bus::rabbitmq(amqp.clone()), Bus::rabbitmq(amqp));
+    changing_sources(bus.await, more.await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_that_come_change_and_go_under_load_lose_and_repeat_nothing() {
+    let bootstrap = brokers::env("HOOKBRIDGE_TEST_KAFKA");
+    let (bus, more) = (Bus::kafka(bootstrap.clone(), 3), Bus::kafka(bootstrap, 1));
+    changing_sources(bus.await, more.await).await;
+}
+
+/// Every turn another source comes or goes beside `orders`, which every other turn changes itself, each
+/// time while its events are being delivered.
+async fn changing_sources(bus: Bus, more: Bus) {
+    const TURNS: usize = 4;
+    const BATCH: usize = 100;
+    let slowly =
+        || Receiver::answering(|_, _| Answer::status(204).after(Duration::from_millis(50)));
+    let (receiver, other) = (slowly().await, slowly().await);
+    let is_there = |turn: usize| turn % 2 == 1;
+    let config = |turn: usize| {
+        let window = format!(", window: {} }}", 40 + turn / 2);
+        let orders = bus.source();
+        let orders = orders.strip_suffix(" }").expect("a mapping").to_owned() + &window;
+        let mut subscriptions = subscription("crm", "#", &receiver.url("/"), ", sources: [orders]");
+        let mut sources = format!("orders: {orders}");
+        if is_there(turn) {
+            let source = match more.kind {
+                Kind::Embedded => "{ broker: here, topics: [more] }".to_owned(),
+                _ => more.source(),
+            };
+            sources += &format!(", more: {source}");
+            subscriptions += &subscription("other", "#", &other.url("/"), ", sources: [more]");
+        }
+        let plain = format!("sources: {{ orders: {} }}", bus.source());
+        let config = bus.config(&subscriptions);
+        assert!(config.contains(&plain));
+        let config = config.replace(&plain, &format!("sources: {{ {sources} }}"));
+        match bus.kind {
+            // Else what is for the other one would be of this one too.
+            Kind::Embedded => config.replace("topics: ['#']", "topics: ['orders.#']"),
+            _ => config,
+        }
+    };
+    let bridge = Bridge::start(&config(0)).await.ready().await;
+    let bodies = |of: &str, turn: usize, many: usize| -> Vec<String> {
+        let numbers = (turn * many)..((turn + 1) * many);
+        numbers
+            .map(|n| format!("{{\"n\": \"{of}-{n}\"}}"))
+            .collect()
+    };
+    let mut expected_of_other = 0;
+    for turn in 1..=TURNS {
+        bus.publish(&bridge, &bodies("orders", turn, BATCH)).await;
+        let taken = receiver.count();
+        let (status, said) = reload(&bridge, &config(turn)).await;
+        assert_eq!(
+            (status, &said["needs_restart"]),
+            (200, &json!([])),
+            "{said}"
+        );
+        let differing = match is_there(turn) {
+            true => "added",
+            false => "removed",
+        };
+        assert_eq!(said["sources"][differing], json!(["more"]), "{said}");
+        assert!(taken < turn * BATCH, "nothing was under way");
+        if !is_there(turn) {
+            // What is taken while it is being stopped goes back, or to nobody where nobody wants it.
+            eventually("the end of the source", SOON, async || {
+                let log = bridge.log();
+                let ended = log
+                    .lines()
+                    .filter(|line| line.contains("not taken from any more"));
+                let ended = ended.filter(|line| line.contains("source=more")).count();
+                (ended == turn / 2).then_some(())
+            })
+            .await;
+        }
+        if let Kind::Embedded = more.kind {
+            for body in bodies("more", turn, 5) {
+                // Without a source it is not kept.
+                let (status, _) = bridge.post("/v1/topics/more/events", &body).await;
+                assert_eq!(status, 202);
+            }
+            expected_of_other += 5 * usize::from(is_there(turn));
+        } else {
+            more.publish(&bridge, &bodies("more", turn, 5)).await;
+            // What comes meanwhile is taken when it is back.
+            expected_of_other = 5 * (turn - usize::from(!is_there(turn)));
+        }
+        receiver
+            .wait_for(turn * BATCH, Duration::from_secs(60))
+            .await;
+        other
+            .wait_for(expected_of_other, Duration::from_secs(60))
+            .await;
+    }
+    receiver.quiet_for(Duration::from_secs(1), SOON).await;
+    for (receiver, expected) in [(&receiver, TURNS * BATCH), (&other, expected_of_other)] {
+        let mut seen: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+        for request in receiver.requests() {
+            *seen.entry(request.body.to_vec()).or_default() += 1;
+        }
+        assert_eq!(seen.len(), expected, "lost");
+        assert_eq!(receiver.count(), expected, "repeated");
+    }
+    let log = bridge.log();
+    let stopped = log
+        .lines()
+        .filter(|line| line.contains("the source is stopped"));
+    let orders = stopped
+        .filter(|line| line.contains("source=orders"))
+        .count();
+    assert_eq!(orders, TURNS / 2, "{log}");
+    let (_, sources) = bridge.get("/v1/sources").await;
+    assert!(!sources.contains("more"), "{sources}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,33 +129,35 @@ impl Bus {
         }
     }
 
+    /// The source of its events, as the config has it.
+    pub fn source(&self) -> String {
+        let group = &self.group;
+        match &self.kind {
+            Kind::Embedded => "{ broker: here, topics: ['#'] }".to_owned(),
+            Kind::RabbitMq { classic: true, .. } => {
+                format!("{{ broker: here, queue: {group}.orders, declare: false }}")
+            }
+            Kind::RabbitMq { shop, .. } => format!(
+                "{{ broker: here, queue: {group}.orders, bind: [{{ exchange: {}, key: 'orders.#' }}] }}",
+                shop.exchange
+            ),
+            Kind::Kafka { topic, .. } => {
+                format!("{{ broker: here, topics: [{topic}], start: earliest, topic: {TOPIC} }}")
+            }
+        }
+    }
+
     /// The whole config, with these subscriptions.
     pub fn config(&self, subscriptions: &str) -> String {
-        let group = &self.group;
-        let (broker, source) = match &self.kind {
-            Kind::Embedded => (
-                "{ embedded: {} }".to_owned(),
-                "{ broker: here, topics: ['#'] }".to_owned(),
-            ),
-            Kind::RabbitMq {
-                amqp,
-                classic: true,
-                ..
-            } => (
-                format!("{{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}"),
-                format!("{{ broker: here, queue: {group}.orders, declare: false }}"),
-            ),
-            Kind::RabbitMq { amqp, shop, .. } => (
-                format!("{{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}"),
-                format!(
-                    "{{ broker: here, queue: {group}.orders, bind: [{{ exchange: {}, key: 'orders.#' }}] }}",
-                    shop.exchange
-                ),
-            ),
-            Kind::Kafka { bootstrap, topic } => (
-                format!("{{ kafka: {{ bootstrap: ['{bootstrap}'] }}, tiers: [1s, 2s, 5s] }}"),
-                format!("{{ broker: here, topics: [{topic}], start: earliest, topic: {TOPIC} }}"),
-            ),
+        let (group, source) = (&self.group, self.source());
+        let broker = match &self.kind {
+            Kind::Embedded => "{ embedded: {} }".to_owned(),
+            Kind::RabbitMq { amqp, .. } => {
+                format!("{{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}")
+            }
+            Kind::Kafka { bootstrap, .. } => {
+                format!("{{ kafka: {{ bootstrap: ['{bootstrap}'] }}, tiers: [1s, 2s, 5s] }}")
+            }
         };
         format!(
             "group: {group}
