@@ -325,21 +325,25 @@ impl App {
                 why = storage_failure(&store) => break Some(Failure::Storage(why)),
             }
         };
-        info!(deadline = ?config.limits.shutdown, "stopping: taking no more, finishing what is in hand");
+        let deadline = reloader.shutdown();
+        info!(
+            ?deadline,
+            "stopping: taking no more, finishing what is in hand"
+        );
         shutdown.stop.cancel();
         pipeline.leave_in_hand();
         tokio::spawn(signals.exit_on_second());
         let code = failed.as_ref().map_or(70, Failure::code);
-        leave_after(config.limits.shutdown + EXIT_GRACE + LEAVE_GRACE, code);
+        leave_after(deadline + EXIT_GRACE + LEAVE_GRACE, code);
         let enforcing = tokio::spawn({
-            let (shutdown, deadline) = (shutdown.clone(), config.limits.shutdown);
+            let shutdown = shutdown.clone();
             async move { shutdown.enforce(deadline).await }
         });
         let drained = async {
             let brokers = async { while running.join_next().await.is_some() {} };
             let _ = tokio::join!(brokers, operations.jobs.stop(), tending);
         };
-        if tokio::time::timeout(config.limits.shutdown + EXIT_GRACE, drained)
+        if tokio::time::timeout(deadline + EXIT_GRACE, drained)
             .await
             .is_err()
         {

@@ -53,6 +53,8 @@ struct Noted {
     needs_restart: Vec<String>,
     /// Of the last file that was looked at, good or not.
     hash: Option<String>,
+    /// How long a stop may take.
+    shutdown: Duration,
 }
 
 impl Reloader {
@@ -70,7 +72,10 @@ impl Reloader {
             sources,
             meters,
             running: tokio::sync::Mutex::new(config.clone()),
-            noted: Mutex::default(),
+            noted: Mutex::new(Noted {
+                shutdown: config.limits.shutdown,
+                ..Noted::default()
+            }),
             watch: watch::channel(config.reload.watch).0,
         })
     }
@@ -83,6 +88,11 @@ impl Reloader {
             (!parts.is_empty()).then(|| format!("a restart is needed for: {parts}"))
         };
         noted.refused.clone().or_else(restart)
+    }
+
+    /// How long a stop may take, by the config in force.
+    pub fn shutdown(&self) -> Duration {
+        self.noted().shutdown
     }
 
     /// Reads the config again and has it take effect.
@@ -136,6 +146,11 @@ impl Reloader {
         self.registry.now_has(state::hash(&new));
         // After the subscriptions, so that the first event of a source that is new finds its own.
         let sources = self.sources.follow(change);
+        let limits = &new.limits;
+        if limits.in_flight_bytes != running.limits.in_flight_bytes {
+            self.pipeline.set_budget(limits.in_flight_bytes);
+        }
+        self.noted().shutdown = limits.shutdown;
         let reloaded = Reloaded {
             hash: loaded.hash.clone(),
             subscriptions: Differences::between(&running.subscriptions, &new.subscriptions),
@@ -274,7 +289,11 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         ("admin", *admin != new.admin),
         ("dead_letters", *dead_letters != new.dead_letters),
         ("delivery", *delivery != new.delivery),
-        ("limits", *limits != new.limits),
+        (
+            "limits.due_window",
+            limits.due_window != new.limits.due_window,
+        ),
+        ("limits.workers", limits.workers != new.limits.workers),
         ("attempts", *attempts != new.attempts),
         ("state_on", *state_on != new.state_on),
         ("telemetry", *telemetry != new.telemetry),
@@ -298,6 +317,8 @@ fn take_over(running: &mut Config, new: Config, sources: BTreeMap<Arc<str>, conf
     running.tests = new.tests;
     running.reload = new.reload;
     running.tenants = new.tenants;
+    running.limits.in_flight_bytes = new.limits.in_flight_bytes;
+    running.limits.shutdown = new.limits.shutdown;
 }
 
 /// The bridge, behind what the API needs of it.
@@ -389,6 +410,8 @@ subscriptions: { a: { topics: ['#'], endpoint: { url: https://h/, signature: non
             restart(&format!("{BEFORE}reload: {{ watch: 5s }}\n")),
             [""; 0]
         );
+        let after = after + "limits: { in_flight_bytes: 2MiB, shutdown: 7s }\n";
+        assert_eq!(restart(&after), [""; 0]);
         let mut running = config(BEFORE);
         take_over(&mut running, config(&after), config(&after).sources);
         assert_eq!(running, config(&after));
@@ -405,14 +428,15 @@ subscriptions: { a: { topics: ['#'], endpoint: { url: https://h/, signature: non
             + "limits: { due_window: 9 }\nadmin: { listen: 127.0.0.1:9 }\n";
         let parts = [
             "admin",
-            "limits",
+            "limits.due_window",
             "brokers.more",
             "brokers.here",
             "sources.local",
         ];
         assert_eq!(restart(&after), parts);
-        let mut running = config(BEFORE);
-        take_over(&mut running, config(&after));
+        let (mut running, new) = (config(BEFORE), config(&after));
+        let sources = possible(&running, &new);
+        take_over(&mut running, new, sources);
         assert_eq!(needs_restart(&running, &config(&after)), parts);
     }
 }

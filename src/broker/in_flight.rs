@@ -5,36 +5,106 @@
 //! budget. The slot lives in the [`Receipt`](super::Receipt) and is free again when that is answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Receipt, Received, Token};
 use crate::delivery::{Delivery, WaitKind};
 use crate::event::Event;
 
-/// Bytes of all messages in flight, in units of 1 KiB.
+/// Bytes of all messages in flight, in units of 1 KiB. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct Budget {
     units: Arc<Semaphore>,
-    total_units: u32,
+    total: Arc<Total>,
+}
+
+#[derive(Debug)]
+struct Total {
+    units: AtomicU32,
+    /// It is another one now.
+    changed: Notify,
 }
 
 impl Budget {
     const UNIT_BYTES: usize = 1024;
 
     pub fn new(bytes: usize) -> Self {
-        let total_units = (bytes / Self::UNIT_BYTES).clamp(1, u32::MAX as usize / 2) as u32;
+        let total = Self::total_of(bytes);
         Self {
-            units: Arc::new(Semaphore::new(total_units as usize)),
-            total_units,
+            units: Arc::new(Semaphore::new(total as usize)),
+            total: Arc::new(Total {
+                units: AtomicU32::new(total),
+                changed: Notify::new(),
+            }),
         }
+    }
+
+    fn total_of(bytes: usize) -> u32 {
+        (bytes / Self::UNIT_BYTES).clamp(1, u32::MAX as usize / 2) as u32
+    }
+
+    /// Sets it to so many bytes. More may be taken at once; less holds as soon as messages in flight
+    /// have given back what is too much, which a task sees to.
+    pub fn resize(&self, bytes: usize) {
+        let new = Self::total_of(bytes);
+        let old = self.total.units.swap(new, Ordering::AcqRel);
+        if new > old {
+            self.units.add_permits((new - old) as usize);
+        }
+        let less = old.saturating_sub(new) as usize;
+        let mut owed = less - self.units.forget_permits(less);
+        self.total.changed.notify_waiters();
+        if owed == 0 {
+            return;
+        }
+        let units = self.units.clone();
+        tokio::spawn(async move {
+            // A few at a time, so that those that wait have their turn in between.
+            while owed > 0 {
+                let some = owed.min(64);
+                let Ok(given_back) = units.acquire_many(some as u32).await else {
+                    return;
+                };
+                given_back.forget();
+                owed -= some;
+            }
+        });
+    }
+
+    fn bytes(&self) -> usize {
+        self.total.units.load(Ordering::Acquire) as usize * Self::UNIT_BYTES
     }
 
     /// A message larger than the whole budget takes all of it, and so goes alone.
     fn units_of(&self, size_bytes: usize) -> u32 {
-        (size_bytes.div_ceil(Self::UNIT_BYTES).max(1) as u32).min(self.total_units)
+        let total = self.total.units.load(Ordering::Acquire);
+        (size_bytes.div_ceil(Self::UNIT_BYTES).max(1) as u32).min(total)
+    }
+
+    fn try_take(&self, size_bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let units = self.units.clone();
+        units.try_acquire_many_owned(self.units_of(size_bytes)).ok()
+    }
+
+    async fn take(&self, size_bytes: usize) -> OwnedSemaphorePermit {
+        if let Some(taken) = self.try_take(size_bytes) {
+            return taken;
+        }
+        loop {
+            // Before the total is looked at, so that no change of it is missed.
+            let changed = self.total.changed.notified();
+            let units = self.units_of(size_bytes);
+            tokio::select! {
+                taken = self.units.clone().acquire_many_owned(units) => {
+                    return taken.expect("budgets are never closed");
+                }
+                // What takes all of it waits for another number of units now.
+                () = changed => {}
+            }
+        }
     }
 }
 
@@ -164,7 +234,7 @@ impl Intake {
 
     /// All that may be in flight, of this intake and of others.
     pub fn budget_bytes(&self) -> usize {
-        self.budget.total_units as usize * Budget::UNIT_BYTES
+        self.budget.bytes()
     }
 
     /// How many messages a broker should hand out at a time for now. A broker that counts how often
@@ -226,9 +296,7 @@ impl Intake {
             let slots = self.window.slots.clone();
             let slot = slots.acquire_owned().await;
             let slot = slot.expect("windows are never closed");
-            let units = self.budget.units.clone();
-            let units = units.acquire_many_owned(self.budget.units_of(size_bytes));
-            let units = units.await.expect("budgets are never closed");
+            let units = self.budget.take(size_bytes).await;
             if self.closed.is_cancelled() {
                 drop((slot, units));
                 return std::future::pending().await;
@@ -253,9 +321,7 @@ impl Intake {
             return None;
         }
         let slot = self.window.slots.clone().try_acquire_owned().ok()?;
-        let units = self.budget.units_of(size_bytes);
-        let units = self.budget.units.clone().try_acquire_many_owned(units);
-        let units = units.ok()?;
+        let units = self.budget.try_take(size_bytes)?;
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Some(Admission {
             _slot: slot,
@@ -341,6 +407,42 @@ mod tests {
         let (intake, _pause) = intake(100, 10 * 1024);
         let _held = intake.admit(1 << 30).await;
         assert!(is_full(&intake, 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_can_be_made_smaller_and_larger_while_it_is_used() {
+        let budget = Budget::new(10 * 1024);
+        let (_pause, paused) = watch::channel(false);
+        let (intake, _taken) = Intake::new(Window::new(100), budget.clone(), paused);
+        let held = intake.admit(8 * 1024).await;
+        budget.resize(4 * 1024);
+        assert!(is_full(&intake, 1).await);
+        drop(held);
+        let held = intake.admit(4 * 1024).await;
+        assert!(is_full(&intake, 1).await);
+        assert_eq!(intake.budget_bytes(), 4 * 1024);
+        budget.resize(6 * 1024);
+        assert!(!is_full(&intake, 2 * 1024).await);
+        assert!(is_full(&intake, 3 * 1024).await);
+        drop(held);
+        let _all = intake.admit(6 * 1024).await;
+        assert!(is_full(&intake, 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_all_of_a_budget_does_so_when_it_has_become_smaller() {
+        let budget = Budget::new(10 * 1024);
+        let (_pause, paused) = watch::channel(false);
+        let (intake, _taken) = Intake::new(Window::new(100), budget.clone(), paused);
+        let held = intake.admit(1024).await;
+        let other = intake.clone();
+        let large = tokio::spawn(async move { other.admit(1 << 30).await });
+        tokio::task::yield_now().await;
+        budget.resize(2 * 1024);
+        tokio::task::yield_now().await;
+        drop(held);
+        let large = timeout(Duration::from_secs(1), large);
+        large.await.expect("it is admitted").expect("it ends");
     }
 
     #[tokio::test(start_paused = true)]

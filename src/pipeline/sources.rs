@@ -166,6 +166,11 @@ impl Sources {
 }
 
 impl Pipeline {
+    /// Lets messages of so many bytes be in flight, of all sources together.
+    pub fn set_budget(&self, bytes: usize) {
+        self.sources.budget.resize(bytes);
+    }
+
     /// Takes nothing more from these sources as they are. What was handed over and is not routed yet goes
     /// back to its broker. Each of them is then to be changed ([`Pipeline::change_sources`]).
     pub fn close_sources<'a>(&self, names: impl Iterator<Item = &'a Arc<str>>) {
