@@ -208,7 +208,8 @@ async fn embedded_sources_that_change_under_load_lose_and_repeat_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_that_come_change_and_go_under_load_lose_and_repeat_nothing() {
     let amqp = brokers::env("HOOKBRIDGE_TEST_AMQP");
-    let (bus, more) = (Bus::rabbitmq(amqp.clone()), Bus::rabbitmq(amqp));
+    // The queue of the other one is there before its source, and keeps what is published meanwhile.
+    let (bus, more) = (Bus::rabbitmq(amqp.clone()), Bus::rabbitmq_classic(amqp));
     changing_sources(bus.await, more.await).await;
 }
 
@@ -248,7 +249,7 @@ async fn changing_sources(bus: Bus, more: Bus) {
         let config = config.replace(&plain, &format!("sources: {{ {sources} }}"));
         match bus.kind {
             // Else what is for the other one would be of this one too.
-            Kind::Embedded => config.replace("topics: ['#']", "topics: ['orders.#']"),
+            Kind::Embedded => config.replace("here, topics: ['#']", "here, topics: ['orders.#']"),
             _ => config,
         }
     };
@@ -325,6 +326,49 @@ async fn changing_sources(bus: Bus, more: Bus) {
     assert_eq!(orders, TURNS / 2, "{log}");
     let (_, sources) = bridge.get("/v1/sources").await;
     assert!(!sources.contains("more"), "{sources}");
+}
+
+/// Nothing is taken by the old name after the subscription waits for the new one: it would be nobody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_renamed_with_its_subscription_loses_and_repeats_nothing() {
+    const EVENTS: usize = 600;
+    let bus = Bus::rabbitmq(brokers::env("HOOKBRIDGE_TEST_AMQP")).await;
+    let receiver =
+        Receiver::answering(|_, _| Answer::status(204).after(Duration::from_millis(5))).await;
+    let config = |name: &str| {
+        let only = format!(", sources: [{name}]");
+        let config = bus.config(&subscription("crm", "#", &receiver.url("/"), &only));
+        let source = bus.source();
+        let source = source.strip_suffix(" }").expect("a mapping");
+        let renamed = format!("sources: {{ {name}: {source}, window: 8 }} }}");
+        config.replace(
+            &format!("sources: {{ orders: {} }}", bus.source()),
+            &renamed,
+        )
+    };
+    let bridge = Bridge::start(&config("first")).await.ready().await;
+    let bodies: Vec<_> = (0..EVENTS).map(|n| format!("{{\"n\": {n}}}")).collect();
+    bus.publish(&bridge, &bodies).await;
+    for (turn, name) in ["second", "third", "fourth"].into_iter().enumerate() {
+        receiver.wait_for(100 * (turn + 1), SOON).await;
+        let (status, said) = reload(&bridge, &config(name)).await;
+        assert_eq!(
+            (status, &said["needs_restart"]),
+            (200, &json!([])),
+            "{said}"
+        );
+        assert!(receiver.count() < EVENTS, "nothing was under way");
+    }
+    receiver.wait_for(EVENTS, Duration::from_secs(60)).await;
+    receiver.quiet_for(Duration::from_secs(1), SOON).await;
+    let mut seen: Vec<_> = receiver.requests().into_iter().map(|r| r.body).collect();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(
+        (seen.len(), receiver.count()),
+        (EVENTS, EVENTS),
+        "lost, or repeated"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
