@@ -5,6 +5,7 @@
 mod brokers;
 mod failure;
 mod journal;
+mod memory;
 mod openapi;
 mod operations;
 mod preview;
@@ -275,6 +276,7 @@ impl App {
         tokio::spawn(pipeline.clone().shake_hands());
         tokio::spawn(pipeline.clone().release_old());
         tokio::spawn(pipeline.clone().tell_meta());
+        tokio::spawn(memory::give_back());
         if let Some(retention) = config.dead_letters.retention {
             for broker in keeping_letters(&config, &brokers) {
                 let (expired, stop) = (meters.expired(broker.name()), shutdown.stop.clone());
