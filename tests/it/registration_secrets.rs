@@ -72,7 +72,7 @@ async fn an_old_secret_signs_until_it_expires() {
         .await
         .with(201);
     let old = made.body["secret"].as_str().expect("shown once").to_owned();
-    let rotated = post(&bridge, ROTATE, &json!({ "overlap": "3s" }))
+    let rotated = post(&bridge, ROTATE, &json!({ "overlap": "1h" }))
         .await
         .with(200);
     let new = rotated.body["secret"]
@@ -87,14 +87,24 @@ async fn an_old_secret_signs_until_it_expires() {
     let both = receiver.wait_for(1, SOON).await.remove(0);
     assert!(is_signed_with(&both, &old) && is_signed_with(&both, &new));
 
-    eventually("the old one expires", SOON, async || {
+    // Of two that are older the one goes whose time is over.
+    let rotated = post(&bridge, ROTATE, &json!({ "overlap": "1s" }))
+        .await
+        .with(200);
+    let newer = rotated.body["secret"]
+        .as_str()
+        .expect("shown once")
+        .to_owned();
+    eventually("one expires", SOON, async || {
         let shown = get(&bridge, CRM).await.with(200).body;
-        shown["old_secrets_until"].is_null().then_some(())
+        let until = shown["old_secrets_until"].as_array();
+        (until.map(Vec::len) == Some(1)).then_some(())
     })
     .await;
-    publish(&bridge, "new").await;
+    publish(&bridge, "newer").await;
     let one = receiver.wait_for(2, SOON).await.remove(1);
-    assert!(is_signed_with(&one, &new) && !is_signed_with(&one, &old));
+    assert!(is_signed_with(&one, &newer) && is_signed_with(&one, &old));
+    assert!(!is_signed_with(&one, &new));
 
     // What expires while nothing runs is gone at the start.
     let rotated = post(&bridge, ROTATE, &json!({ "overlap": "1s" }))
@@ -110,7 +120,10 @@ async fn an_old_secret_signs_until_it_expires() {
     bridge.wait_ready(SOON).await;
     publish(&bridge, "newest").await;
     let one = receiver.wait_for(3, SOON).await.remove(2);
-    assert!(is_signed_with(&one, &newest) && !is_signed_with(&one, &new));
+    assert!(is_signed_with(&one, &newest) && !is_signed_with(&one, &newer));
+    post(&bridge, ROTATE, &json!({ "overlap": "0s" }))
+        .await
+        .with(200);
 
     for (body, pointer) in [
         (json!({ "overlap": "soon" }), "#/overlap"),

@@ -398,3 +398,38 @@ fn said(mistakes: &[Mistake]) -> String {
         });
     each.collect::<Vec<_>>().join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_old_secret_goes_when_its_time_is_over() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (sooner, later) = (at("2026-01-31T12:00:00Z"), at("2026-01-31T18:00:00Z"));
+        let document = json!({ "name": "crm", "endpoint": { "secrets": ["a", "b", "c", "d"] } });
+        let record = Registered {
+            uid: Uid::from_stored("api:1"),
+            name: "crm".to_owned(),
+            revision: 3,
+            made_at: at("2026-01-01T00:00:00Z"),
+            changed_at: at("2026-01-31T11:00:00Z"),
+            document: Value::Null,
+            endpoint: None,
+            // Nobody has said anything of the last one.
+            old_until: vec![later, sooner],
+        };
+        let left = |now: &str| {
+            let (document, until) = in_effect(&record, document.clone(), at(now));
+            (document::secrets(&document), until)
+        };
+        let of = |secrets: &[&str]| secrets.iter().map(|one| json!(one)).collect::<Vec<_>>();
+        let all = (of(&["a", "b", "c", "d"]), vec![later, sooner]);
+        assert_eq!(left("2026-01-31T11:59:59Z"), all);
+        let without = (of(&["a", "b", "d"]), vec![later]);
+        assert_eq!(left("2026-01-31T12:00:00Z"), without);
+        assert_eq!(left("2026-02-01T00:00:00Z"), (of(&["a", "d"]), vec![]));
+    }
+}
