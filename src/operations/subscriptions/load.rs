@@ -107,7 +107,9 @@ impl Registry {
         self.installed(unusable, expiring);
         self.shared.read_by(new.clone());
         drop(still);
-        self.shared.forget_standings(&changes.removed).await;
+        let gone = changes.removed.iter().map(|name| Uid::of_config(name));
+        let gone: Vec<_> = gone.collect();
+        self.shared.forget_pauses(&gone).await;
         *settings = new;
         self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();

@@ -270,16 +270,18 @@ impl Registry {
                 && there.name == record.name
                 && there.old_until == record.old_until
                 && opened(&settings.keys, &there)? == document;
-            return Ok(match same {
-                true => (Came::Unchanged, None),
-                false => {
-                    let (here, other) = (there.revision, record.revision);
-                    let why = format!(
-                        "it is there in another state: revision {here}, and {other} in the file"
-                    );
-                    (Came::Conflict, Some(why))
-                }
-            });
+            let is_paused = self.store.subscription_standing(&record.uid)?.paused;
+            let why = if !same {
+                let (here, other) = (there.revision, record.revision);
+                format!("it is there in another state: revision {here}, and {other} in the file")
+            } else if is_paused != paused {
+                let as_it_is = |paused| if paused { "paused" } else { "not paused" };
+                let (here, other) = (as_it_is(is_paused), as_it_is(paused));
+                format!("it is there as it is in the file, but {here} here and {other} there")
+            } else {
+                return Ok((Came::Unchanged, None));
+            };
+            return Ok((Came::Conflict, Some(why)));
         }
         match self.free(&settings, &record.name, None) {
             Ok(()) => {}
@@ -300,20 +302,27 @@ impl Registry {
         if dry_run {
             return Ok((Came::Made, None));
         }
-        if paused {
+        let uid = record.uid.clone();
+        if paused != self.store.subscription_standing(&uid)?.paused {
             // Before it is there, so that nothing is delivered in between.
-            let uid = record.uid.clone();
+            let uid = uid.clone();
             let what = What::Subscription { uid, paused };
             self.shared.tell(what, None).await?;
         }
-        match self.put(record, prepared).await {
-            Ok(()) => Ok((Came::Made, None)),
+        let conflict = match self.put(record, prepared).await {
+            Ok(()) => return Ok((Came::Made, None)),
             Err(Refused::Changed) => {
                 let why = "it was removed, and a removed uid does not come again";
-                Ok((Came::Conflict, Some(why.to_owned())))
+                (Came::Conflict, Some(why.to_owned()))
             }
-            Err(other) => of_this_line(other),
+            // It may come into force later, and is paused then.
+            Err(other) => of_this_line(other)?,
+        };
+        // Somebody else may have made it meanwhile: its pause is theirs.
+        if paused && self.store.registered_with(&uid)?.is_none() {
+            self.shared.forget_pauses(&[uid]).await;
         }
+        Ok(conflict)
     }
 }
 

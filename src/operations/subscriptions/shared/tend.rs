@@ -284,24 +284,18 @@ fn said_bytes(said: &Said) -> usize {
 }
 
 impl Shared {
-    /// Forgets that subscriptions of the config were paused, which are not there any more.
-    pub async fn forget_standings(&self, gone: &[Arc<str>]) {
-        let records = gone
-            .iter()
-            .map(|name| nothing(key_of_standing(&Uid::of_config(name))));
+    /// Has the group forget that these were paused, which are not there.
+    pub async fn forget_pauses(&self, gone: &[Uid]) {
+        let records = gone.iter().map(|uid| nothing(key_of_standing(uid)));
         let records: Vec<_> = records.collect();
         if records.is_empty() || self.behind().is_some() {
             return;
         }
-        // A reload does not wait for a broker that is away.
+        // Nobody waits for a broker that is away.
         match timeout(GOODBYE, self.write(records)).await {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => {
-                debug!(%why, "the group is not told that subscriptions of the config are gone");
-            }
-            Err(_) => {
-                debug!("the group is not told in time that subscriptions of the config are gone")
-            }
+            Ok(Err(why)) => debug!(%why, "the group is not told that a pause is over"),
+            Err(_) => debug!("the group is not told in time that a pause is over"),
         }
     }
 }
