@@ -32,8 +32,10 @@ use peers::Peers;
 pub(super) use said::What;
 use said::{Said, unique};
 
-/// How long a record that is confirmed may take to be read.
+/// How long a record that is confirmed may take to be read, while records are read.
 const READ_BACK: Duration = Duration::from_secs(10);
+/// However long records are not read.
+const READ_BACK_AT_ALL: Duration = Duration::from_secs(300);
 /// How long a change waits for an instance that has just been started.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Keys whose last record is not what is in force. More than anybody has time to repair.
@@ -71,6 +73,8 @@ pub(super) struct Shared {
     progress: watch::Sender<Progress>,
     /// Held while records are folded, and while the config changes.
     folding: tokio::sync::Mutex<Folding>,
+    /// Whether it is held by something else than the folding.
+    is_still: watch::Sender<bool>,
     /// Everything is to be read once more.
     reread: Notify,
     /// There is something to be told.
@@ -140,6 +144,7 @@ impl Shared {
             waiting: Mutex::default(),
             progress: watch::channel(Progress::Behind(None)).0,
             folding: tokio::sync::Mutex::default(),
+            is_still: watch::channel(false).0,
             reread: Notify::new(),
             work: Notify::new(),
             peers: Peers::new(instance, config, meters.differ.clone()),
@@ -158,8 +163,13 @@ impl Shared {
     }
 
     /// Nothing is folded while it is held.
-    pub async fn still(&self) -> impl Send + '_ {
-        self.folding.lock().await
+    pub async fn still(&self) -> Still<'_> {
+        let folding = self.folding.lock().await;
+        self.is_still.send_replace(true);
+        Still {
+            is_still: &self.is_still,
+            _folding: folding,
+        }
     }
 
     /// Whether other instances read what is told.
@@ -210,11 +220,11 @@ impl Shared {
         };
         lock(&self.waiting).insert(said.id.clone(), Waiting { verdict, prepared });
         self.write(vec![said.record()]).await?;
-        let read_back = timeout(READ_BACK, told).await;
+        let read_back = read_back(told, self.is_still.subscribe()).await;
         drop(waits);
         match read_back {
-            Ok(Ok(verdict)) => Ok(verdict),
-            _ => {
+            Some(verdict) => Ok(verdict),
+            None => {
                 self.reread.notify_one();
                 Err(Refused::Unavailable(format!(
                     "broker `{}` has taken the change and does not give it back: it may come into force \
@@ -257,6 +267,42 @@ impl Shared {
                 broker::Refused::TooLarge { .. } => Refused::TooLarge(refused.to_string()),
                 other => Refused::Unavailable(other.to_string()),
             })
+    }
+}
+
+/// Nothing is folded until it is dropped.
+pub(super) struct Still<'a> {
+    is_still: &'a watch::Sender<bool>,
+    _folding: tokio::sync::MutexGuard<'a, Folding>,
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.is_still.send_replace(false);
+    }
+}
+
+/// What comes of a record, unless that takes too long. Time in which nothing is folded, because a
+/// reload has everything stand still, says nothing of the broker and does not count.
+async fn read_back<T>(
+    told: oneshot::Receiver<T>,
+    mut is_still: watch::Receiver<bool>,
+) -> Option<T> {
+    let too_long = async {
+        loop {
+            if is_still.wait_for(|still| !still).await.is_err() {
+                return;
+            }
+            let still_again = is_still.wait_for(|still| *still);
+            if !matches!(timeout(READ_BACK, still_again).await, Ok(Ok(_))) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        verdict = told => verdict.ok(),
+        _ = timeout(READ_BACK_AT_ALL, too_long) => None,
     }
 }
 
@@ -315,4 +361,43 @@ impl Length {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_is_waited_for_while_records_are_read() {
+        let (_said, told) = oneshot::channel::<()>();
+        let began = Instant::now();
+        let is_still = watch::channel(false).0;
+        assert_eq!(read_back(told, is_still.subscribe()).await, None);
+        assert_eq!(began.elapsed(), READ_BACK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_that_takes_long_is_not_held_against_the_broker() {
+        let (said, told) = oneshot::channel();
+        let is_still = watch::channel(false).0;
+        let reading = read_back(told, is_still.subscribe());
+        let reloading = async {
+            sleep(READ_BACK / 2).await;
+            is_still.send_replace(true);
+            sleep(6 * READ_BACK).await;
+            is_still.send_replace(false);
+            sleep(READ_BACK * 3 / 4).await;
+            said.send("it holds")
+        };
+        let (verdict, sent) = tokio::join!(reading, reloading);
+        assert_eq!((verdict, sent), (Some("it holds"), Ok(())));
+
+        let (_said, told) = oneshot::channel::<()>();
+        is_still.send_replace(true);
+        let began = Instant::now();
+        assert_eq!(read_back(told, is_still.subscribe()).await, None);
+        assert_eq!(began.elapsed(), READ_BACK_AT_ALL);
+    }
 }
