@@ -478,3 +478,59 @@ async fn a_log_that_is_lost_is_filled_from_the_store() {
         std::fs::remove_dir_all(bridge.data_dir().join("store")).expect("lost");
     }
 }
+
+/// What is under this key in the log of the embedded broker, in whose place this is put.
+fn replaced(bridge: &Bridge, key: &str, body: &[u8]) -> Vec<u8> {
+    const STATE: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("state");
+    let file = bridge.data_dir().join("embedded-here.redb");
+    let db = redb::Database::open(file).expect("the file is there");
+    let write = db.begin_write().expect("it can be written");
+    let mut table = write.open_table(STATE).expect("the table is there");
+    let before = table.insert(key, body).expect("written");
+    let before = before.expect("it was there").value().to_vec();
+    drop(table);
+    write.commit().expect("written");
+    before
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_newer_release_can_read_is_waited_for_by_who_never_knew_it() {
+    let receiver = Receiver::accepting().await;
+    let mut bridge = Bridge::start(&config(&[KEY], "")).await.ready().await;
+    let made = post(&bridge, ALL, &to("crm", &receiver.url("/")))
+        .await
+        .with(201);
+    bridge.kill9();
+    let key = format!("registered:{}", made.body["uid"].as_str().expect("a uid"));
+    let before = replaced(&bridge, &key, br#"{"v":2,"news":1}"#);
+
+    // What is known of it here stays in force.
+    bridge.start_again().await;
+    bridge.wait_ready(SOON).await;
+    publish(&bridge, "1").await;
+    receiver.wait_for(1, SOON).await;
+
+    bridge.kill9();
+    std::fs::remove_dir_all(bridge.data_dir().join("store")).expect("lost");
+    bridge.start_again().await;
+    let (status, ready) = eventually("it says why it is not ready", SOON, async || {
+        let (status, ready) = bridge.get("/readyz").await;
+        ready.contains("newer release").then_some((status, ready))
+    })
+    .await;
+    assert_eq!(status, 503, "{ready}");
+    assert!(ready.contains(&key), "{ready}");
+    assert!(bridge.log().contains("this instance takes nothing"));
+    publish(&bridge, "2").await;
+
+    bridge.kill9();
+    replaced(&bridge, &key, &before);
+    bridge.start_again().await;
+    bridge.wait_ready(SOON).await;
+    // What came meanwhile was not settled.
+    eventually("it is delivered", SOON, async || {
+        let came = receiver.requests();
+        came.iter().any(|one| &one.body[..] == b"2").then_some(())
+    })
+    .await;
+}

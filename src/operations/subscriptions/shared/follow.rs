@@ -4,9 +4,11 @@
 //! of itself: it then knows what all others know. The store is compared with what was read, record by
 //! record; what it has beside that is taken out, since others have removed it. But when the log is
 //! another one than the store was made from (it was lost, or there was none yet), the store is what is
-//! left: all of it is told.
+//! left: all of it is told. What only a newer release can read leaves what was known before in force;
+//! where nothing was, a start waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -33,8 +35,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 200;
 
 /// What was read while catching up.
+#[derive(Default)]
 struct Caught {
     seen: Seen,
+    /// Keys of which the last record is of a newer release.
+    newer: BTreeSet<String>,
     /// Something in the store is not what it was.
     changed: bool,
 }
@@ -141,12 +146,11 @@ impl Registry {
     /// Reads all that there is, and makes the store the same.
     async fn catch_up(&self, reading: &mut Reading) -> Result<Result<(), Lost>, NotLoaded> {
         let shared = &self.shared;
+        // Later on it takes what comes anyway, by what it knows.
+        let is_first = !shared.has_begun.load(Ordering::Relaxed);
         *shared.folding.lock().await = Folding::default();
         let before = self.store.log_names()?;
-        let mut caught = Caught {
-            seen: Seen::default(),
-            changed: false,
-        };
+        let mut caught = Caught::default();
         let read = self.read_all(reading, &mut caught, Vec::new(), Vec::new());
         if let Err(lost) = read.await? {
             return Ok(Err(lost));
@@ -157,6 +161,9 @@ impl Registry {
             (folding.names.clone(), misled)
         };
         let is_same = !before.is_disjoint(&names);
+        if is_first && let Err(lost) = self.understandable(reading, &mut caught, is_same).await? {
+            return Ok(Err(lost));
+        }
         let left = self.unseen(&caught.seen)?;
         let mut news = Vec::new();
         let mut refill = Vec::new();
@@ -215,8 +222,52 @@ impl Registry {
         }
         let others = shared.peers.count(Timestamp::now());
         info!(broker = %shared.broker, instances = others + 1, "this instance knows what its group knows");
+        shared.has_begun.store(true, Ordering::Relaxed);
         shared.set(Progress::InStep);
         Ok(Ok(()))
+    }
+
+    /// Waits for as long as there is something that only a newer release can read and of which there is
+    /// nothing here: events that are taken without it would be settled.
+    async fn understandable(
+        &self,
+        reading: &mut Reading,
+        caught: &mut Caught,
+        is_same: bool,
+    ) -> Result<Result<(), Lost>, NotLoaded> {
+        let mut said = None;
+        loop {
+            let mut missing = Vec::new();
+            for key in &caught.newer {
+                let is_missing = match about(key) {
+                    About::Registered(uid) => self.store.registered_with(&uid)?.is_none(),
+                    // A store that was made from this log has what was known before, even if that is
+                    // nothing.
+                    About::Endpoint(_) | About::Subscription(_) => !is_same,
+                    About::Instance(_) | About::Other => false,
+                };
+                if is_missing {
+                    missing.push(key.as_str());
+                }
+            }
+            let Some(first) = missing.first() else {
+                return Ok(Ok(()));
+            };
+            let why = format!(
+                "records of a newer release cannot be read here, and nothing earlier is known of what they say ({}; `{first}`, for instance): upgrade this instance",
+                missing.len(),
+            );
+            if said.as_ref() != Some(&why) {
+                error!(broker = %self.shared.broker, why, "this instance takes nothing");
+                self.shared.set(Progress::Behind(Some(why.clone())));
+                said = Some(why);
+            }
+            let some = reading.next().await;
+            if some.is_empty() {
+                return Ok(Err(Lost("the connection was lost".to_owned())));
+            }
+            self.fold(some, Some(caught)).await?;
+        }
     }
 
     /// Tells these, those of the store with them, and that we are there; and reads until that comes
@@ -331,6 +382,7 @@ impl Registry {
             answers,
             seen,
             marks,
+            newer,
         } = outcome;
         let is_changed = !steps.is_empty();
         self.store.fold(steps).await?;
@@ -339,6 +391,12 @@ impl Registry {
             caught.changed |= is_changed;
             for (key, is_there) in seen {
                 caught.seen.set(&key, is_there);
+            }
+            for (key, is_newer) in newer {
+                match is_newer {
+                    true => caught.newer.insert(key),
+                    false => caught.newer.remove(&key),
+                };
             }
         }
         if is_live {

@@ -14,6 +14,7 @@ mod said;
 mod tend;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub(super) struct Shared {
     settings: Mutex<Settings>,
     waiting: Mutex<HashMap<String, Waiting>>,
     progress: watch::Sender<Progress>,
+    /// It has known once what the others know, and takes events since.
+    has_begun: AtomicBool,
     /// Held while records are folded, and while the config changes.
     folding: tokio::sync::Mutex<Folding>,
     /// Whether it is held by something else than the folding.
@@ -143,6 +146,7 @@ impl Shared {
             settings: Mutex::new(settings),
             waiting: Mutex::default(),
             progress: watch::channel(Progress::Behind(None)).0,
+            has_begun: AtomicBool::new(false),
             folding: tokio::sync::Mutex::default(),
             is_still: watch::channel(false).0,
             reread: Notify::new(),
