@@ -3,6 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
+use lapin::options::QueueDeleteOptions;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -12,7 +15,7 @@ use crate::registration_support::{
 };
 use crate::support::bridge::Bridge;
 use crate::support::brokers::{self, Own};
-use crate::support::bus::Bus;
+use crate::support::bus::{Bus, Kind};
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
 
@@ -45,6 +48,7 @@ on_both!(
     what_an_endpoint_has_said_is_known_to_all,
     a_name_that_is_used_again_is_found_after_a_restart,
     a_new_key_on_one_takes_nothing_out_of_force_on_the_other,
+    a_log_that_is_lost_under_a_running_instance_is_filled_again,
 );
 
 fn config_of(bus: &Bus) -> String {
@@ -397,6 +401,55 @@ async fn what_an_endpoint_has_said_is_known_to_all(bus: &Bus) {
         (state_of(&taker, CRM).await == "active").then_some(())
     })
     .await;
+}
+
+/// Deletes what the group shares.
+async fn lose_state_of(bus: &Bus) {
+    let name = format!("{}.state", bus.group);
+    match &bus.kind {
+        Kind::RabbitMq { shop, .. } => {
+            let options = QueueDeleteOptions::default();
+            let deleted = shop.channel.queue_delete(name.as_str().into(), options);
+            deleted.await.expect("deleted");
+        }
+        Kind::Kafka { bootstrap, .. } => {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", bootstrap);
+            let admin: AdminClient<_> = config.create().expect("an admin client");
+            let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await;
+            let deleted = deleted.expect("kafka is there").remove(0);
+            deleted.expect("deleted");
+        }
+        Kind::Embedded => unreachable!("its file is one instance's"),
+    }
+}
+
+async fn a_log_that_is_lost_under_a_running_instance_is_filled_again(bus: &Bus) {
+    let config = config_of(bus);
+    let maker = Bridge::start(&without_sources(&config)).await.ready().await;
+    let url = "http://127.0.0.1:9/";
+    for name in ["crm", "held"] {
+        post(&maker, ALL, &to(name, url)).await.with(201);
+    }
+    post(&maker, &format!("{ALL}/held/pause"), &Value::Null)
+        .await
+        .with(200);
+    let before = all(&maker).await;
+    lose_state_of(bus).await;
+    eventually("it is noticed", Duration::from_secs(90), async || {
+        let log = maker.log();
+        log.contains("the log is not the one that was read before")
+            .then_some(())
+    })
+    .await;
+    maker.wait_ready(Duration::from_secs(60)).await;
+    assert_eq!(all(&maker).await, before);
+    // Who begins now has it from the log.
+    let taker = Bridge::start(&config).await.ready().await;
+    same_within(&maker, &taker, PROMPTLY).await;
+    assert_eq!(state_of(&taker, &format!("{ALL}/held")).await, "paused");
+    post(&taker, ALL, &to("erp", url)).await.with(201);
+    on_the_other(&maker, &format!("{ALL}/erp")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

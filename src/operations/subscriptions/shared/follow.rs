@@ -4,7 +4,8 @@
 //! of itself: it then knows what all others know. The store is compared with what was read, record by
 //! record; what it has beside that is taken out, since others have removed it. But when the log is
 //! another one than the store was made from (it was lost, or there was none yet), the store is what is
-//! left: all of it is told. What only a newer release can read leaves what was known before in force;
+//! left: all of it is told. So it is when the log is lost while instances run: after an interruption
+//! they go on only where they find what they have read last. What only a newer release can read leaves what was known before in force;
 //! where nothing was, a start waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,15 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
+use super::bookmark::Bookmark;
 use super::judge::{Entering, Outcome, Seen};
 use super::said::{About, Said, What, about, key_of, key_of_endpoint, key_of_standing, unique};
-use super::{Folding, Progress};
+use super::{Folding, Progress, READ_BACK, lock};
 use crate::broker::Refused;
 use crate::broker::state::{Entry, Reading};
 use crate::operations::subscriptions::load::in_effect;
@@ -115,18 +118,22 @@ impl Registry {
     /// Reads until it cannot go on; whether it had caught up by then, and why.
     async fn follow_once(&self) -> Result<(bool, Lost), NotLoaded> {
         let shared = &self.shared;
-        let from = match shared.behind() {
+        let bookmark = match shared.behind() {
             Some(_) => None,
-            None => shared.folding.lock().await.next,
+            None => shared.folding.lock().await.bookmark,
         };
+        let from = bookmark.map(|bookmark| bookmark.place);
         let mut reading = match shared.log.follow(from).await {
             Ok(reading) => reading,
             Err(refused) => return Ok((false, refused.into())),
         };
-        if shared.behind().is_some()
-            && let Err(lost) = self.catch_up(&mut reading).await?
-        {
-            return Ok((false, lost));
+        *lock(&shared.mark) = None;
+        if shared.behind().is_some() {
+            if let Err(lost) = self.catch_up(&mut reading).await? {
+                return Ok((false, lost));
+            }
+        } else if let Err(lost) = self.read_on(&mut reading, bookmark).await? {
+            return Ok((true, lost));
         }
         loop {
             let some = tokio::select! {
@@ -139,8 +146,40 @@ impl Registry {
             if some.is_empty() {
                 return Ok((true, Lost("the connection was lost".to_owned())));
             }
+            let bookmark = shared.folding.lock().await.bookmark;
+            if bookmark.is_some_and(|bookmark| !bookmark.is_before(&some)) {
+                return Ok((true, self.other_log()));
+            }
             self.fold(some, None).await?;
         }
+    }
+
+    /// Reads on where the bookmark is, if that lies where it was.
+    async fn read_on(
+        &self,
+        reading: &mut Reading,
+        bookmark: Option<Bookmark>,
+    ) -> Result<Result<(), Lost>, NotLoaded> {
+        // It is there already: nothing has to be told first.
+        let read = timeout(READ_BACK, reading.next()).await;
+        if read.as_ref().is_ok_and(Vec::is_empty) {
+            return Ok(Err(Lost("the connection was lost".to_owned())));
+        }
+        let behind = bookmark.and_then(|bookmark| bookmark.behind(read.ok()?));
+        let Some(some) = behind else {
+            return Ok(Err(self.other_log()));
+        };
+        self.fold(some, None).await?;
+        Ok(Ok(()))
+    }
+
+    /// What this instance knows may not be in this log: all is read, and what is missing is told.
+    fn other_log(&self) -> Lost {
+        self.shared.set(Progress::Behind(None));
+        Lost(
+            "the log is not the one that was read before, or has lost what was read last"
+                .to_owned(),
+        )
     }
 
     /// Reads all that there is, and makes the store the same.
@@ -370,7 +409,7 @@ impl Registry {
     ) -> Result<Vec<String>, StoreError> {
         let mut folding = self.shared.folding.lock().await;
         let is_live = catching.is_none();
-        let last = entries.last().map(|entry| entry.place);
+        let last = entries.last().map(Bookmark::at);
         let seen = catching.as_ref().map(|caught| &caught.seen);
         let outcome = self.judge(entries, &mut folding, seen)?;
         let Outcome {
@@ -386,7 +425,8 @@ impl Registry {
         } = outcome;
         let is_changed = !steps.is_empty();
         self.store.fold(steps).await?;
-        folding.next = last.map(|place| place + 1).or(folding.next);
+        folding.bookmark = last.or(folding.bookmark);
+        self.shared.has_read(&marks);
         if let Some(caught) = catching {
             caught.changed |= is_changed;
             for (key, is_there) in seen {

@@ -6,6 +6,7 @@
 //! store is what came of the log, and can be thrown away. What is left to be done beside that is
 //! [`tend`]'s: telling what endpoints have said of themselves, and that this instance is there.
 
+mod bookmark;
 mod fold;
 mod follow;
 mod judge;
@@ -28,6 +29,7 @@ use crate::broker::state::{Keeping, Record, StateLog};
 use crate::broker::{self, Broker};
 use crate::pipeline::Prepared;
 use crate::store::Store;
+use bookmark::Bookmark;
 use fold::{Buried, Verdict};
 use peers::Peers;
 pub(super) use said::What;
@@ -37,6 +39,8 @@ use said::{Said, unique};
 const READ_BACK: Duration = Duration::from_secs(10);
 /// However long records are not read.
 const READ_BACK_AT_ALL: Duration = Duration::from_secs(300);
+/// What an instance tells of itself now and then is looked for with more patience: nobody waits for it.
+const MARK_BY: Duration = Duration::from_secs(60);
 /// How long a change waits for an instance that has just been started.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Keys whose last record is not what is in force. More than anybody has time to repair.
@@ -80,6 +84,8 @@ pub(super) struct Shared {
     is_still: watch::Sender<bool>,
     /// Everything is to be read once more.
     reread: Notify,
+    /// What this instance has last told of itself, and when, until it is read.
+    mark: Mutex<Option<(String, Instant)>>,
     /// There is something to be told.
     work: Notify,
     peers: Peers,
@@ -104,7 +110,7 @@ enum Progress {
 #[derive(Default)]
 struct Folding {
     /// Where to go on reading; `None`: at the first record.
-    next: Option<u64>,
+    bookmark: Option<Bookmark>,
     buried: Buried,
     /// Since when, and whether it was this instance that told so.
     misled: BTreeMap<String, (Instant, bool)>,
@@ -150,6 +156,7 @@ impl Shared {
             folding: tokio::sync::Mutex::default(),
             is_still: watch::channel(false).0,
             reread: Notify::new(),
+            mark: Mutex::default(),
             work: Notify::new(),
             peers: Peers::new(instance, config, meters.differ.clone()),
             meters,
@@ -236,6 +243,39 @@ impl Shared {
                     self.broker
                 )))
             }
+        }
+    }
+
+    /// Says that this instance is there, which is to be read by all, and here too.
+    async fn say_there(&self) -> Result<(), Refused> {
+        let said = Said::new(&self.me, What::Instance(self.peers.me()));
+        // It may be read before it is known to be written.
+        *lock(&self.mark) = Some((said.id.clone(), Instant::now()));
+        let written = self.write(vec![said.record()]).await;
+        let mut mark = lock(&self.mark);
+        match &written {
+            Ok(()) => mark.iter_mut().for_each(|(_, at)| *at = Instant::now()),
+            Err(_) => *mark = None,
+        }
+        written
+    }
+
+    /// If these were told of itself by this instance, they are read.
+    fn has_read(&self, marks: &[String]) {
+        let mut mark = lock(&self.mark);
+        if mark.as_ref().is_some_and(|(id, _)| marks.contains(id)) {
+            *mark = None;
+        }
+    }
+
+    /// Has everything read once more if what this instance has told of itself should long have been
+    /// read: the log that is read may be there no more.
+    fn look_for_mark(&self) {
+        let mut mark = lock(&self.mark);
+        let is_overdue = mark.as_ref().is_some_and(|(_, at)| at.elapsed() > MARK_BY);
+        if is_overdue && !*self.is_still.borrow() {
+            *mark = None;
+            self.reread.notify_one();
         }
     }
 

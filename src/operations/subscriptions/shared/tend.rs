@@ -78,7 +78,10 @@ impl Registry {
                 () = shared.work.notified() => {}
                 () = shared.peers.changed() => is_there = true,
                 _ = beat.tick(), if !shared.is_alone() => is_there = true,
-                _ = look.tick() => shared.peers.look(Timestamp::now()),
+                _ = look.tick() => {
+                    shared.peers.look(Timestamp::now());
+                    shared.look_for_mark();
+                }
                 () = sleep(AGAIN), if failed => {}
             }
             if shared.behind().is_some() {
@@ -108,10 +111,10 @@ impl Registry {
         is_there: bool,
     ) -> Result<(), Untold> {
         let shared = &self.shared;
-        let mut records = Vec::new();
         if is_there && !shared.is_alone() {
-            records.push(Said::new(&shared.me, What::Instance(shared.peers.me())).record());
+            shared.say_there().await?;
         }
+        let mut records = Vec::new();
         for gone in shared.peers.gone(Timestamp::now()) {
             records.push(nothing(key_of_instance(&gone)));
             shared.peers.left(&gone);
