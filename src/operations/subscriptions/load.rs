@@ -90,21 +90,34 @@ impl Registry {
     ) -> anyhow::Result<Changes> {
         let mut settings = self.settings.lock().await;
         let still = self.shared.still().await;
+        // What the store holds of the API is not what is in force while all of the log is read: that
+        // stays, and is read by the new config when this instance has caught up.
+        let is_ahead = still.is_ahead();
         // There may be very many, and deliveries go on meanwhile.
         let (store, pipeline) = (self.store.clone(), self.pipeline.clone());
-        let loading = move || load(&store, &pipeline, &new).map(|loaded| (loaded, new));
+        let loading = move || match is_ahead {
+            true => Ok((None, new)),
+            false => load(&store, &pipeline, &new).map(|loaded| (Some(loaded), new)),
+        };
         let (loaded, new) = tokio::task::spawn_blocking(loading).await??;
         let changes = self.store.reconcile(specs).await?;
         let of_config = compiled(&self.store)?;
-        let Loaded {
-            usable,
-            unusable,
-            expiring,
-        } = loaded;
         let pipeline = self.pipeline.clone();
-        let installing = move || pipeline.install_with(of_config, usable);
-        tokio::task::spawn_blocking(installing).await??;
-        self.installed(unusable, expiring);
+        match loaded {
+            None => {
+                let installing = move || pipeline.replace_of_config(of_config);
+                tokio::task::spawn_blocking(installing).await??;
+            }
+            Some(Loaded {
+                usable,
+                unusable,
+                expiring,
+            }) => {
+                let installing = move || pipeline.install_with(of_config, usable);
+                tokio::task::spawn_blocking(installing).await??;
+                self.installed(unusable, expiring);
+            }
+        }
         self.shared.read_by(new.clone());
         drop(still);
         let gone = changes.removed.iter().map(|name| Uid::of_config(name));

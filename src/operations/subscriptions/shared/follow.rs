@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 use super::bookmark::Bookmark;
 use super::judge::{Entering, Outcome, Seen};
 use super::said::{About, Said, What, about, key_of, key_of_endpoint, key_of_standing, unique};
-use super::{Folding, Progress, READ_BACK, lock};
+use super::{Progress, READ_BACK, lock};
 use crate::broker::Refused;
 use crate::broker::state::{Entry, Reading};
 use crate::operations::subscriptions::load::in_effect;
@@ -43,8 +43,6 @@ struct Caught {
     seen: Seen,
     /// Keys of which the last record is of a newer release.
     newer: BTreeSet<String>,
-    /// Something in the store is not what it was.
-    changed: bool,
 }
 
 /// The reading ended, for this reason, and is begun again.
@@ -187,7 +185,7 @@ impl Registry {
         let shared = &self.shared;
         // Later on it takes what comes anyway, by what it knows.
         let is_first = !shared.has_begun.load(Ordering::Relaxed);
-        *shared.folding.lock().await = Folding::default();
+        shared.folding.lock().await.begin_again();
         let before = self.store.log_names()?;
         let mut caught = Caught::default();
         let read = self.read_all(reading, &mut caught, Vec::new(), Vec::new());
@@ -250,13 +248,13 @@ impl Registry {
                 _ => continue,
             });
         }
-        caught.changed |= !steps.is_empty();
+        shared.folding.lock().await.is_ahead |= !steps.is_empty();
         let names = shared.folding.lock().await.names.clone();
         if names != before {
             steps.push(Step::Log(names));
         }
         self.store.fold(steps).await?;
-        if caught.changed {
+        if shared.folding.lock().await.is_ahead {
             self.read_anew().await?;
         }
         let others = shared.peers.count(Timestamp::now());
@@ -387,8 +385,9 @@ impl Registry {
 
     /// Makes of the store what is in force, after it was changed as a whole.
     async fn read_anew(&self) -> Result<(), NotLoaded> {
-        let _still = self.shared.still().await;
+        let mut still = self.shared.still().await;
         self.read_again(self.shared.settings()).await?;
+        still.catches_up();
         let remembered = self.store.all_remembered()?.into_iter().collect();
         let mut all = self
             .remembered
@@ -423,12 +422,12 @@ impl Registry {
             marks,
             newer,
         } = outcome;
-        let is_changed = !steps.is_empty();
+        // Also when the reading ends early, and the next one finds nothing that is new to the store.
+        folding.is_ahead |= !is_live && !steps.is_empty();
         self.store.fold(steps).await?;
         folding.bookmark = last.or(folding.bookmark);
         self.shared.has_read(&marks);
         if let Some(caught) = catching {
-            caught.changed |= is_changed;
             for (key, is_there) in seen {
                 caught.seen.set(&key, is_there);
             }

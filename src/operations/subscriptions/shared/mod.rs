@@ -118,6 +118,8 @@ struct Folding {
     /// What this instance says once more, by its key.
     saying_again: HashMap<String, SayingAgain>,
     length: Length,
+    /// The store has changed while all was read, and what is in force has not.
+    is_ahead: bool,
 }
 
 /// A record that is on its way, and whether another of its key has come first.
@@ -179,7 +181,7 @@ impl Shared {
         self.is_still.send_replace(true);
         Still {
             is_still: &self.is_still,
-            _folding: folding,
+            folding,
         }
     }
 
@@ -317,7 +319,19 @@ impl Shared {
 /// Nothing is folded until it is dropped.
 pub(super) struct Still<'a> {
     is_still: &'a watch::Sender<bool>,
-    _folding: tokio::sync::MutexGuard<'a, Folding>,
+    folding: tokio::sync::MutexGuard<'a, Folding>,
+}
+
+impl Still<'_> {
+    /// Whether the store is under way to what the others know, and maybe at what was long ago; what
+    /// is in force is not.
+    pub fn is_ahead(&self) -> bool {
+        self.folding.is_ahead
+    }
+
+    fn catches_up(&mut self) {
+        self.folding.is_ahead = false;
+    }
 }
 
 impl Drop for Still<'_> {
@@ -375,6 +389,14 @@ impl Verdict {
 }
 
 impl Folding {
+    /// At the first record again.
+    fn begin_again(&mut self) {
+        *self = Self {
+            is_ahead: self.is_ahead,
+            ..Self::default()
+        };
+    }
+
     /// The last record of this key says something else than what is in force.
     fn misleads(&mut self, key: &str, ours: bool) {
         if self.misled.len() < MOST_MISLED {
@@ -420,6 +442,17 @@ mod tests {
         let is_still = watch::channel(false).0;
         assert_eq!(read_back(told, is_still.subscribe()).await, None);
         assert_eq!(began.elapsed(), READ_BACK);
+    }
+
+    #[test]
+    fn what_is_not_in_force_yet_is_not_forgotten_when_all_is_read_again() {
+        let mut folding = Folding {
+            is_ahead: true,
+            names: BTreeSet::from(["a".to_owned()]),
+            ..Folding::default()
+        };
+        folding.begin_again();
+        assert!(folding.is_ahead && folding.names.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
