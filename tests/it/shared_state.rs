@@ -49,6 +49,7 @@ on_both!(
     a_name_that_is_used_again_is_found_after_a_restart,
     a_new_key_on_one_takes_nothing_out_of_force_on_the_other,
     a_log_that_is_lost_under_a_running_instance_is_filled_again,
+    a_pause_outlives_a_config_that_only_one_has,
 );
 
 fn config_of(bus: &Bus) -> String {
@@ -399,6 +400,48 @@ async fn what_an_endpoint_has_said_is_known_to_all(bus: &Bus) {
         .with(200);
     eventually("it is enabled on the other", PROMPTLY, async || {
         (state_of(&taker, CRM).await == "active").then_some(())
+    })
+    .await;
+}
+
+async fn a_pause_outlives_a_config_that_only_one_has(bus: &Bus) {
+    let without = without_sources(&config_of(bus));
+    let with = format!(
+        "{without}subscriptions:\n  old: {{ topics: ['x'], endpoint: {{ url: 'http://127.0.0.1:9/', signature: none }} }}\n"
+    );
+    let (one, other) = two(&with, &with).await;
+    let old = format!("{ALL}/old");
+    post(&one, &format!("{old}/pause"), &Value::Null)
+        .await
+        .with(200);
+    let reloaded = async |bridge: &Bridge, config: &str, status: u16| {
+        bridge.reload(config);
+        eventually("it is reloaded", SOON, async || {
+            (get(bridge, &old).await.status == status).then_some(())
+        })
+        .await;
+    };
+    reloaded(&one, &without, 404).await;
+    // What the first has told by now the other has read.
+    post(&one, ALL, &to("crm", "http://127.0.0.1:9/"))
+        .await
+        .with(201);
+    on_the_other(&other, CRM).await;
+    assert_eq!(state_of(&other, &old).await, "paused");
+    reloaded(&one, &with, 200).await;
+    assert_eq!(state_of(&one, &old).await, "paused");
+
+    // It is forgotten when nobody has it.
+    reloaded(&one, &without, 404).await;
+    reloaded(&other, &without, 404).await;
+    eventually("it is not paused", Duration::from_secs(60), async || {
+        reloaded(&one, &with, 200).await;
+        if state_of(&one, &old).await == "active" {
+            return Some(());
+        }
+        reloaded(&one, &without, 404).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        None
     })
     .await;
 }

@@ -120,9 +120,6 @@ impl Registry {
         }
         self.shared.read_by(new.clone());
         drop(still);
-        let gone = changes.removed.iter().map(|name| Uid::of_config(name));
-        let gone: Vec<_> = gone.collect();
-        self.shared.forget_pauses(&gone).await;
         *settings = new;
         self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();

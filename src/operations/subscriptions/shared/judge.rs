@@ -393,14 +393,10 @@ impl Judging<'_> {
             return Ok(Verdict::Changed);
         }
         self.outcome.seen.push((key, true));
-        let is_known = match uid.as_str().strip_prefix("config:") {
-            Some(name) => self.settings.reader.has(name),
-            // What is said of one may lie before what it is now.
-            None => !self.folding.buried.has(&uid),
-        };
+        // Whether or not there is such a one here, or yet: another instance's config may have it.
         let now = self.registry.store.subscription_standing(&uid)?.paused;
         let is_news = now != paused || self.outcome.subscriptions.contains(&uid);
-        if is_known && is_news {
+        if !self.folding.buried.has(&uid) && is_news {
             self.outcome.subscriptions.insert(uid.clone());
             self.outcome.steps.push(Step::Subscription { uid, paused });
         }

@@ -71,14 +71,17 @@ impl Registry {
         beat.reset();
         let mut failed = false;
         loop {
-            let mut is_there = false;
+            // That this one is there is to be told; configs may be others than before.
+            let (mut is_there, mut is_changed) = (false, false);
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.store.news() => {}
                 () = shared.work.notified() => {}
-                () = shared.peers.changed() => is_there = true,
+                () = shared.peers.changed() => (is_there, is_changed) = (true, true),
+                () = shared.peers.compared() => is_changed = true,
                 _ = beat.tick(), if !shared.is_alone() => is_there = true,
                 _ = look.tick() => {
+                    is_changed = true;
                     shared.peers.look(Timestamp::now());
                     shared.look_for_mark();
                 }
@@ -87,7 +90,13 @@ impl Registry {
             if shared.behind().is_some() {
                 continue;
             }
-            let telling = self.tell_all(&mut told, is_there);
+            let telling = async {
+                self.tell_all(&mut told, is_there).await?;
+                match is_changed {
+                    true => self.forget_unknown().await,
+                    false => Ok(()),
+                }
+            };
             let Some(tended) = stop.run_until_cancelled(telling).await else {
                 break;
             };
@@ -125,6 +134,25 @@ impl Registry {
         }
         self.tell_unsaid(told).await?;
         self.say_again_in_time().await
+    }
+
+    /// Has the group forget that subscriptions of the config were paused that no config has any more.
+    /// An instance whose config is another one may have them still, or have them already.
+    async fn forget_unknown(&self) -> Result<(), Untold> {
+        let shared = &self.shared;
+        let now = Timestamp::now();
+        if !shared.peers.have_one_config(now) || !shared.peers.is_first(now) {
+            return Ok(());
+        }
+        let settings = shared.settings();
+        let is_gone = |uid: &Uid| {
+            let name = uid.as_str().strip_prefix("config:");
+            name.is_some_and(|name| !settings.reader.has(name))
+        };
+        let all = self.store.subscription_standings()?.into_iter();
+        let gone: Vec<_> = all.map(|(uid, _)| uid).filter(is_gone).collect();
+        shared.forget_pauses(&gone).await;
+        Ok(())
     }
 
     /// Tells what endpoints have said of themselves.
