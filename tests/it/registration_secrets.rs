@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::json;
 use standardwebhooks::Webhook;
 
-use crate::registration_support::{KEY, OTHER_KEY, SOON, config, get, post, publish, to};
+use crate::registration_support::{KEY, OTHER_KEY, SOON, ask, config, get, post, publish, to};
 use crate::support::bridge::Bridge;
 use crate::support::eventually;
 use crate::support::receiver::{Receiver, Request};
@@ -42,8 +43,7 @@ async fn on_the_disk_nothing_of_them_can_be_read() {
     let mut body = to("crm", url);
     body["endpoint"]["headers"] = json!({ "x-key": "hunter2-hunter2" });
     let once = [("idempotency-key", "k")];
-    let made =
-        crate::registration_support::ask(&bridge, reqwest::Method::POST, ALL, Some(&body), &once);
+    let made = ask(&bridge, Method::POST, ALL, Some(&body), &once);
     let made = made.await.with(201);
     let secret = made.body["secret"].as_str().expect("shown once");
     let secret = secret.trim_start_matches("whsec_").to_owned();
@@ -153,7 +153,9 @@ async fn the_key_that_seals_can_be_replaced_and_not_lost() {
     let receiver = Receiver::accepting().await;
     let text = config(&[KEY], "");
     let mut bridge = Bridge::start(&text).await.ready().await;
-    let made = post(&bridge, ALL, &to("crm", &receiver.url("/")))
+    let body = to("crm", &receiver.url("/"));
+    let once = [("idempotency-key", "k")];
+    let made = ask(&bridge, Method::POST, ALL, Some(&body), &once)
         .await
         .with(201);
     let secret = made.body["secret"].as_str().expect("shown once").to_owned();
@@ -172,6 +174,8 @@ async fn the_key_that_seals_can_be_replaced_and_not_lost() {
     publish(&bridge, "x").await;
     let request = receiver.wait_for(1, SOON).await.remove(0);
     assert!(is_signed_with(&request, &secret));
+    let again = ask(&bridge, Method::POST, ALL, Some(&body), &once).await;
+    assert_eq!(again.with(201).body, made.body);
 
     // Without it nothing is taken, rather than a subscription be passed over.
     bridge.kill9();

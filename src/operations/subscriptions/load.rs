@@ -239,6 +239,7 @@ impl Registry {
             return Ok(());
         }
         let keys = self.settings.lock().await.keys.clone();
+        let answers = self.reseal_answers(&keys).await?;
         let store = self.store.clone();
         let looking = move || -> Result<Vec<Uid>, StoreError> {
             let is_outdated = |record: &Registered| {
@@ -278,8 +279,8 @@ impl Registry {
             }
         }
         self.resealing.store(false, Ordering::Relaxed);
-        if !outdated.is_empty() {
-            let count = outdated.len();
+        let count = outdated.len() + answers;
+        if count > 0 {
             info!(
                 count,
                 "everything is sealed with the first key of `store_key` now; older ones are needed no longer"

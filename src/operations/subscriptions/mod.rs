@@ -267,7 +267,8 @@ impl Registry {
         if wish.dry_run {
             return Ok(answer);
         }
-        let answered = request.map(|request| request.remembered(&settings.keys, &answer));
+        let answered =
+            request.map(|request| request.remembered(&settings.keys, &document, &answer));
         let (name, uid) = (record.name.clone(), record.uid.clone());
         let change = Change::Put {
             record: Box::new(record),

@@ -395,6 +395,8 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner);
         *all = remembered;
         drop(all);
+        // What was read may be sealed with an older key.
+        self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();
         Ok(())
     }
