@@ -32,6 +32,7 @@ const PAGE: usize = 500;
 const AT_ONCE: usize = 1_000;
 /// Mistakes that are told.
 const MOST_MISTAKES: usize = 100;
+const REMOVED: &str = "it was removed, and a removed uid does not come again";
 /// Results that wait for whoever reads them.
 const WAITING: usize = 64;
 
@@ -290,6 +291,10 @@ impl Registry {
             }
             Err(other) => return Err(other),
         }
+        // Told all the same, it would be what is last said of it until that is put right.
+        if self.shared.is_removed(&record.uid).await {
+            return Ok((Came::Conflict, Some(REMOVED.to_owned())));
+        }
         let (in_effect, _) = load::in_effect(&record, document.clone(), Timestamp::now());
         let prepared = match self.checked(&settings, &record.uid, &in_effect) {
             Ok((_, prepared)) => prepared,
@@ -311,10 +316,7 @@ impl Registry {
         }
         let conflict = match self.put(record, prepared).await {
             Ok(()) => return Ok((Came::Made, None)),
-            Err(Refused::Changed) => {
-                let why = "it was removed, and a removed uid does not come again";
-                (Came::Conflict, Some(why.to_owned()))
-            }
+            Err(Refused::Changed) => (Came::Conflict, Some(REMOVED.to_owned())),
             // It may come into force later, and is paused then.
             Err(other) => of_this_line(other)?,
         };

@@ -29,6 +29,7 @@ use crate::broker::state::{Keeping, Record, StateLog};
 use crate::broker::{self, Broker};
 use crate::pipeline::Prepared;
 use crate::store::Store;
+use crate::subscription::Uid;
 use bookmark::Bookmark;
 use fold::{Buried, Verdict};
 use peers::Peers;
@@ -173,6 +174,11 @@ impl Shared {
     /// From now on records are read by these. To be called with [`Shared::still`] held.
     pub fn read_by(&self, settings: Settings) {
         *lock(&self.settings) = settings;
+    }
+
+    /// Whether it was removed, as far as that is remembered.
+    pub async fn is_removed(&self, uid: &Uid) -> bool {
+        self.folding.lock().await.buried.has(uid)
     }
 
     /// Nothing is folded while it is held.
