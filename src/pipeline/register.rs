@@ -188,6 +188,34 @@ impl Pipeline {
         self.swap_in(targets);
     }
 
+    /// Makes these all subscriptions of the config. Those of the API stay as they are, but for one whose
+    /// name the config has now.
+    pub fn replace_of_config(&self, subscriptions: Vec<Subscription>) -> anyhow::Result<()> {
+        let _turn = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.load();
+        let mut targets = Vec::new();
+        let mut names = BTreeSet::new();
+        for subscription in subscriptions {
+            let before = routes.by_uid(&subscription.uid);
+            names.insert(subscription.spec.name.clone());
+            let target = self.greeted(self.prepare(subscription)?);
+            if let Some(before) = before {
+                target.paused.store(before.is_paused(), Ordering::Relaxed);
+            }
+            targets.push(target);
+        }
+        let stays = |one: &&Arc<Target>| {
+            let Subscription { uid, spec, .. } = &one.subscription;
+            !uid.is_of_config() && !names.contains(&spec.name)
+        };
+        targets.extend(routes.iter().filter(stays).cloned());
+        self.swap_in(targets);
+        Ok(())
+    }
+
     pub(super) fn reread_pause(&self, target: &Target) {
         if let Ok(standing) = self.store.subscription_standing(&target.subscription.uid) {
             target.paused.store(standing.paused, Ordering::Relaxed);

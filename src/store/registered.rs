@@ -40,7 +40,7 @@ pub struct Registered {
 /// An answer that is given again to the same request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// SHA-256 of the request, in hex.
+    /// SHA-256 of the request, in hex; empty where it is sealed with the answer.
     pub request: String,
     pub until: Timestamp,
     pub answer: Answer,
@@ -110,6 +110,19 @@ impl Store {
     pub fn all_remembered(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         let all: Vec<(String, Remembered)> = self.below(ANSWER)?;
         Ok(all.into_iter().map(|(key, one)| (key, one.until)).collect())
+    }
+
+    /// Puts these in the place of those that are remembered.
+    pub async fn remember(&self, all: Vec<(String, Remembered)>) -> Result<(), StoreError> {
+        if all.is_empty() {
+            return Ok(());
+        }
+        let edits = all.iter().map(|(key, remembered)| {
+            let bytes = codec::encode("an answer", remembered)?;
+            Ok(edit(ANSWER, key, Some(bytes)))
+        });
+        let edits = edits.collect::<Result<_, StoreError>>()?;
+        self.write(move |_| Ok(((), edits))).await
     }
 
     pub async fn forget(&self, keys: Vec<String>) -> Result<(), StoreError> {

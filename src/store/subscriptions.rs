@@ -48,8 +48,7 @@ impl Changes {
 
 impl Store {
     /// Makes the config-owned subscriptions those of `specs`, by name, all at once or not at all, and says what
-    /// that changed. A
-    /// removed one is no longer paused if it comes back.
+    /// that changed. Whether one is paused is the group's to say, and outlives it.
     pub async fn reconcile(&self, specs: &BTreeMap<Arc<str>, Spec>) -> Result<Changes, StoreError> {
         let mut wanted = BTreeMap::new();
         for (name, spec) in specs {
@@ -93,7 +92,6 @@ fn reconcile(
         match wanted.remove(&old.uid) {
             None => {
                 edit(Tree::Subscriptions, &key, None);
-                edit(Tree::SubscriptionStandings, &key, None);
                 changes.removed.push(old.spec.name);
             }
             // As bytes, since what was written once is written the same way again, while a float

@@ -4,10 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::json;
 use standardwebhooks::Webhook;
 
-use crate::registration_support::{KEY, OTHER_KEY, SOON, config, get, post, publish, to};
+use crate::registration_support::{KEY, OTHER_KEY, SOON, ask, config, get, post, publish, to};
 use crate::support::bridge::Bridge;
 use crate::support::eventually;
 use crate::support::receiver::{Receiver, Request};
@@ -42,8 +43,7 @@ async fn on_the_disk_nothing_of_them_can_be_read() {
     let mut body = to("crm", url);
     body["endpoint"]["headers"] = json!({ "x-key": "hunter2-hunter2" });
     let once = [("idempotency-key", "k")];
-    let made =
-        crate::registration_support::ask(&bridge, reqwest::Method::POST, ALL, Some(&body), &once);
+    let made = ask(&bridge, Method::POST, ALL, Some(&body), &once);
     let made = made.await.with(201);
     let secret = made.body["secret"].as_str().expect("shown once");
     let secret = secret.trim_start_matches("whsec_").to_owned();
@@ -72,7 +72,7 @@ async fn an_old_secret_signs_until_it_expires() {
         .await
         .with(201);
     let old = made.body["secret"].as_str().expect("shown once").to_owned();
-    let rotated = post(&bridge, ROTATE, &json!({ "overlap": "3s" }))
+    let rotated = post(&bridge, ROTATE, &json!({ "overlap": "1h" }))
         .await
         .with(200);
     let new = rotated.body["secret"]
@@ -87,14 +87,24 @@ async fn an_old_secret_signs_until_it_expires() {
     let both = receiver.wait_for(1, SOON).await.remove(0);
     assert!(is_signed_with(&both, &old) && is_signed_with(&both, &new));
 
-    eventually("the old one expires", SOON, async || {
+    // Of two that are older the one goes whose time is over.
+    let rotated = post(&bridge, ROTATE, &json!({ "overlap": "1s" }))
+        .await
+        .with(200);
+    let newer = rotated.body["secret"]
+        .as_str()
+        .expect("shown once")
+        .to_owned();
+    eventually("one expires", SOON, async || {
         let shown = get(&bridge, CRM).await.with(200).body;
-        shown["old_secrets_until"].is_null().then_some(())
+        let until = shown["old_secrets_until"].as_array();
+        (until.map(Vec::len) == Some(1)).then_some(())
     })
     .await;
-    publish(&bridge, "new").await;
+    publish(&bridge, "newer").await;
     let one = receiver.wait_for(2, SOON).await.remove(1);
-    assert!(is_signed_with(&one, &new) && !is_signed_with(&one, &old));
+    assert!(is_signed_with(&one, &newer) && is_signed_with(&one, &old));
+    assert!(!is_signed_with(&one, &new));
 
     // What expires while nothing runs is gone at the start.
     let rotated = post(&bridge, ROTATE, &json!({ "overlap": "1s" }))
@@ -110,7 +120,10 @@ async fn an_old_secret_signs_until_it_expires() {
     bridge.wait_ready(SOON).await;
     publish(&bridge, "newest").await;
     let one = receiver.wait_for(3, SOON).await.remove(2);
-    assert!(is_signed_with(&one, &newest) && !is_signed_with(&one, &new));
+    assert!(is_signed_with(&one, &newest) && !is_signed_with(&one, &newer));
+    post(&bridge, ROTATE, &json!({ "overlap": "0s" }))
+        .await
+        .with(200);
 
     for (body, pointer) in [
         (json!({ "overlap": "soon" }), "#/overlap"),
@@ -140,7 +153,9 @@ async fn the_key_that_seals_can_be_replaced_and_not_lost() {
     let receiver = Receiver::accepting().await;
     let text = config(&[KEY], "");
     let mut bridge = Bridge::start(&text).await.ready().await;
-    let made = post(&bridge, ALL, &to("crm", &receiver.url("/")))
+    let body = to("crm", &receiver.url("/"));
+    let once = [("idempotency-key", "k")];
+    let made = ask(&bridge, Method::POST, ALL, Some(&body), &once)
         .await
         .with(201);
     let secret = made.body["secret"].as_str().expect("shown once").to_owned();
@@ -159,6 +174,8 @@ async fn the_key_that_seals_can_be_replaced_and_not_lost() {
     publish(&bridge, "x").await;
     let request = receiver.wait_for(1, SOON).await.remove(0);
     assert!(is_signed_with(&request, &secret));
+    let again = ask(&bridge, Method::POST, ALL, Some(&body), &once).await;
+    assert_eq!(again.with(201).body, made.body);
 
     // Without it nothing is taken, rather than a subscription be passed over.
     bridge.kill9();

@@ -239,6 +239,39 @@ async fn under_another_key_it_is_sealed_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_goes_with_the_line_that_it_came_with() {
+    let mut bridge = Bridge::start(&config(&[KEY], SHARED)).await.ready().await;
+    let body = json!({ "name": "crm", "topics": ["none"], "endpoint": "shared" });
+    post(&bridge, ALL, &body).await.with(201);
+    let pause = format!("{CRM}/pause");
+    post(&bridge, &pause, &json!({})).await.with(200);
+    let exported = get(&bridge, &format!("{ALL}/export")).await.with(200).body;
+    let paused = exported.to_string();
+    let not_paused = {
+        let mut line = exported;
+        line.as_object_mut().expect("a line").remove("paused");
+        line.to_string()
+    };
+    let result = async |bridge: &Bridge, line: &str| {
+        let came = send(bridge, IMPORT, line).await.with(200).body;
+        came["result"].as_str().expect("a result").to_owned()
+    };
+    assert_eq!(result(&bridge, &paused).await, "unchanged");
+    let came = send(&bridge, IMPORT, &not_paused).await.with(200).body;
+    assert_eq!(came["result"], "conflict");
+    let why = came["why"].as_str().expect("a reason");
+    assert!(why.contains("paused here and not paused there"), "{why}");
+
+    // What was removed does not come again, and leaves no pause behind.
+    ask(&bridge, Method::DELETE, CRM, None, &[]).await.with(204);
+    assert_eq!(result(&bridge, &paused).await, "conflict");
+    bridge.kill9_and_restart().await;
+    bridge.wait_ready(SOON).await;
+    assert_eq!(result(&bridge, &not_paused).await, "made");
+    assert_eq!(get(&bridge, CRM).await.with(200).body["state"], "active");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_is_told_by_lines_and_nothing_is_taken_in() {
     let bridge = Bridge::start(&config(&[KEY], SHARED)).await;
     let line = |name: &str, uid: &str, document: Value| {

@@ -3,6 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
+use lapin::options::QueueDeleteOptions;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
@@ -12,7 +15,7 @@ use crate::registration_support::{
 };
 use crate::support::bridge::Bridge;
 use crate::support::brokers::{self, Own};
-use crate::support::bus::Bus;
+use crate::support::bus::{Bus, Kind};
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
 
@@ -45,6 +48,8 @@ on_both!(
     what_an_endpoint_has_said_is_known_to_all,
     a_name_that_is_used_again_is_found_after_a_restart,
     a_new_key_on_one_takes_nothing_out_of_force_on_the_other,
+    a_log_that_is_lost_under_a_running_instance_is_filled_again,
+    a_pause_outlives_a_config_that_only_one_has,
 );
 
 fn config_of(bus: &Bus) -> String {
@@ -399,6 +404,97 @@ async fn what_an_endpoint_has_said_is_known_to_all(bus: &Bus) {
     .await;
 }
 
+async fn a_pause_outlives_a_config_that_only_one_has(bus: &Bus) {
+    let without = without_sources(&config_of(bus));
+    let with = format!(
+        "{without}subscriptions:\n  old: {{ topics: ['x'], endpoint: {{ url: 'http://127.0.0.1:9/', signature: none }} }}\n"
+    );
+    let (one, other) = two(&with, &with).await;
+    let old = format!("{ALL}/old");
+    post(&one, &format!("{old}/pause"), &Value::Null)
+        .await
+        .with(200);
+    let reloaded = async |bridge: &Bridge, config: &str, status: u16| {
+        bridge.reload(config);
+        eventually("it is reloaded", SOON, async || {
+            (get(bridge, &old).await.status == status).then_some(())
+        })
+        .await;
+    };
+    reloaded(&one, &without, 404).await;
+    // What the first has told by now the other has read.
+    post(&one, ALL, &to("crm", "http://127.0.0.1:9/"))
+        .await
+        .with(201);
+    on_the_other(&other, CRM).await;
+    assert_eq!(state_of(&other, &old).await, "paused");
+    reloaded(&one, &with, 200).await;
+    assert_eq!(state_of(&one, &old).await, "paused");
+
+    // It is forgotten when nobody has it.
+    reloaded(&one, &without, 404).await;
+    reloaded(&other, &without, 404).await;
+    eventually("it is not paused", Duration::from_secs(60), async || {
+        reloaded(&one, &with, 200).await;
+        if state_of(&one, &old).await == "active" {
+            return Some(());
+        }
+        reloaded(&one, &without, 404).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        None
+    })
+    .await;
+}
+
+/// Deletes what the group shares.
+async fn lose_state_of(bus: &Bus) {
+    let name = format!("{}.state", bus.group);
+    match &bus.kind {
+        Kind::RabbitMq { shop, .. } => {
+            let options = QueueDeleteOptions::default();
+            let deleted = shop.channel.queue_delete(name.as_str().into(), options);
+            deleted.await.expect("deleted");
+        }
+        Kind::Kafka { bootstrap, .. } => {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", bootstrap);
+            let admin: AdminClient<_> = config.create().expect("an admin client");
+            let deleted = admin.delete_topics(&[&name], &AdminOptions::new()).await;
+            let deleted = deleted.expect("kafka is there").remove(0);
+            deleted.expect("deleted");
+        }
+        Kind::Embedded => unreachable!("its file is one instance's"),
+    }
+}
+
+async fn a_log_that_is_lost_under_a_running_instance_is_filled_again(bus: &Bus) {
+    let config = config_of(bus);
+    let maker = Bridge::start(&without_sources(&config)).await.ready().await;
+    let url = "http://127.0.0.1:9/";
+    for name in ["crm", "held"] {
+        post(&maker, ALL, &to(name, url)).await.with(201);
+    }
+    post(&maker, &format!("{ALL}/held/pause"), &Value::Null)
+        .await
+        .with(200);
+    let before = all(&maker).await;
+    lose_state_of(bus).await;
+    eventually("it is noticed", Duration::from_secs(90), async || {
+        let log = maker.log();
+        log.contains("the log is not the one that was read before")
+            .then_some(())
+    })
+    .await;
+    maker.wait_ready(Duration::from_secs(60)).await;
+    assert_eq!(all(&maker).await, before);
+    // Who begins now has it from the log.
+    let taker = Bridge::start(&config).await.ready().await;
+    same_within(&maker, &taker, PROMPTLY).await;
+    assert_eq!(state_of(&taker, &format!("{ALL}/held")).await, "paused");
+    post(&taker, ALL, &to("erp", url)).await.with(201);
+    on_the_other(&maker, &format!("{ALL}/erp")).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_broker_nothing_is_changed() {
     let broker = Own::rabbitmq();
@@ -477,4 +573,60 @@ async fn a_log_that_is_lost_is_filled_from_the_store() {
         // The second time it comes from the log.
         std::fs::remove_dir_all(bridge.data_dir().join("store")).expect("lost");
     }
+}
+
+/// What is under this key in the log of the embedded broker, in whose place this is put.
+fn replaced(bridge: &Bridge, key: &str, body: &[u8]) -> Vec<u8> {
+    const STATE: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("state");
+    let file = bridge.data_dir().join("embedded-here.redb");
+    let db = redb::Database::open(file).expect("the file is there");
+    let write = db.begin_write().expect("it can be written");
+    let mut table = write.open_table(STATE).expect("the table is there");
+    let before = table.insert(key, body).expect("written");
+    let before = before.expect("it was there").value().to_vec();
+    drop(table);
+    write.commit().expect("written");
+    before
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_newer_release_can_read_is_waited_for_by_who_never_knew_it() {
+    let receiver = Receiver::accepting().await;
+    let mut bridge = Bridge::start(&config(&[KEY], "")).await.ready().await;
+    let made = post(&bridge, ALL, &to("crm", &receiver.url("/")))
+        .await
+        .with(201);
+    bridge.kill9();
+    let key = format!("registered:{}", made.body["uid"].as_str().expect("a uid"));
+    let before = replaced(&bridge, &key, br#"{"v":2,"news":1}"#);
+
+    // What is known of it here stays in force.
+    bridge.start_again().await;
+    bridge.wait_ready(SOON).await;
+    publish(&bridge, "1").await;
+    receiver.wait_for(1, SOON).await;
+
+    bridge.kill9();
+    std::fs::remove_dir_all(bridge.data_dir().join("store")).expect("lost");
+    bridge.start_again().await;
+    let (status, ready) = eventually("it says why it is not ready", SOON, async || {
+        let (status, ready) = bridge.get("/readyz").await;
+        ready.contains("newer release").then_some((status, ready))
+    })
+    .await;
+    assert_eq!(status, 503, "{ready}");
+    assert!(ready.contains(&key), "{ready}");
+    assert!(bridge.log().contains("this instance takes nothing"));
+    publish(&bridge, "2").await;
+
+    bridge.kill9();
+    replaced(&bridge, &key, &before);
+    bridge.start_again().await;
+    bridge.wait_ready(SOON).await;
+    // What came meanwhile was not settled.
+    eventually("it is delivered", SOON, async || {
+        let came = receiver.requests();
+        came.iter().any(|one| &one.body[..] == b"2").then_some(())
+    })
+    .await;
 }

@@ -90,24 +90,36 @@ impl Registry {
     ) -> anyhow::Result<Changes> {
         let mut settings = self.settings.lock().await;
         let still = self.shared.still().await;
+        // What the store holds of the API is not what is in force while all of the log is read: that
+        // stays, and is read by the new config when this instance has caught up.
+        let is_ahead = still.is_ahead();
         // There may be very many, and deliveries go on meanwhile.
         let (store, pipeline) = (self.store.clone(), self.pipeline.clone());
-        let loading = move || load(&store, &pipeline, &new).map(|loaded| (loaded, new));
+        let loading = move || match is_ahead {
+            true => Ok((None, new)),
+            false => load(&store, &pipeline, &new).map(|loaded| (Some(loaded), new)),
+        };
         let (loaded, new) = tokio::task::spawn_blocking(loading).await??;
         let changes = self.store.reconcile(specs).await?;
         let of_config = compiled(&self.store)?;
-        let Loaded {
-            usable,
-            unusable,
-            expiring,
-        } = loaded;
         let pipeline = self.pipeline.clone();
-        let installing = move || pipeline.install_with(of_config, usable);
-        tokio::task::spawn_blocking(installing).await??;
-        self.installed(unusable, expiring);
+        match loaded {
+            None => {
+                let installing = move || pipeline.replace_of_config(of_config);
+                tokio::task::spawn_blocking(installing).await??;
+            }
+            Some(Loaded {
+                usable,
+                unusable,
+                expiring,
+            }) => {
+                let installing = move || pipeline.install_with(of_config, usable);
+                tokio::task::spawn_blocking(installing).await??;
+                self.installed(unusable, expiring);
+            }
+        }
         self.shared.read_by(new.clone());
         drop(still);
-        self.shared.forget_standings(&changes.removed).await;
         *settings = new;
         self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();
@@ -227,6 +239,7 @@ impl Registry {
             return Ok(());
         }
         let keys = self.settings.lock().await.keys.clone();
+        let answers = self.reseal_answers(&keys).await?;
         let store = self.store.clone();
         let looking = move || -> Result<Vec<Uid>, StoreError> {
             let is_outdated = |record: &Registered| {
@@ -266,8 +279,8 @@ impl Registry {
             }
         }
         self.resealing.store(false, Ordering::Relaxed);
-        if !outdated.is_empty() {
-            let count = outdated.len();
+        let count = outdated.len() + answers;
+        if count > 0 {
             info!(
                 count,
                 "everything is sealed with the first key of `store_key` now; older ones are needed no longer"
@@ -397,4 +410,39 @@ fn said(mistakes: &[Mistake]) -> String {
             pointer => format!("{pointer}: {}", mistake.message),
         });
     each.collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_old_secret_goes_when_its_time_is_over() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let (sooner, later) = (at("2026-01-31T12:00:00Z"), at("2026-01-31T18:00:00Z"));
+        let document = json!({ "name": "crm", "endpoint": { "secrets": ["a", "b", "c", "d"] } });
+        let record = Registered {
+            uid: Uid::from_stored("api:1"),
+            name: "crm".to_owned(),
+            revision: 3,
+            made_at: at("2026-01-01T00:00:00Z"),
+            changed_at: at("2026-01-31T11:00:00Z"),
+            document: Value::Null,
+            endpoint: None,
+            // Nobody has said anything of the last one.
+            old_until: vec![later, sooner],
+        };
+        let left = |now: &str| {
+            let (document, until) = in_effect(&record, document.clone(), at(now));
+            (document::secrets(&document), until)
+        };
+        let of = |secrets: &[&str]| secrets.iter().map(|one| json!(one)).collect::<Vec<_>>();
+        let all = (of(&["a", "b", "c", "d"]), vec![later, sooner]);
+        assert_eq!(left("2026-01-31T11:59:59Z"), all);
+        let without = (of(&["a", "b", "d"]), vec![later]);
+        assert_eq!(left("2026-01-31T12:00:00Z"), without);
+        assert_eq!(left("2026-02-01T00:00:00Z"), (of(&["a", "d"]), vec![]));
+    }
 }

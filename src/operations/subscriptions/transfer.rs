@@ -32,6 +32,7 @@ const PAGE: usize = 500;
 const AT_ONCE: usize = 1_000;
 /// Mistakes that are told.
 const MOST_MISTAKES: usize = 100;
+const REMOVED: &str = "it was removed, and a removed uid does not come again";
 /// Results that wait for whoever reads them.
 const WAITING: usize = 64;
 
@@ -270,16 +271,18 @@ impl Registry {
                 && there.name == record.name
                 && there.old_until == record.old_until
                 && opened(&settings.keys, &there)? == document;
-            return Ok(match same {
-                true => (Came::Unchanged, None),
-                false => {
-                    let (here, other) = (there.revision, record.revision);
-                    let why = format!(
-                        "it is there in another state: revision {here}, and {other} in the file"
-                    );
-                    (Came::Conflict, Some(why))
-                }
-            });
+            let is_paused = self.store.subscription_standing(&record.uid)?.paused;
+            let why = if !same {
+                let (here, other) = (there.revision, record.revision);
+                format!("it is there in another state: revision {here}, and {other} in the file")
+            } else if is_paused != paused {
+                let as_it_is = |paused| if paused { "paused" } else { "not paused" };
+                let (here, other) = (as_it_is(is_paused), as_it_is(paused));
+                format!("it is there as it is in the file, but {here} here and {other} there")
+            } else {
+                return Ok((Came::Unchanged, None));
+            };
+            return Ok((Came::Conflict, Some(why)));
         }
         match self.free(&settings, &record.name, None) {
             Ok(()) => {}
@@ -287,6 +290,10 @@ impl Registry {
                 return Ok((Came::Conflict, Some(taken.to_string())));
             }
             Err(other) => return Err(other),
+        }
+        // Told all the same, it would be what is last said of it until that is put right.
+        if self.shared.is_removed(&record.uid).await {
+            return Ok((Came::Conflict, Some(REMOVED.to_owned())));
         }
         let (in_effect, _) = load::in_effect(&record, document.clone(), Timestamp::now());
         let prepared = match self.checked(&settings, &record.uid, &in_effect) {
@@ -300,20 +307,24 @@ impl Registry {
         if dry_run {
             return Ok((Came::Made, None));
         }
-        if paused {
+        let uid = record.uid.clone();
+        if paused != self.store.subscription_standing(&uid)?.paused {
             // Before it is there, so that nothing is delivered in between.
-            let uid = record.uid.clone();
+            let uid = uid.clone();
             let what = What::Subscription { uid, paused };
             self.shared.tell(what, None).await?;
         }
-        match self.put(record, prepared).await {
-            Ok(()) => Ok((Came::Made, None)),
-            Err(Refused::Changed) => {
-                let why = "it was removed, and a removed uid does not come again";
-                Ok((Came::Conflict, Some(why.to_owned())))
-            }
-            Err(other) => of_this_line(other),
+        let conflict = match self.put(record, prepared).await {
+            Ok(()) => return Ok((Came::Made, None)),
+            Err(Refused::Changed) => (Came::Conflict, Some(REMOVED.to_owned())),
+            // It may come into force later, and is paused then.
+            Err(other) => of_this_line(other)?,
+        };
+        // Somebody else may have made it meanwhile: its pause is theirs.
+        if paused && self.store.registered_with(&uid)?.is_none() {
+            self.shared.forget_pauses(&[uid]).await;
         }
+        Ok(conflict)
     }
 }
 

@@ -4,20 +4,25 @@
 //! of itself: it then knows what all others know. The store is compared with what was read, record by
 //! record; what it has beside that is taken out, since others have removed it. But when the log is
 //! another one than the store was made from (it was lost, or there was none yet), the store is what is
-//! left: all of it is told.
+//! left: all of it is told. So it is when the log is lost while instances run: after an interruption
+//! they go on only where they find what they have read last. What only a newer release can read leaves what was known before in force;
+//! where nothing was, a start waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
+use super::bookmark::Bookmark;
 use super::judge::{Entering, Outcome, Seen};
 use super::said::{About, Said, What, about, key_of, key_of_endpoint, key_of_standing, unique};
-use super::{Folding, Progress};
+use super::{Progress, READ_BACK, lock};
 use crate::broker::Refused;
 use crate::broker::state::{Entry, Reading};
 use crate::operations::subscriptions::load::in_effect;
@@ -33,10 +38,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 200;
 
 /// What was read while catching up.
+#[derive(Default)]
 struct Caught {
     seen: Seen,
-    /// Something in the store is not what it was.
-    changed: bool,
+    /// Keys of which the last record is of a newer release.
+    newer: BTreeSet<String>,
 }
 
 /// The reading ended, for this reason, and is begun again.
@@ -110,18 +116,22 @@ impl Registry {
     /// Reads until it cannot go on; whether it had caught up by then, and why.
     async fn follow_once(&self) -> Result<(bool, Lost), NotLoaded> {
         let shared = &self.shared;
-        let from = match shared.behind() {
+        let bookmark = match shared.behind() {
             Some(_) => None,
-            None => shared.folding.lock().await.next,
+            None => shared.folding.lock().await.bookmark,
         };
+        let from = bookmark.map(|bookmark| bookmark.place);
         let mut reading = match shared.log.follow(from).await {
             Ok(reading) => reading,
             Err(refused) => return Ok((false, refused.into())),
         };
-        if shared.behind().is_some()
-            && let Err(lost) = self.catch_up(&mut reading).await?
-        {
-            return Ok((false, lost));
+        *lock(&shared.mark) = None;
+        if shared.behind().is_some() {
+            if let Err(lost) = self.catch_up(&mut reading).await? {
+                return Ok((false, lost));
+            }
+        } else if let Err(lost) = self.read_on(&mut reading, bookmark).await? {
+            return Ok((true, lost));
         }
         loop {
             let some = tokio::select! {
@@ -134,19 +144,50 @@ impl Registry {
             if some.is_empty() {
                 return Ok((true, Lost("the connection was lost".to_owned())));
             }
+            let bookmark = shared.folding.lock().await.bookmark;
+            if bookmark.is_some_and(|bookmark| !bookmark.is_before(&some)) {
+                return Ok((true, self.other_log()));
+            }
             self.fold(some, None).await?;
         }
+    }
+
+    /// Reads on where the bookmark is, if that lies where it was.
+    async fn read_on(
+        &self,
+        reading: &mut Reading,
+        bookmark: Option<Bookmark>,
+    ) -> Result<Result<(), Lost>, NotLoaded> {
+        // It is there already: nothing has to be told first.
+        let read = timeout(READ_BACK, reading.next()).await;
+        if read.as_ref().is_ok_and(Vec::is_empty) {
+            return Ok(Err(Lost("the connection was lost".to_owned())));
+        }
+        let behind = bookmark.and_then(|bookmark| bookmark.behind(read.ok()?));
+        let Some(some) = behind else {
+            return Ok(Err(self.other_log()));
+        };
+        self.fold(some, None).await?;
+        Ok(Ok(()))
+    }
+
+    /// What this instance knows may not be in this log: all is read, and what is missing is told.
+    fn other_log(&self) -> Lost {
+        self.shared.set(Progress::Behind(None));
+        Lost(
+            "the log is not the one that was read before, or has lost what was read last"
+                .to_owned(),
+        )
     }
 
     /// Reads all that there is, and makes the store the same.
     async fn catch_up(&self, reading: &mut Reading) -> Result<Result<(), Lost>, NotLoaded> {
         let shared = &self.shared;
-        *shared.folding.lock().await = Folding::default();
+        // Later on it takes what comes anyway, by what it knows.
+        let is_first = !shared.has_begun.load(Ordering::Relaxed);
+        shared.folding.lock().await.begin_again();
         let before = self.store.log_names()?;
-        let mut caught = Caught {
-            seen: Seen::default(),
-            changed: false,
-        };
+        let mut caught = Caught::default();
         let read = self.read_all(reading, &mut caught, Vec::new(), Vec::new());
         if let Err(lost) = read.await? {
             return Ok(Err(lost));
@@ -157,6 +198,9 @@ impl Registry {
             (folding.names.clone(), misled)
         };
         let is_same = !before.is_disjoint(&names);
+        if is_first && let Err(lost) = self.understandable(reading, &mut caught, is_same).await? {
+            return Ok(Err(lost));
+        }
         let left = self.unseen(&caught.seen)?;
         let mut news = Vec::new();
         let mut refill = Vec::new();
@@ -204,19 +248,63 @@ impl Registry {
                 _ => continue,
             });
         }
-        caught.changed |= !steps.is_empty();
+        shared.folding.lock().await.is_ahead |= !steps.is_empty();
         let names = shared.folding.lock().await.names.clone();
         if names != before {
             steps.push(Step::Log(names));
         }
         self.store.fold(steps).await?;
-        if caught.changed {
+        if shared.folding.lock().await.is_ahead {
             self.read_anew().await?;
         }
         let others = shared.peers.count(Timestamp::now());
         info!(broker = %shared.broker, instances = others + 1, "this instance knows what its group knows");
+        shared.has_begun.store(true, Ordering::Relaxed);
         shared.set(Progress::InStep);
         Ok(Ok(()))
+    }
+
+    /// Waits for as long as there is something that only a newer release can read and of which there is
+    /// nothing here: events that are taken without it would be settled.
+    async fn understandable(
+        &self,
+        reading: &mut Reading,
+        caught: &mut Caught,
+        is_same: bool,
+    ) -> Result<Result<(), Lost>, NotLoaded> {
+        let mut said = None;
+        loop {
+            let mut missing = Vec::new();
+            for key in &caught.newer {
+                let is_missing = match about(key) {
+                    About::Registered(uid) => self.store.registered_with(&uid)?.is_none(),
+                    // A store that was made from this log has what was known before, even if that is
+                    // nothing.
+                    About::Endpoint(_) | About::Subscription(_) => !is_same,
+                    About::Instance(_) | About::Other => false,
+                };
+                if is_missing {
+                    missing.push(key.as_str());
+                }
+            }
+            let Some(first) = missing.first() else {
+                return Ok(Ok(()));
+            };
+            let why = format!(
+                "records of a newer release cannot be read here, and nothing earlier is known of what they say ({}; `{first}`, for instance): upgrade this instance",
+                missing.len(),
+            );
+            if said.as_ref() != Some(&why) {
+                error!(broker = %self.shared.broker, why, "this instance takes nothing");
+                self.shared.set(Progress::Behind(Some(why.clone())));
+                said = Some(why);
+            }
+            let some = reading.next().await;
+            if some.is_empty() {
+                return Ok(Err(Lost("the connection was lost".to_owned())));
+            }
+            self.fold(some, Some(caught)).await?;
+        }
     }
 
     /// Tells these, those of the store with them, and that we are there; and reads until that comes
@@ -297,8 +385,9 @@ impl Registry {
 
     /// Makes of the store what is in force, after it was changed as a whole.
     async fn read_anew(&self) -> Result<(), NotLoaded> {
-        let _still = self.shared.still().await;
+        let mut still = self.shared.still().await;
         self.read_again(self.shared.settings()).await?;
+        still.catches_up();
         let remembered = self.store.all_remembered()?.into_iter().collect();
         let mut all = self
             .remembered
@@ -306,6 +395,8 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner);
         *all = remembered;
         drop(all);
+        // What was read may be sealed with an older key.
+        self.resealing.store(true, Ordering::Relaxed);
         self.news.notify_one();
         Ok(())
     }
@@ -319,7 +410,7 @@ impl Registry {
     ) -> Result<Vec<String>, StoreError> {
         let mut folding = self.shared.folding.lock().await;
         let is_live = catching.is_none();
-        let last = entries.last().map(|entry| entry.place);
+        let last = entries.last().map(Bookmark::at);
         let seen = catching.as_ref().map(|caught| &caught.seen);
         let outcome = self.judge(entries, &mut folding, seen)?;
         let Outcome {
@@ -331,14 +422,22 @@ impl Registry {
             answers,
             seen,
             marks,
+            newer,
         } = outcome;
-        let is_changed = !steps.is_empty();
+        // Also when the reading ends early, and the next one finds nothing that is new to the store.
+        folding.is_ahead |= !is_live && !steps.is_empty();
         self.store.fold(steps).await?;
-        folding.next = last.map(|place| place + 1).or(folding.next);
+        folding.bookmark = last.or(folding.bookmark);
+        self.shared.has_read(&marks);
         if let Some(caught) = catching {
-            caught.changed |= is_changed;
             for (key, is_there) in seen {
                 caught.seen.set(&key, is_there);
+            }
+            for (key, is_newer) in newer {
+                match is_newer {
+                    true => caught.newer.insert(key),
+                    false => caught.newer.remove(&key),
+                };
             }
         }
         if is_live {

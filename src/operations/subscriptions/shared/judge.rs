@@ -13,7 +13,9 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::fold::{self, Ahead, Known, Verdict, View};
-use super::said::{About, Said, What, about, key_of, key_of_endpoint, key_of_standing};
+use super::said::{
+    About, Said, Unread, What, about, key_of, key_of_endpoint, key_of_standing, log_name,
+};
 use super::{Folding, SayingAgain, Shared, lock};
 use crate::broker::state::Entry;
 use crate::operations::subscriptions::{Registry, Settings, opened};
@@ -99,6 +101,9 @@ pub(super) struct Outcome {
     pub(super) seen: Vec<(String, bool)>,
     /// What this process has said of itself.
     pub(super) marks: Vec<String>,
+    /// While the log is read from its beginning: keys, and whether the last record is of a newer
+    /// release, which cannot be read here.
+    pub(super) newer: Vec<(String, bool)>,
 }
 
 impl Registry {
@@ -149,6 +154,7 @@ impl Judging<'_> {
     fn entry(&mut self, Entry { place, record }: Entry) -> Result<(), StoreError> {
         let key = record.key;
         let Some(body) = record.body else {
+            self.is_newer(&key, false);
             return self.nothing(&key);
         };
         self.folding.length.read(body.len());
@@ -157,13 +163,13 @@ impl Judging<'_> {
             Err(why) => {
                 error!(
                     key,
-                    place, why, "a record of what the group shares is passed over"
+                    place, %why, "a record of what the group shares is passed over"
                 );
-                // Somebody knows what it says: what there is here under this key stays.
-                self.outcome.seen.push((key, true));
+                self.unread(key, why);
                 return Ok(());
             }
         };
+        self.is_newer(&key, false);
         let ours = said.by == self.shared().me;
         let waiting = match ours {
             true => lock(&self.shared().waiting).remove(&said.id),
@@ -224,6 +230,23 @@ impl Judging<'_> {
             self.outcome.answers.push((answer, verdict));
         }
         Ok(())
+    }
+
+    /// Somebody may know what it says: what there is here under this key stays.
+    fn unread(&mut self, key: String, why: Unread) {
+        let is_newer = matches!(why, Unread::Newer(_));
+        if is_newer && let Some(name) = log_name(&key) {
+            // Of these the key is enough.
+            self.folding.names.insert(name.to_owned());
+        }
+        self.is_newer(&key, is_newer);
+        self.outcome.seen.push((key, true));
+    }
+
+    fn is_newer(&mut self, key: &str, is_newer: bool) {
+        if !self.is_live {
+            self.outcome.newer.push((key.to_owned(), is_newer));
+        }
     }
 
     fn put(
@@ -370,14 +393,10 @@ impl Judging<'_> {
             return Ok(Verdict::Changed);
         }
         self.outcome.seen.push((key, true));
-        let is_known = match uid.as_str().strip_prefix("config:") {
-            Some(name) => self.settings.reader.has(name),
-            // What is said of one may lie before what it is now.
-            None => !self.folding.buried.has(&uid),
-        };
+        // Whether or not there is such a one here, or yet: another instance's config may have it.
         let now = self.registry.store.subscription_standing(&uid)?.paused;
         let is_news = now != paused || self.outcome.subscriptions.contains(&uid);
-        if is_known && is_news {
+        if !self.folding.buried.has(&uid) && is_news {
             self.outcome.subscriptions.insert(uid.clone());
             self.outcome.steps.push(Step::Subscription { uid, paused });
         }

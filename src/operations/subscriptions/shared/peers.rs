@@ -30,6 +30,8 @@ pub struct Peers {
     differing: Mutex<Vec<Arc<str>>>,
     differ: Gauge,
     changed: Notify,
+    /// The config of another one is not what it was.
+    compared: Notify,
 }
 
 impl Peers {
@@ -45,6 +47,7 @@ impl Peers {
             differing: Mutex::default(),
             differ,
             changed: Notify::new(),
+            compared: Notify::new(),
         }
     }
 
@@ -69,13 +72,22 @@ impl Peers {
         self.changed.notified().await;
     }
 
+    /// Waits until one of the others has another config than before.
+    pub async fn compared(&self) {
+        self.compared.notified().await;
+    }
+
     pub fn heard(&self, peer: Peer) {
         if peer.name == lock(&self.me).name {
             return;
         }
         let mut others = lock(&self.others);
+        let config = peer.config.clone();
         if others.len() < MOST || others.contains_key(&peer.name) {
-            others.insert(peer.name.clone(), peer);
+            let before = others.insert(peer.name.clone(), peer);
+            if before.is_none_or(|before| before.config != config) {
+                self.compared.notify_one();
+            }
         }
         drop(others);
         self.look(Timestamp::now());
@@ -106,6 +118,15 @@ impl Peers {
         let others = lock(&self.others);
         let mut there = others.values().filter(|peer| is_there(peer, now));
         there.all(|peer| me < peer.name)
+    }
+
+    /// Whether all that are there have this one's config, as far as that can be told.
+    pub fn have_one_config(&self, now: Timestamp) -> bool {
+        let me = lock(&self.me).clone();
+        let is_same = |peer: &Peer| peer.release == me.release && peer.config == me.config;
+        let others = lock(&self.others);
+        let mut there = others.values().filter(|peer| is_there(peer, now));
+        there.all(is_same)
     }
 
     /// Compares, and says so when something has changed.
@@ -176,6 +197,7 @@ mod tests {
             Some("their config differs from this one's: c")
         );
         assert_eq!((peers.differ.get(), peers.count(now)), (1, 2));
+        assert!(!peers.have_one_config(now));
         peers.now_has("2".to_owned());
         assert_eq!(
             peers.note().as_deref(),
@@ -183,6 +205,7 @@ mod tests {
         );
         peers.left("a");
         assert_eq!(peers.note(), None);
+        assert!(peers.have_one_config(now));
         let later = now + GONE_AFTER;
         assert_eq!(peers.gone(later), ["c".into()]);
         assert!(peers.is_first(later));
@@ -197,5 +220,6 @@ mod tests {
         };
         peers.heard(other);
         assert_eq!(peers.note(), None);
+        assert!(!peers.have_one_config(Timestamp::now()), "nobody knows");
     }
 }

@@ -80,6 +80,16 @@ pub enum About<'a> {
     Other,
 }
 
+/// Why a record cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// Whoever runs the release that has written it knows what it says.
+    #[error("it was written by a newer release (version {0}; this one reads up to {VERSION})")]
+    Newer(u8),
+    #[error("{0}")]
+    Garbled(String),
+}
+
 impl What {
     pub fn key(&self) -> String {
         match self {
@@ -120,6 +130,11 @@ pub fn about(key: &str) -> About<'_> {
     }
 }
 
+/// The name that the log has by this key.
+pub fn log_name(key: &str) -> Option<&str> {
+    key.strip_prefix("log:")
+}
+
 /// A name that nobody else has.
 pub fn unique() -> String {
     uuid::Uuid::now_v7().simple().to_string()
@@ -149,19 +164,18 @@ impl Said {
     }
 
     /// What a record says, or why it cannot be read.
-    pub fn read(body: &[u8]) -> Result<Self, String> {
+    pub fn read(body: &[u8]) -> Result<Self, Unread> {
         #[derive(Deserialize)]
         struct Versioned {
             v: u8,
         }
         let Versioned { v } = serde_json::from_slice(body)
-            .map_err(|why| format!("it is not a record of hookbridge ({why})"))?;
+            .map_err(|why| Unread::Garbled(format!("it is not a record of hookbridge ({why})")))?;
         if v > VERSION {
-            return Err(format!(
-                "it was written by a newer release (version {v}; this one reads up to {VERSION})"
-            ));
+            return Err(Unread::Newer(v));
         }
-        serde_json::from_slice(body).map_err(|why| format!("it cannot be read ({why})"))
+        serde_json::from_slice(body)
+            .map_err(|why| Unread::Garbled(format!("it cannot be read ({why})")))
     }
 }
 
@@ -198,9 +212,11 @@ mod tests {
     #[test]
     fn a_newer_release_is_named_and_rubbish_is_not_believed() {
         let newer = Said::read(br#"{"v":2,"anything":1}"#).unwrap_err();
-        assert!(newer.contains("newer release (version 2"), "{newer}");
+        assert_eq!(newer, Unread::Newer(2));
+        let said = newer.to_string();
+        assert!(said.contains("newer release (version 2"), "{said}");
         for rubbish in [&b""[..], b"{}", b"x", br#"{"v":1}"#] {
-            assert!(Said::read(rubbish).is_err());
+            assert!(matches!(Said::read(rubbish), Err(Unread::Garbled(_))));
         }
     }
 }

@@ -71,20 +71,32 @@ impl Registry {
         beat.reset();
         let mut failed = false;
         loop {
-            let mut is_there = false;
+            // That this one is there is to be told; configs may be others than before.
+            let (mut is_there, mut is_changed) = (false, false);
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.store.news() => {}
                 () = shared.work.notified() => {}
-                () = shared.peers.changed() => is_there = true,
+                () = shared.peers.changed() => (is_there, is_changed) = (true, true),
+                () = shared.peers.compared() => is_changed = true,
                 _ = beat.tick(), if !shared.is_alone() => is_there = true,
-                _ = look.tick() => shared.peers.look(Timestamp::now()),
+                _ = look.tick() => {
+                    is_changed = true;
+                    shared.peers.look(Timestamp::now());
+                    shared.look_for_mark();
+                }
                 () = sleep(AGAIN), if failed => {}
             }
             if shared.behind().is_some() {
                 continue;
             }
-            let telling = self.tell_all(&mut told, is_there);
+            let telling = async {
+                self.tell_all(&mut told, is_there).await?;
+                match is_changed {
+                    true => self.forget_unknown().await,
+                    false => Ok(()),
+                }
+            };
             let Some(tended) = stop.run_until_cancelled(telling).await else {
                 break;
             };
@@ -108,10 +120,10 @@ impl Registry {
         is_there: bool,
     ) -> Result<(), Untold> {
         let shared = &self.shared;
-        let mut records = Vec::new();
         if is_there && !shared.is_alone() {
-            records.push(Said::new(&shared.me, What::Instance(shared.peers.me())).record());
+            shared.say_there().await?;
         }
+        let mut records = Vec::new();
         for gone in shared.peers.gone(Timestamp::now()) {
             records.push(nothing(key_of_instance(&gone)));
             shared.peers.left(&gone);
@@ -122,6 +134,25 @@ impl Registry {
         }
         self.tell_unsaid(told).await?;
         self.say_again_in_time().await
+    }
+
+    /// Has the group forget that subscriptions of the config were paused that no config has any more.
+    /// An instance whose config is another one may have them still, or have them already.
+    async fn forget_unknown(&self) -> Result<(), Untold> {
+        let shared = &self.shared;
+        let now = Timestamp::now();
+        if !shared.peers.have_one_config(now) || !shared.peers.is_first(now) {
+            return Ok(());
+        }
+        let settings = shared.settings();
+        let is_gone = |uid: &Uid| {
+            let name = uid.as_str().strip_prefix("config:");
+            name.is_some_and(|name| !settings.reader.has(name))
+        };
+        let all = self.store.subscription_standings()?.into_iter();
+        let gone: Vec<_> = all.map(|(uid, _)| uid).filter(is_gone).collect();
+        shared.forget_pauses(&gone).await;
+        Ok(())
     }
 
     /// Tells what endpoints have said of themselves.
@@ -284,24 +315,18 @@ fn said_bytes(said: &Said) -> usize {
 }
 
 impl Shared {
-    /// Forgets that subscriptions of the config were paused, which are not there any more.
-    pub async fn forget_standings(&self, gone: &[Arc<str>]) {
-        let records = gone
-            .iter()
-            .map(|name| nothing(key_of_standing(&Uid::of_config(name))));
+    /// Has the group forget that these were paused, which are not there.
+    pub async fn forget_pauses(&self, gone: &[Uid]) {
+        let records = gone.iter().map(|uid| nothing(key_of_standing(uid)));
         let records: Vec<_> = records.collect();
         if records.is_empty() || self.behind().is_some() {
             return;
         }
-        // A reload does not wait for a broker that is away.
+        // Nobody waits for a broker that is away.
         match timeout(GOODBYE, self.write(records)).await {
             Ok(Ok(())) => {}
-            Ok(Err(why)) => {
-                debug!(%why, "the group is not told that subscriptions of the config are gone");
-            }
-            Err(_) => {
-                debug!("the group is not told in time that subscriptions of the config are gone")
-            }
+            Ok(Err(why)) => debug!(%why, "the group is not told that a pause is over"),
+            Err(_) => debug!("the group is not told in time that a pause is over"),
         }
     }
 }
