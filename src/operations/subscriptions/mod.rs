@@ -39,7 +39,7 @@ pub use load::{NotLoaded, each_kept};
 pub use once::Once;
 pub use rotation::{DEFAULT_OVERLAP, LONGEST_OVERLAP, Rotation};
 pub use shared::{Sharing, SharingMeters};
-pub use transfer::{Came, Checked, Flawed, Imported, Line, MOST_LINES};
+pub use transfer::{Came, Checked, Flawed, Imported, Line, MOST_LINES, Reached};
 
 /// Reads what callers write, by the config that is in force.
 pub trait Reader: Send + Sync + 'static {
