@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::registration_support::{Came, KEY, SOON, ask, config};
 use crate::support::bridge::Bridge;
+use crate::support::cli::{Ran, command, finished};
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
 
@@ -455,4 +456,83 @@ async fn two_tenants_never_see_each_other_over_the_api() {
         }
         assert_eq!(refusals.len(), 1, "{tenant:?}: {refusals:?}");
     }
+}
+
+async fn ran(bridge: &Bridge, arguments: &[&str]) -> Ran {
+    let mut command = command(&bridge.config_path(), arguments);
+    command.env("HOOKBRIDGE_TOKEN", OPERATOR);
+    finished(command).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_s_commands_know_tenants() {
+    let receiver = Receiver::accepting().await;
+    let bridge = Bridge::start(&with_tokens("")).await.ready().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for tenant in ["acme", "bolt"] {
+        let file = path(tenant);
+        let written = one(
+            &format!("{tenant}-crm"),
+            &receiver.url(&format!("/{tenant}")),
+        );
+        std::fs::write(&file, written.to_string()).expect("written");
+        ran(&bridge, &["subscription", "add", &file, "--tenant", tenant])
+            .await
+            .ok();
+    }
+    let mut other = one("x", "http://127.0.0.1:9/");
+    other["tenant"] = "bolt".into();
+    std::fs::write(path("x"), other.to_string()).expect("written");
+    let refused = ran(
+        &bridge,
+        &["subscription", "add", &path("x"), "--tenant", "acme"],
+    )
+    .await;
+    assert_eq!(refused.code, Some(64), "{}", refused.err);
+
+    let list = ran(&bridge, &["subscription", "list", "--tenant", "acme"])
+        .await
+        .ok();
+    assert!(
+        list.contains("acme-crm  acme ") && !list.contains("bolt"),
+        "{list}"
+    );
+    let file = path("all");
+    ran(
+        &bridge,
+        &["subscription", "export", "--tenant", "acme", "--out", &file],
+    )
+    .await
+    .ok();
+    let text = std::fs::read_to_string(&file).expect("written");
+    assert_eq!(names(&text), set(&["acme-crm"]));
+    let refused = ran(
+        &bridge,
+        &["subscription", "import", &file, "--tenant", "bolt"],
+    )
+    .await;
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+    let said = "line 1, /subscription/document/tenant: you act for tenant `bolt`";
+    assert!(refused.err.contains(said), "{}", refused.err);
+    let taken = ran(
+        &bridge,
+        &["subscription", "import", &file, "--tenant", "acme"],
+    )
+    .await;
+    assert!(taken.err.contains("1 unchanged"), "{}", taken.err);
+
+    publish(&bridge, Some("acme"), "1").await;
+    publish(&bridge, Some("bolt"), "2").await;
+    eventually("both attempts", SOON, async || {
+        let all = ran(&bridge, &["attempts", "--json"]).await;
+        (lines_of(&all.out).len() == 2).then_some(())
+    })
+    .await;
+    let attempts = ran(&bridge, &["attempts", "--json", "--tenant", "acme"])
+        .await
+        .ok();
+    let attempts = lines_of(&attempts);
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0]["subscription"], "acme-crm");
 }
