@@ -133,6 +133,7 @@ impl Spans {
             ("hookbridge.delivery.id", delivery.id.as_str().into()),
             ("messaging.message.id", delivery.event.id.as_str().into()),
         ]);
+        attributes.extend(delivery.event.tenant.as_deref().map(of_tenant));
         if delivery.progress.attempts > 0 {
             let again = i64::from(delivery.progress.attempts);
             attributes.push(("http.request.resend_count", again.into()));
@@ -150,8 +151,16 @@ impl Spans {
     ) -> Option<Box<Requesting>> {
         let open = self.0.as_ref()?;
         let (mut first, mut links, mut count) = (None, Vec::new(), 0_i64);
+        let mut tenant = None;
         for delivery in deliveries {
             count += 1;
+            let its = delivery.event.tenant.as_deref();
+            // Whose they are only if they are all one's.
+            match tenant {
+                None => tenant = Some(its),
+                Some(all) if all == its => {}
+                Some(_) => tenant = Some(None),
+            }
             if links.len() == MOST_LINKS {
                 continue;
             }
@@ -170,6 +179,7 @@ impl Spans {
             ("messaging.batch.message_count", count.into()),
             ("messaging.message.id", id.as_str().into()),
         ]);
+        attributes.extend(tenant.flatten().map(of_tenant));
         let mut request = Requesting::new(open, trace, endpoint, attributes);
         request.links = links;
         Some(request)
@@ -259,6 +269,7 @@ impl Consuming {
             ("hookbridge.topic", (&*self.event.topic).into()),
             ("hookbridge.type", (&*self.event.kind).into()),
         ]);
+        attributes.extend(self.event.tenant.as_deref().map(of_tenant));
         self.open.take(Span {
             trace_id: id,
             id: consumer,
@@ -310,6 +321,11 @@ fn place(place: &Place) -> (Arc<str>, Vec<(&'static str, Value)>) {
     ];
     attributes.extend(more);
     (destination, attributes)
+}
+
+/// Whose an event is.
+fn of_tenant(tenant: &str) -> (&'static str, Value) {
+    ("hookbridge.tenant", tenant.into())
 }
 
 /// What a request's span says of whom it goes to.

@@ -13,6 +13,7 @@ use axum::routing::get;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use super::State;
 use super::ask;
@@ -20,9 +21,13 @@ use super::problem::Problem;
 use super::tenancy::Caller;
 use crate::journal::{Query, Status};
 use crate::pipeline::{Filter, Heard, Tap};
+use crate::selection::when;
 
 /// A sign of life, so that neither side takes the other for gone.
 const ALIVE: Duration = Duration::from_secs(15);
+
+/// As long may one ask to listen; who says nothing listens until he goes away.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// Needs the scope `read`.
 pub fn reading() -> Router<State> {
@@ -41,6 +46,10 @@ struct Asked {
     topic: Option<String>,
     /// Requests and answers, too; they are, unless this is false.
     exchanges: Option<bool>,
+    /// It ends after so many attempts.
+    limit: Option<u64>,
+    /// It ends after so long, such as `30s`.
+    r#for: Option<String>,
 }
 
 #[utoipa::path(
@@ -72,6 +81,15 @@ async fn tap(
         attempts_only: true,
         ..Query::default()
     };
+    let until = match asked.r#for.as_deref().map(when::span) {
+        None => None,
+        Some(Some(span)) if span <= LONGEST => Some(Instant::now() + span),
+        Some(_) => {
+            let why = "`for` is a duration such as `30s`, a day at most";
+            return Err(Problem::bad_request(why));
+        }
+    };
+    let left = asked.limit.unwrap_or(u64::MAX);
     let filter = Filter {
         query,
         without_exchanges: asked.exchanges == Some(false),
@@ -85,17 +103,28 @@ async fn tap(
         )
     })?;
     let alive = KeepAlive::new().interval(ALIVE);
-    Ok(Sse::new(events(tap)).keep_alive(alive))
+    Ok(Sse::new(events(tap, left, until)).keep_alive(alive))
 }
 
-fn events(tap: Tap) -> impl Stream<Item = Result<Event, Infallible>> {
+/// `left` attempts at the most, and none after `until`.
+fn events(
+    tap: Tap,
+    left: u64,
+    until: Option<Instant>,
+) -> impl Stream<Item = Result<Event, Infallible>> {
     let first = event("listening", &json!({ "listening": true }));
-    let rest = stream::unfold(tap, |mut tap| async {
-        let event = match tap.next().await? {
-            Heard::Attempt(tapped) => event("attempt", &*tapped),
-            Heard::Lost(count) => event("lost", &json!({ "lost": count })),
+    let rest = stream::unfold((tap, left), move |(mut tap, left)| async move {
+        if left == 0 {
+            return None;
+        }
+        let heard = match until {
+            Some(until) => timeout_at(until, tap.next()).await.ok()??,
+            None => tap.next().await?,
         };
-        Some((event, tap))
+        Some(match heard {
+            Heard::Attempt(tapped) => (event("attempt", &*tapped), (tap, left - 1)),
+            Heard::Lost(count) => (event("lost", &json!({ "lost": count })), (tap, left)),
+        })
     });
     stream::once(std::future::ready(first)).chain(rest).map(Ok)
 }

@@ -13,7 +13,7 @@ use axum::http::{Method, StatusCode};
 use super::problem::Problem;
 
 /// What somebody who acts for a tenant may ask for, by method and route.
-const OPEN: [(&str, &str); 36] = [
+const OPEN: [(&str, &str); 39] = [
     ("GET", "/v1/attempts"),
     ("GET", "/v1/attempts/export"),
     ("GET", "/v1/dead-letters"),
@@ -36,6 +36,8 @@ const OPEN: [(&str, &str); 36] = [
     ("POST", "/v1/replays"),
     ("GET", "/v1/subscriptions"),
     ("POST", "/v1/subscriptions"),
+    ("GET", "/v1/subscriptions/export"),
+    ("POST", "/v1/subscriptions/import"),
     ("DELETE", "/v1/subscriptions/{name}"),
     ("GET", "/v1/subscriptions/{name}"),
     ("PATCH", "/v1/subscriptions/{name}"),
@@ -44,6 +46,7 @@ const OPEN: [(&str, &str); 36] = [
     ("POST", "/v1/subscriptions/{name}/pause"),
     ("POST", "/v1/subscriptions/{name}/resume"),
     ("POST", "/v1/subscriptions/{name}/rotate"),
+    ("POST", "/v1/subscriptions/{name}/test"),
     ("POST", "/v1/subscriptions/{name}/verify"),
     ("GET", "/v1/tap"),
     ("HEAD", "/v1/attempts"),

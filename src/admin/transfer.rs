@@ -16,8 +16,8 @@ use super::State;
 use super::ask::Query;
 use super::problem::{Problem, Wrong};
 use super::registration::{of_kind, registry};
-use crate::operations::subscriptions::{Flawed, Imported, Refused, Registry};
-use crate::subscription::Uid;
+use super::tenancy::Caller;
+use crate::operations::subscriptions::{Flawed, Imported, Reached, Refused, Registry};
 
 const LINES: &str = "application/x-ndjson";
 /// Bytes of an import; a larger one is made in parts.
@@ -30,33 +30,47 @@ pub fn moving() -> Router<State> {
         .route("/v1/subscriptions/import", post(import))
 }
 
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Whose {
+    tenant: Option<String>,
+}
+
 #[utoipa::path(
     get,
     path = "/v1/subscriptions/export",
     tag = "subscriptions",
     operation_id = "exportSubscriptions",
     summary = "All subscriptions of the API, a line each, their endpoints sealed as they are",
+    params(Whose),
     responses(
-        (status = 200, description = "To be kept, and given to `importSubscriptions`", body = Object, content_type = "application/x-ndjson"),
+        (status = 200, description = "To be kept, and given to `importSubscriptions`", body = super::openapi::ExportedLine, content_type = "application/x-ndjson"),
         (status = 503, description = "The store is not available"),
     ),
     security(("token" = ["admin"])),
 )]
-async fn export(Extract(state): Extract<State>) -> Result<Response, Problem> {
+async fn export(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Query(whose): Query<Whose>,
+) -> Result<Response, Problem> {
+    let tenant = caller.about(whose.tenant)?.map(Arc::from);
     let registry = registry(&state)?.clone();
     // What cannot be read at all is a problem, not an answer that breaks off.
-    let first = page(&registry, None);
+    let first = page(&registry, tenant.as_ref(), None);
     if let Err(why) = first {
         return Err(why.into());
     }
     let pages = stream::unfold(Some(first), move |page| {
-        let registry = registry.clone();
+        let (registry, tenant) = (registry.clone(), tenant.clone());
         async move {
             match page?.transpose()? {
                 Ok((lines, last)) => {
                     // Others have their turn between two pages.
                     tokio::task::yield_now().await;
-                    Some((Ok(lines), Some(self::page(&registry, Some(&last)))))
+                    let next = self::page(&registry, tenant.as_ref(), Some(&last));
+                    Some((Ok(lines), Some(next)))
                 }
                 Err(why) => Some((Err(why), None)),
             }
@@ -65,10 +79,10 @@ async fn export(Extract(state): Extract<State>) -> Result<Response, Problem> {
     Ok(lines(Body::from_stream(pages)))
 }
 
-type Page = Result<Option<(Bytes, Uid)>, Refused>;
+type Page = Result<Option<(Bytes, Reached)>, Refused>;
 
-fn page(registry: &Registry, after: Option<&Uid>) -> Page {
-    let Some((page, last)) = registry.exported(after)? else {
+fn page(registry: &Registry, tenant: Option<&Arc<str>>, after: Option<&Reached>) -> Page {
+    let Some((page, last)) = registry.exported(tenant, after)? else {
         return Ok(None);
     };
     let mut written = Vec::new();
@@ -100,6 +114,8 @@ struct How {
     /// What the first line is counted as, where this is a part of a file.
     #[serde(default)]
     first_line: Option<u32>,
+    /// As one who acts for this tenant: a line of another one is refused.
+    tenant: Option<String>,
 }
 
 #[utoipa::path(
@@ -109,7 +125,7 @@ struct How {
     operation_id = "importSubscriptions",
     summary = "Takes in lines of an export: all are checked before the first one is made",
     params(How),
-    request_body(content = Object, content_type = "application/x-ndjson"),
+    request_body(content = super::openapi::ExportedLine, content_type = "application/x-ndjson"),
     responses(
         (status = 200, description = "What became of each, a line each, as it is done", body = Imported, content_type = "application/x-ndjson"),
         (status = 413, description = "It is to be made in parts"),
@@ -121,10 +137,12 @@ struct How {
 )]
 async fn import(
     Extract(state): Extract<State>,
+    caller: Caller,
     Query(how): Query<How>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let tenant = caller.about(how.tenant)?.map(Arc::from);
     let registry: &Arc<Registry> = registry(&state)?;
     of_kind(&headers, &[LINES])?;
     let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
@@ -138,9 +156,9 @@ async fn import(
         )
     })?;
     let before = usize::try_from(how.first_line.unwrap_or(1).saturating_sub(1)).unwrap_or_default();
-    let checked = registry.check_lines(body).await;
+    let checked = registry.check_lines(body, tenant.clone()).await;
     let checked = checked.map_err(|flawed| refused(flawed, before))?;
-    let came = registry.import(checked, how.dry_run);
+    let came = registry.import(checked, how.dry_run, tenant);
     let results = stream::unfold(came, move |mut came| async move {
         let mut imported = came.recv().await?;
         imported.line += before;

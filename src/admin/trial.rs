@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use super::ask::{Path, read};
 use super::problem::Problem;
+use super::tenancy::Caller;
 use crate::operations::trial::{self, NotTested, Sample, What};
 use crate::pipeline::{NotTried, Tried};
 
@@ -53,6 +54,7 @@ pub struct Trial {
 )]
 async fn test(
     Extract(state): Extract<State>,
+    caller: Caller,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Json<Tried>, Problem> {
@@ -65,8 +67,9 @@ async fn test(
             return Err(Problem::bad_request(why));
         }
     };
-    let tried = trial::run(&state.operations, &state.traces, &name, what).await?;
-    Ok(Json(tried))
+    let tenant = caller.0.as_ref();
+    let tried = trial::run(&state.operations, &state.traces, &name, what, tenant);
+    Ok(Json(tried.await?))
 }
 
 impl From<NotTested> for Problem {
@@ -77,6 +80,7 @@ impl From<NotTested> for Problem {
         match not_tested {
             NotTested::BadSample(_) => Self::bad_request(detail),
             NotTested::NoEvent { .. } => Self::not_found(detail),
+            NotTested::NotIts => refused(StatusCode::CONFLICT, "conflict"),
             NotTested::NotTried(why) => match why {
                 NotTried::Unknown => Self::not_found(detail),
                 NotTried::Unverified | NotTried::Shadow => {

@@ -322,7 +322,7 @@ const SCHEMAS: &str = "application/vnd.schemaregistry.v1+json, application/json"
 /// The text of a schema is in it as a JSON string.
 const LARGEST_SCHEMA_ANSWER: usize = 8 << 20;
 
-fn decoder(
+pub(super) fn decoder(
     source: &Arc<str>,
     settings: &config::Decode,
     room: decode::Room,

@@ -12,6 +12,7 @@ use tracing::error;
 use super::{Failure, brokers, registry};
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::decode::{self, Decoder};
 use crate::delivery::Delivery;
 use crate::journal::{Deed, Journal};
 use crate::meters::Meters;
@@ -103,6 +104,10 @@ impl Known for OfPipeline {
         self.0.subscription_of(delivery)
     }
 
+    fn decoder(&self, source: &str) -> Option<Arc<Decoder>> {
+        self.0.decoder(source)
+    }
+
     fn listens(&self) -> bool {
         true
     }
@@ -112,8 +117,11 @@ impl Known for OfPipeline {
     }
 }
 
-/// The config's subscriptions and those made over the API, and their states.
-struct OfConfig(BTreeMap<Arc<str>, Described>);
+/// The config's subscriptions and those made over the API, and their states; how sources decode.
+struct OfConfig {
+    described: BTreeMap<Arc<str>, Described>,
+    decoders: BTreeMap<Arc<str>, Arc<Decoder>>,
+}
 
 struct Described {
     uid: Uid,
@@ -158,8 +166,24 @@ impl OfConfig {
             };
             described.insert(one.spec.name.clone(), one);
         }
-        Ok(Self(described))
+        Ok(Self {
+            described,
+            decoders: decoders(config),
+        })
     }
+}
+
+/// Of the sources with `decode:`.
+fn decoders(config: &Config) -> BTreeMap<Arc<str>, Arc<Decoder>> {
+    let room = decode::Room::new(config.limits.in_flight_bytes / 2);
+    let meters = Meters::new();
+    let decoding = config.sources.iter().filter_map(|(name, source)| {
+        let settings = source.decode.as_ref()?;
+        let meters = meters.of_source(name);
+        let decoder = brokers::decoder(name, settings, room.clone(), &meters);
+        Some((name.clone(), Arc::new(decoder)))
+    });
+    decoding.collect()
 }
 
 fn state_of(
@@ -197,14 +221,18 @@ impl Known for OfConfig {
         let status = |one: &Described| {
             SubscriptionStatus::of(one.uid.clone(), &one.spec, &one.endpoint, one.state)
         };
-        self.0.values().map(status).collect()
+        self.described.values().map(status).collect()
     }
 
     fn receiver(&self, name: &str) -> Option<Receiver> {
-        let one = self.0.get(name)?;
+        let one = self.described.get(name)?;
         // It has been compiled once to check it.
         let subscription =
             Subscription::compile(one.uid.clone(), one.spec.clone(), one.endpoint.clone()).ok()?;
         Some(Receiver::alone(subscription, one.state))
+    }
+
+    fn decoder(&self, source: &str) -> Option<Arc<Decoder>> {
+        self.decoders.get(source).cloned()
     }
 }

@@ -26,9 +26,7 @@ impl OfPipeline {
     /// Brings forward what was held for a subscription that takes deliveries again, and for the
     /// others of its endpoint where that was enabled.
     fn release_holds(&self, one: SubscriptionStatus, change: Change) {
-        // One that is written in a subscription is nobody else's.
-        let is_shared = *one.endpoint != *one.uid.as_str() && one.endpoint != one.name;
-        let changed = match change.is_of_endpoint() && is_shared {
+        let changed = match change.is_of_endpoint() && !one.has_own_endpoint() {
             true => self.pipeline.subscriptions(),
             false => vec![one.clone()],
         };

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -19,6 +19,8 @@ use crate::subscription::TlsFiles;
 use crate::tls::{self, certificate};
 
 const STEP: Duration = Duration::from_secs(5);
+/// Clocks that are further apart than this are worth a warning.
+const APART: SignedDuration = SignedDuration::from_secs(5);
 
 /// A node of a broker, as its URL or bootstrap address names it.
 pub struct Node<'a> {
@@ -151,5 +153,51 @@ async fn encrypted(
 pub async fn own_certificate(found: &Findings, files: Option<&TlsFiles>) {
     if let Some(path) = files.and_then(|files| files.cert.as_deref()) {
         certificate::tell_of_own(found, path, Timestamp::now()).await;
+    }
+}
+
+/// Warns where the broker's clock, which shows something between these now, is far from ours.
+pub async fn clocks(found: &Findings, earliest: Timestamp, latest: Timestamp) {
+    let apart = apart(earliest, latest, Timestamp::now());
+    if apart.abs() <= APART {
+        return;
+    }
+    let (seconds, how) = (
+        apart.abs().as_secs(),
+        match apart.is_positive() {
+            true => "ahead of",
+            false => "behind",
+        },
+    );
+    found
+        .warning(
+            format!("its clock is {seconds} s {how} ours"),
+            "signatures say our time, and receivers refuse those that are minutes off; `max_age` \
+             compares both: have both set by NTP",
+        )
+        .await;
+}
+
+/// How far a clock that shows something between `earliest` and `latest` is ahead of ours, at least.
+fn apart(earliest: Timestamp, latest: Timestamp, ours: Timestamp) -> SignedDuration {
+    let (ahead, behind) = (earliest.duration_since(ours), latest.duration_since(ours));
+    match (ahead.is_positive(), behind.is_negative()) {
+        (true, _) => ahead,
+        (_, true) => behind,
+        _ => SignedDuration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_apart_by_what_is_sure() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let apart = |earliest, latest| apart(at(earliest), at(latest), at(100)).as_secs();
+        assert_eq!(apart(99, 101), 0);
+        assert_eq!(apart(130, 131), 30);
+        assert_eq!(apart(60, 62), -38);
     }
 }

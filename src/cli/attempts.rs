@@ -90,6 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Which {
         id,
         subscription,
+        tenant,
         status: wanted,
         kind,
         topic,
@@ -99,7 +100,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         event: None,
         id,
         subscription,
-        tenant: None,
+        tenant,
         status: status.transpose().map_err(Exit::usage)?,
         kind,
         topic,
@@ -207,6 +208,7 @@ fn in_words(
     [
         ("id", query.id.clone()),
         ("subscription", query.subscription.clone()),
+        ("tenant", query.tenant.clone()),
         ("status", status.map(str::to_owned)),
         ("type", query.kind.clone()),
         ("topic", query.topic.clone()),

@@ -58,6 +58,10 @@ enum What {
 
 #[derive(Debug, Clone, clap::Args)]
 struct ListArgs {
+    /// Of this tenant only
+    #[arg(long)]
+    tenant: Option<String>,
+
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -83,6 +87,10 @@ struct OneArgs {
 struct AddArgs {
     /// The subscription as YAML or JSON, with its `name`; `-` for standard input
     file: PathBuf,
+
+    /// Make it this tenant's
+    #[arg(long)]
+    tenant: Option<String>,
 
     /// Check everything and make nothing
     #[arg(long)]
@@ -182,11 +190,9 @@ async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     let mut all: Vec<Value> = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
-        let query: Vec<_> = cursor
-            .take()
-            .map(|cursor| ("cursor", cursor))
-            .into_iter()
-            .collect();
+        let after = cursor.take().map(|cursor| ("cursor", cursor));
+        let tenant = args.tenant.clone().map(|tenant| ("tenant", tenant));
+        let query: Vec<_> = after.into_iter().chain(tenant).collect();
         let mut page: Value = admin.get("/v1/subscriptions", &query).await?;
         if let Value::Array(items) = page["subscriptions"].take() {
             all.extend(items);
@@ -217,7 +223,11 @@ fn table(all: &[Value]) -> String {
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["NAME", "OWNER", "STATE", "PARKED", "ENDPOINT", "TOPICS"]);
+    // A column for whom nobody has is none.
+    let has_tenants = all.iter().any(|one| one["tenant"].is_string());
+    let tenant = has_tenants.then_some("TENANT");
+    let columns = ["OWNER", "STATE", "PARKED", "ENDPOINT", "TOPICS"];
+    table.set_header(["NAME"].into_iter().chain(tenant).chain(columns));
     for one in all {
         let text = |key: &str| one[key].as_str().unwrap_or("-");
         let topics = one["topics"]
@@ -225,14 +235,16 @@ fn table(all: &[Value]) -> String {
             .map(Vec::as_slice)
             .unwrap_or_default();
         let topics: Vec<_> = topics.iter().filter_map(Value::as_str).collect();
-        table.add_row([
-            Cell::new(text("name")),
+        let mut row = vec![Cell::new(text("name"))];
+        row.extend(tenant.map(|_| Cell::new(text("tenant"))));
+        row.extend([
             Cell::new(text("owner")),
             Cell::new(text("state")),
             Cell::new(one["parked"].as_u64().unwrap_or(0)).set_alignment(CellAlignment::Right),
             Cell::new(text("url")),
             Cell::new(topics.join(", ")),
         ]);
+        table.add_row(row);
     }
     let mut text = String::new();
     for line in table.lines() {
@@ -258,7 +270,10 @@ async fn show(args: OneArgs) -> anyhow::Result<ExitCode> {
 
 async fn add(args: AddArgs) -> anyhow::Result<ExitCode> {
     let admin = admin(&args.config).await?;
-    let document = document(&args.file)?;
+    let mut document = document(&args.file)?;
+    if let Some(tenant) = &args.tenant {
+        of_tenant(&mut document, tenant)?;
+    }
     let query = if args.dry_run { "?dry_run=true" } else { "" };
     let made: Value = admin
         .post(&format!("/v1/subscriptions{query}"), &document)
@@ -268,6 +283,21 @@ async fn add(args: AddArgs) -> anyhow::Result<ExitCode> {
         false => "made",
     };
     said(&made, done, args.json)
+}
+
+/// Makes the document one of `tenant`, unless it says that it is another one's.
+fn of_tenant(document: &mut Value, tenant: &str) -> Result<(), Exit> {
+    let Value::Object(document) = document else {
+        // What it is instead is said by the bridge.
+        return Ok(());
+    };
+    let said = document.entry("tenant").or_insert_with(|| tenant.into());
+    match said.as_str() == Some(tenant) {
+        true => Ok(()),
+        false => Err(Exit::usage(format!(
+            "its `tenant` is {said}, and not `{tenant}`"
+        ))),
+    }
 }
 
 async fn edit(args: EditArgs) -> anyhow::Result<ExitCode> {
@@ -434,7 +464,24 @@ mod tests {
         sales  api     unusable       3  https://h  orders.*, x
         sales: /sources/0: there is no source `a`
         ");
+        let mut of_acme = one("crm", "api", "active");
+        of_acme["tenant"] = json!("acme");
+        insta::assert_snapshot!(table(&[of_acme, one("all", "config", "active")]), @r"
+        NAME  TENANT  OWNER   STATE   PARKED  ENDPOINT   TOPICS
+        crm   acme    api     active       3  https://h  orders.*, x
+        all   -       config  active       3  https://h  orders.*, x
+        ");
         assert_eq!(table(&[]), "there are no subscriptions\n");
+    }
+
+    #[test]
+    fn a_document_is_made_one_of_a_tenant_and_not_taken_from_another() {
+        let mut document = json!({ "name": "crm" });
+        of_tenant(&mut document, "acme").unwrap();
+        assert_eq!(document["tenant"], "acme");
+        of_tenant(&mut document, "acme").unwrap();
+        assert!(of_tenant(&mut document, "bolt").is_err());
+        assert!(of_tenant(&mut json!({ "tenant": null }), "acme").is_err());
     }
 
     #[test]

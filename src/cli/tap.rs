@@ -39,6 +39,10 @@ pub struct Which {
     #[arg(long, value_name = "NAME")]
     pub subscription: Option<String>,
 
+    /// Of subscriptions of this tenant
+    #[arg(long)]
+    pub tenant: Option<String>,
+
     /// `503`, `5xx`, `failed` for all but a 2xx, or an error class such as `timeout`
     #[arg(long)]
     pub status: Option<String>,
@@ -58,6 +62,7 @@ impl Which {
         let all = [
             ("id", &self.id),
             ("subscription", &self.subscription),
+            ("tenant", &self.tenant),
             ("status", &self.status),
             ("type", &self.kind),
             ("topic", &self.topic),

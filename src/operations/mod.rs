@@ -12,6 +12,7 @@ mod letters;
 pub mod parked;
 pub mod replay;
 pub mod retention;
+mod said;
 pub mod settings;
 pub mod sources;
 pub mod subscriptions;
@@ -29,6 +30,7 @@ pub use trace::{Keeper, Traces};
 use arc_swap::ArcSwap;
 
 use crate::broker::Broker;
+use crate::decode::Decoder;
 use crate::delivery::Delivery;
 use crate::journal::{self, Journal};
 use crate::pipeline::{Receiver, SubscriptionStatus};
@@ -64,6 +66,11 @@ pub trait Known: Send + Sync + 'static {
             all.iter().find(was)
         });
         found.filter(|one| one.tenant == delivery.tenant).cloned()
+    }
+
+    /// How events of `source` are decoded, if they are.
+    fn decoder(&self, _source: &str) -> Option<Arc<Decoder>> {
+        None
     }
 
     /// Whether [`Known::ordered`] is of use to anybody.
@@ -139,6 +146,11 @@ impl Operations {
     /// The subscription that `delivery` is for.
     pub fn receiver_of(&self, delivery: &Delivery) -> Option<SubscriptionStatus> {
         self.known.receiver_of(delivery)
+    }
+
+    /// How events of `source` are decoded, if they are.
+    pub fn decoder(&self, source: &str) -> Option<Arc<Decoder>> {
+        self.known.decoder(source)
     }
 
     /// The brokers on which deliveries wait and end.

@@ -18,8 +18,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::job::TooMany;
+use super::said::Said;
 use super::{Job, Operations, Pace};
 use crate::broker::{Broker, History, NotPossible, Refused, Span, Wait};
+use crate::decode::Decoder;
 use crate::delivery::{Delivery, DeliveryId, WaitKind};
 use crate::event::Event;
 use crate::pipeline::{Receiver, State};
@@ -108,6 +110,7 @@ pub async fn start(
         .history(&request.source, request.span)
         .await?;
     let keeper = broker(&source.keeper)?;
+    let decoder = operations.decoder(&request.source);
     let pace = rate_of(&request, &receiver.subscription);
     let operation = OPERATIONS[usize::from(request.dry_run)];
     let job = operations.jobs.start(operation, |job| {
@@ -132,6 +135,7 @@ pub async fn start(
         let replay = Replay {
             job,
             keeper,
+            decoder,
             pace: Pace::new((!request.dry_run).then_some(pace)),
             routes: Routes::build([receiver.clone()]),
             receiver,
@@ -211,6 +215,8 @@ fn per_second(rate: Rate) -> String {
 struct Replay {
     job: Arc<Job>,
     keeper: Arc<dyn Broker>,
+    /// Of the source.
+    decoder: Option<Arc<Decoder>>,
     pace: Pace,
     receiver: Arc<Receiver>,
     /// Of the one subscription.
@@ -261,7 +267,7 @@ impl Replay {
             let Some(event) = next else { return Ok(()) };
             let reached = past.reached();
             self.job.saw();
-            if !self.wants(&event) {
+            if !self.wants(&event).await? {
                 self.finish(AT_ONCE).await?;
                 self.passed(reached);
                 continue;
@@ -287,16 +293,28 @@ impl Replay {
         }
     }
 
-    fn wants(&self, event: &Event) -> bool {
-        let body = LazyJson::new(&event.body);
+    /// By what the event says, as its source decodes it. What cannot be decoded is nobody's then either.
+    async fn wants(&self, event: &Event) -> anyhow::Result<bool> {
+        if !self.routes.has_candidate(event) {
+            return Ok(false);
+        }
+        let said = Said::by(self.decoder.as_ref(), event).await;
+        let said = match said.map_err(anyhow::Error::msg)? {
+            Said::Undecodable => {
+                self.job.skipped("it cannot be decoded");
+                return Ok(false);
+            }
+            said => said,
+        };
+        let body = LazyJson::new(said.body(event));
         let mut matched = false;
         self.routes.visit(event, &body, |_| matched = true);
         if !matched || self.request.filter.is_everything() {
-            return matched;
+            return Ok(matched);
         }
         let Subscription { uid, spec, .. } = &self.receiver.subscription;
         let delivery = DeliveryId::of(&event.id, uid);
-        self.request.filter.matches(&Facts {
+        Ok(self.request.filter.matches(&Facts {
             subscription: Some(&spec.name),
             kind: Some(&event.kind),
             topic: Some(&event.topic),
@@ -306,7 +324,7 @@ impl Replay {
             ids: [Some(event.id.as_str()), Some(delivery.as_str()), None],
             body: Some(&body),
             ..Facts::default()
-        })
+        }))
     }
 
     /// Waits while too much waits for the subscription already. `false`: cancelled meanwhile.

@@ -21,8 +21,7 @@ use tokio::time::timeout;
 use super::{Operations, Traces, letters};
 use crate::broker::Span;
 use crate::event::{Event, EventId, HeaderValue, Headers, Origin, Place};
-use crate::pipeline::{NotTried, Pipeline, Tried, Turn};
-use crate::subscription::Uid;
+use crate::pipeline::{NotTried, SubscriptionStatus, Tried, Turn};
 
 /// How long an event of the past is looked for.
 const LOOK: Duration = Duration::from_secs(8);
@@ -85,28 +84,55 @@ pub enum NotTested {
     NotTried(#[from] NotTried),
     #[error("event `{id}` is not there to be sent again: {}", .why.join("; "))]
     NoEvent { id: String, why: Vec<String> },
+    #[error("its endpoint is the operator's, and may be another one's too")]
+    NotIts,
     #[error("{0}")]
     BadSample(String),
 }
 
-/// Sends it to the subscription that a name or a uid means.
+/// Sends it to the subscription that a name or a uid means, if it is of the `tenant` that asks, if one
+/// does. What he is told does not depend on what is there of others.
 pub async fn run(
     operations: &Operations,
     traces: &Traces,
     which: &str,
     what: What,
+    tenant: Option<&Arc<str>>,
 ) -> Result<Tried, NotTested> {
     let pipeline = traces.pipeline.as_ref().ok_or(NotTried::Unknown)?;
-    let uid = pipeline.identity(which).ok_or(NotTried::Unknown)?;
-    let turn = Turn::taken()?;
+    let one = pipeline.identity(which);
+    let one = one.and_then(|uid| pipeline.subscription(&uid));
+    let is_its = |one: &SubscriptionStatus| tenant.is_none() || one.tenant.as_ref() == tenant;
+    let one = one.filter(is_its).ok_or(NotTried::Unknown)?;
+    if tenant.is_some() && !one.has_own_endpoint() {
+        return Err(NotTested::NotIts);
+    }
+    let turn = Turn::taken(tenant)?;
     let event = match what {
-        What::Past(id) => past(operations, traces, &id).await?,
-        What::Sample(sample) => Arc::new(made_up(pipeline, &uid, *sample)?),
+        What::Past(id) => {
+            // Whoever asks: of other tenants' events it gets none.
+            let whose = Whose {
+                event: one.tenant.as_deref(),
+                asked_by: tenant.map(|tenant| &**tenant),
+            };
+            past(operations, traces, &id, whose).await?
+        }
+        What::Sample(sample) if tenant.is_some() && sample.source.is_some() => {
+            let why = "sources are the operator's: leave `source` out";
+            return Err(NotTested::BadSample(why.to_owned()));
+        }
+        What::Sample(sample) => Arc::new(made_up(&one, *sample)?),
     };
-    Ok(pipeline.try_out(turn, &uid, event).await?)
+    let tried = pipeline.try_out(turn, &one.uid, event).await;
+    Ok(tried.map_err(|why| match why {
+        NotTried::NoSchema(_) if tenant.is_some() => {
+            NotTried::NoSchema("ask the operator".to_owned())
+        }
+        why => why,
+    })?)
 }
 
-fn made_up(pipeline: &Pipeline, uid: &Uid, sample: Sample) -> Result<Event, NotTested> {
+fn made_up(status: &SubscriptionStatus, sample: Sample) -> Result<Event, NotTested> {
     let Sample {
         id,
         topic,
@@ -119,7 +145,6 @@ fn made_up(pipeline: &Pipeline, uid: &Uid, sample: Sample) -> Result<Event, NotT
         text,
         data_base64,
     } = sample;
-    let status = pipeline.subscription(uid).ok_or(NotTried::Unknown)?;
     let topic = topic.unwrap_or_else(|| {
         status
             .topics
@@ -191,19 +216,41 @@ fn fitting(pattern: &str) -> String {
     filled.collect::<Vec<_>>().join(".")
 }
 
+/// Which events of the past may be sent, and for whom they are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Whose<'a> {
+    /// Events of this tenant; any without one.
+    event: Option<&'a str>,
+    /// Who acts for a tenant knows of its own subscriptions' attempts only.
+    asked_by: Option<&'a str>,
+}
+
 /// The event of this id, as receivers see it in `webhook-id` or as its publisher gave it.
-async fn past(operations: &Operations, traces: &Traces, id: &str) -> Result<Arc<Event>, NotTested> {
+async fn past(
+    operations: &Operations,
+    traces: &Traces,
+    id: &str,
+    whose: Whose<'_>,
+) -> Result<Arc<Event>, NotTested> {
     let mut ids = vec![id.to_owned()];
     ids.extend(EventId::from_outside(id.as_bytes()).map(|id| id.to_string()));
     ids.dedup();
     let mut why = Vec::new();
-    let found = match timeout(LOOK, find(operations, traces, &ids, &mut why)).await {
+    let found = match timeout(LOOK, find(operations, traces, &ids, whose, &mut why)).await {
         Ok(found) => found,
         Err(_) => {
             why.push(format!("it was not found within {} s", LOOK.as_secs()));
             None
         }
     };
+    match (whose.asked_by, whose.event) {
+        // Names of brokers and what they say are the operator's.
+        (Some(_), _) => why = vec!["your tenant has none of this id here".to_owned()],
+        (None, Some(tenant)) => {
+            why.push(format!("only events of tenant `{tenant}` are sent to it"))
+        }
+        (None, None) => {}
+    }
     found.ok_or_else(|| NotTested::NoEvent {
         id: id.to_owned(),
         why,
@@ -214,9 +261,13 @@ async fn find(
     operations: &Operations,
     traces: &Traces,
     ids: &[String],
+    whose: Whose<'_>,
     why: &mut Vec<String>,
 ) -> Option<Arc<Event>> {
-    let is_it = |event: &Event| ids.iter().any(|id| id == event.id.as_str());
+    let is_it = |event: &Event| {
+        let is_its = whose.event.is_none() || event.tenant.as_deref() == whose.event;
+        is_its && ids.iter().any(|id| id == event.id.as_str())
+    };
     // All at once: a broker that hangs does not use up the others' time, nor the history's.
     let asked = traces.keepers.iter().map(async |(name, keeper)| {
         let first = letters::first(&*keeper.broker, |letter| {
@@ -250,6 +301,7 @@ async fn find(
             }
         }
     }
+    entries.retain(|entry| whose.asked_by.is_none_or(|tenant| entry.tenant == tenant));
     let Some(first) = entries.iter().min_by_key(|entry| entry.at) else {
         why.push("it is no dead letter, and no attempt of it was recorded here".to_owned());
         return None;

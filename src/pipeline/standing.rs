@@ -53,6 +53,11 @@ impl SubscriptionStatus {
             handshake: None,
         }
     }
+
+    /// Whether its endpoint is written in it, and nobody else's.
+    pub fn has_own_endpoint(&self) -> bool {
+        *self.endpoint == *self.uid.as_str() || self.endpoint == self.name
+    }
 }
 
 /// Which subscriptions are asked for.

@@ -5,7 +5,7 @@
 //! broker keeps anything of it, and neither the breaker nor the state of the endpoint learns of it. The
 //! journal has it, and who listens hears of it, as a `test`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -30,6 +30,9 @@ use crate::subscription::{LazyJson, Subscription, Uid};
 /// `true` on requests that are tests.
 pub const MARK: HeaderName = HeaderName::from_static("webhook-test");
 const AT_ONCE: usize = 8;
+/// Of these, those of tenants; the others are left to the operator.
+const OF_TENANTS: usize = 6;
+const OF_A_TENANT: usize = 2;
 /// Somebody waits for the answer, and not for as long as a delivery does: with what a search and a
 /// schema may take it is less than a request of the API may.
 const LONGEST: Duration = Duration::from_secs(15);
@@ -37,16 +40,41 @@ const LONGEST: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 static PLACES: Semaphore = Semaphore::const_new(AT_ONCE);
+/// For whom tests are under way.
+static TENANTS: Mutex<Vec<Arc<str>>> = Mutex::new(Vec::new());
 
 /// One of the tests that may be under way at once, from the search for its event on.
 pub struct Turn {
     _place: SemaphorePermit<'static>,
+    tenant: Option<Arc<str>>,
 }
 
 impl Turn {
-    pub fn taken() -> Result<Self, NotTried> {
-        let _place = PLACES.try_acquire().map_err(|_| NotTried::TooMany)?;
-        Ok(Self { _place })
+    /// `tenant`: for whom it is asked; without one for the operator.
+    pub fn taken(tenant: Option<&Arc<str>>) -> Result<Self, NotTried> {
+        let place = PLACES.try_acquire();
+        let _place = place.map_err(|_| NotTried::TooMany)?;
+        if let Some(tenant) = tenant {
+            let mut under_way = TENANTS.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = under_way.iter().filter(|other| *other == tenant).count();
+            if own >= OF_A_TENANT || under_way.len() >= OF_TENANTS {
+                return Err(NotTried::TooMany);
+            }
+            under_way.push(tenant.clone());
+        }
+        let tenant = tenant.cloned();
+        Ok(Self { _place, tenant })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(tenant) = &self.tenant {
+            let mut under_way = TENANTS.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = under_way.iter().position(|other| other == tenant) {
+                under_way.swap_remove(at);
+            }
+        }
     }
 }
 
@@ -72,7 +100,7 @@ pub enum NotTried {
     Undecodable(String),
     #[error("the schema registry of its source does not answer: {0}")]
     NoSchema(String),
-    #[error("{AT_ONCE} tests are under way already")]
+    #[error("as many tests are under way already as may be at once")]
     TooMany,
 }
 

@@ -1,7 +1,7 @@
 //! `template`: body, headers, query and path as minijinja templates have them.
 //!
-//! A template knows `id`, `topic`, `type`, `time`, `source`, `headers` (of the message), `data` (its
-//! body as JSON), `body` (the same as text), `params` (of the config) and `version`. What is not
+//! A template knows `id`, `topic`, `type`, `time`, `source`, `tenant`, `headers` (of the message), `data`
+//! (its body as JSON), `body` (the same as text), `params` (of the config) and `version`. What is not
 //! there is an error, not an empty text. In a body that is to be JSON every value is written as JSON, quotes included, and
 //! the whole is checked to be JSON; in XML and HTML values are escaped as those need.
 //!
@@ -33,8 +33,9 @@ const LARGEST_BODY: usize = 16 << 20;
 const LARGEST_PART: usize = 8 << 10;
 const RECURSION: usize = 64;
 /// What templates know; `data` only where the body is JSON.
-const NAMES: [&str; 10] = [
-    "id", "topic", "type", "time", "source", "headers", "data", "body", "params", "version",
+const NAMES: [&str; 11] = [
+    "id", "topic", "type", "time", "source", "tenant", "headers", "data", "body", "params",
+    "version",
 ];
 
 /// The compiled templates of one endpoint.
@@ -294,6 +295,10 @@ impl Templates {
             ("type", Value::from(&*event.kind)),
             ("time", Value::from(piece.at.to_string())),
             ("source", Value::from(&*event.source)),
+            (
+                "tenant",
+                Value::from(event.tenant.as_deref().unwrap_or_default()),
+            ),
             ("headers", Value::from_pairs(texts)),
             ("version", Value::from(piece.version.unwrap_or_default())),
         ];

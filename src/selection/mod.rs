@@ -120,6 +120,13 @@ impl Selection {
             .all(|term| term.test.holds(facts) != term.negated)
     }
 
+    /// Whether all terms hold that do not look into the body.
+    pub fn matches_but_for_body(&self, facts: &Facts<'_>) -> bool {
+        let others = self.terms.iter();
+        let mut others = others.filter(|term| !matches!(term.test, Test::Data(..)));
+        others.all(|term| term.test.holds(facts) != term.negated)
+    }
+
     /// Whether anything on this broker can be selected, so that the others need not be asked.
     pub fn may_be_on(&self, broker: &str) -> bool {
         let facts = Facts {

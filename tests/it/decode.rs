@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::receivers::{Receiver as Process, installed, root};
 use crate::support::bridge::Bridge;
 use crate::support::bus::{Bus, Kind, TOPIC};
+use crate::support::cli::run;
 use crate::support::receiver::{Answer, Receiver, Request};
 use crate::support::{SECRET, brokers, eventually};
 
@@ -531,4 +532,57 @@ fn mistakes_are_told_at_their_places() {
     10:82 `password` is missing
     11:45 unknown key `regisrty` in `decode`
     ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_of_letters_and_of_replays_see_what_a_message_says() {
+    let receiver = Receiver::answering(|_, _| Answer::status(400)).await;
+    let url = receiver.url("/");
+    let subscriptions = format!(
+        "  large: {{ topics: [orders], filter: {{ data.total: {{ $gte: 100 }} }}, retry: {{ max_attempts: 1 }}, \
+         endpoint: {{ url: '{url}', signature: none }} }}\n"
+    );
+    let sources = "  orders: { broker: here, topics: [orders], decode: {} }\n";
+    let config = config(sources, &subscriptions);
+    let config = config.replace("embedded: {}", "embedded: { retention: 1h }");
+    let bridge = Bridge::start(&config).await.ready().await;
+    let zipped = [("hookbridge-header-content-encoding", "gzip")];
+    for total in [7, 120, 300] {
+        let body = gzip(json!({ "total": total }).to_string().as_bytes());
+        publish(&bridge, "orders", &zipped, &body).await;
+    }
+    publish(&bridge, "orders", &zipped, b"no gzip").await;
+    let count = async |filter: &str| {
+        let path = format!("/v1/dead-letters/count?filter={filter}");
+        let (status, answer) = bridge.get(&path).await;
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        answer["count"].as_u64().expect("a number")
+    };
+    eventually("the letters", WITHIN, async || {
+        (count("").await == 3).then_some(())
+    })
+    .await;
+    for (filter, letters) in [
+        ("data.total:%3E=100", 2),
+        ("data.total:120", 1),
+        ("-data.total:120", 2),
+        ("subscription:large%20data.total:300", 1),
+        ("subscription:other%20data.total:300", 0),
+        ("reason:decode_failed%20-data.total:*", 1),
+    ] {
+        assert_eq!(count(filter).await, letters, "{filter}");
+    }
+    let replay = async |filter: &str| {
+        let mut arguments = vec!["replay", "--source", "orders", "--subscription", "large"];
+        arguments.extend(["--since", "1h", "--dry-run", "--json"]);
+        if !filter.is_empty() {
+            arguments.extend(["--filter", filter]);
+        }
+        let ran = run(&bridge.config_path(), &arguments).await;
+        let report: Value = serde_json::from_str(&ran.out).expect("JSON");
+        report["matched"].as_u64().expect("a number")
+    };
+    assert_eq!(replay("").await, 2, "the subscription's own filter");
+    assert_eq!(replay("data.total:>=200").await, 1);
 }

@@ -48,6 +48,17 @@ async fn a_broker_that_is_as_it_should_be_passes() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_apart_is_noticed() {
+    let config = config(&unique("doctor"), &amqp(), "queue: amq-orders");
+    for (set, how) in [("-90s", "ahead of ours"), ("+90s", "behind ours")] {
+        let said = doctor(&config).at(set).run();
+        let line = said.line("its clock is");
+        assert!(line.starts_with("warning") && line.ends_with(how), "{line}");
+        assert_eq!(said.code, 0);
+    }
+}
+
+#[tokio::test]
 async fn dangerous_settings_of_queues_are_found() {
     let (vhost, url) = virtual_host();
     let client = Client::open_at(&url).await;

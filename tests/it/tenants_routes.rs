@@ -13,7 +13,7 @@ use crate::support::bridge::Bridge;
 const TOKEN: &str = "acme-0123456789abcdef";
 
 /// What a tenant may ask for.
-const OPEN: [&str; 32] = [
+const OPEN: [&str; 35] = [
     "DELETE /v1/jobs/{id}",
     "DELETE /v1/subscriptions/{name}",
     "GET /v1/attempts",
@@ -30,6 +30,7 @@ const OPEN: [&str; 32] = [
     "GET /v1/parked",
     "GET /v1/replays",
     "GET /v1/subscriptions",
+    "GET /v1/subscriptions/export",
     "GET /v1/subscriptions/{name}",
     "GET /v1/tap",
     "PATCH /v1/subscriptions/{name}",
@@ -40,10 +41,12 @@ const OPEN: [&str; 32] = [
     "POST /v1/parked/now",
     "POST /v1/replays",
     "POST /v1/subscriptions",
+    "POST /v1/subscriptions/import",
     "POST /v1/subscriptions/{name}/enable",
     "POST /v1/subscriptions/{name}/pause",
     "POST /v1/subscriptions/{name}/resume",
     "POST /v1/subscriptions/{name}/rotate",
+    "POST /v1/subscriptions/{name}/test",
     "POST /v1/subscriptions/{name}/verify",
     "PUT /v1/subscriptions/{name}",
 ];

@@ -244,6 +244,49 @@ async fn a_collector_gets_a_span_for_the_event_and_one_for_each_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_say_whose_the_event_is() {
+    let receiver = Receiver::accepting().await;
+    let collector = Collector::start().await;
+    let bus = Bus::embedded();
+    let url = receiver.url("/");
+    let crm = subscription("crm", "orders.*", &url, "");
+    let template = r#"format: { template: { body: "{{ [id, tenant] }}" } },"#;
+    let told = subscription("told", "orders.*", &url, "")
+        .replace("endpoint: {", &format!("endpoint: {{ {template}"));
+    let of_source = "orders: { broker: here,";
+    let config = bus.config(&[crm, told].concat());
+    assert!(config.contains(of_source), "{config}");
+    let config = config.replace(
+        of_source,
+        &format!("{of_source} tenant: {{ header: x-tenant }},"),
+    );
+    let bridge = Bridge::start(&format!("{}{config}", collector.config(""))).await;
+    let bridge = bridge.ready().await;
+    let kind = "application/json";
+    let header = [("hookbridge-header-x-tenant", "acme")];
+    publish(&bridge, "evt_1", &header, kind, "{}").await;
+    publish(&bridge, "evt_2", &[], kind, "{}").await;
+    let requests = receiver.wait_for(4, SOON).await;
+    for span in collector.wait_for(6).await {
+        let wanted = match attribute(&span, "messaging.message.id").as_str() {
+            Some("evt_1") => json!("acme"),
+            _ => Value::Null,
+        };
+        assert_eq!(attribute(&span, "hookbridge.tenant"), wanted, "{span}");
+    }
+    // A template may tell it; nothing else does.
+    let mut bodies: Vec<_> = requests
+        .iter()
+        .map(|it| String::from_utf8_lossy(&it.body))
+        .collect();
+    bodies.sort();
+    assert_eq!(
+        bodies,
+        [r#"["evt_1","acme"]"#, r#"["evt_2",""]"#, "{}", "{}"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_samples_leaves_no_span_and_goes_on_as_it_came() {
     let receiver = Receiver::accepting().await;
     let collector = Collector::start().await;

@@ -220,6 +220,7 @@ fn finish(operation: &mut Value) {
         if let Some(merge) = patch.get("application/merge-patch+json").cloned() {
             patch.insert("application/json".to_owned(), merge);
         }
+        by_lines(patch);
     }
     let responses = object(&mut operation["responses"]);
     for (status, description) in common {
@@ -239,12 +240,17 @@ fn finish(operation: &mut Value) {
         let Some(content) = response.get_mut("content") else {
             continue;
         };
-        for (kind, said) in object(content) {
-            if STREAMED.contains(&kind.as_str())
-                && let Some(line) = object(said).remove("schema")
-            {
-                object(said).insert("x-line".to_owned(), line);
-            }
+        by_lines(object(content));
+    }
+}
+
+/// What is said of the content is said of a line of it.
+fn by_lines(content: &mut Map<String, Value>) {
+    for (kind, said) in content {
+        if STREAMED.contains(&kind.as_str())
+            && let Some(line) = object(said).remove("schema")
+        {
+            object(said).insert("x-line".to_owned(), line);
         }
     }
 }
@@ -305,6 +311,21 @@ fn examples(document: &mut Value) {
         (
             "TestOrder",
             json!({ "sample": { "type": "order.created", "data": { "total": 120 } } }),
+        ),
+        (
+            "ExportedLine",
+            json!({ "format": 1, "subscription": {
+                "uid": "api:01a201faf7a87092a931c4362042db35",
+                "name": "erp",
+                "revision": 1,
+                "made_at": "2026-11-22T06:39:14Z",
+                "changed_at": "2026-11-22T06:39:14Z",
+                "document": {
+                    "name": "erp",
+                    "topics": ["orders.#"],
+                    "endpoint": { "url": "https://erp.example.com/hooks", "signature": "none" },
+                },
+            } }),
         ),
         ("Log", json!({ "filter": "info,hookbridge::deliver=debug" })),
     ] {

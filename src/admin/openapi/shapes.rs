@@ -5,6 +5,7 @@
     reason = "they are described and never made; the client that tries every operation holds them to what is sent"
 )]
 
+use jiff::Timestamp;
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -59,6 +60,50 @@ pub struct SubscriptionWanted(Value);
 #[derive(ToSchema)]
 #[schema(value_type = Object)]
 pub struct SubscriptionPatch(Value);
+
+/// A line of an export.
+#[derive(ToSchema)]
+pub struct ExportedLine {
+    /// Of what a line looks like: 1.
+    #[schema(minimum = 1)]
+    format: u64,
+    /// The id of the key of `store_key` that opens it, where something in it is sealed.
+    #[schema(required = false)]
+    key: Option<String>,
+    #[schema(required = false)]
+    paused: bool,
+    subscription: ExportedSubscription,
+}
+
+/// A subscription as it is kept.
+#[derive(ToSchema)]
+pub struct ExportedSubscription {
+    #[schema(pattern = "^api:[0-9a-f-]{1,64}$")]
+    uid: String,
+    name: String,
+    #[schema(minimum = 1)]
+    revision: u64,
+    made_at: Timestamp,
+    changed_at: Timestamp,
+    /// As it was written, without what is sealed.
+    #[schema(value_type = Object)]
+    document: Value,
+    /// Its `endpoint`, where that was written in it.
+    #[schema(required = false)]
+    endpoint: Option<SealedEndpoint>,
+    /// Until when its second secret signs, its third, and so on.
+    #[schema(required = false)]
+    old_until: Vec<Timestamp>,
+}
+
+/// What only a key of the operator makes readable.
+#[derive(ToSchema)]
+pub struct SealedEndpoint {
+    /// The id of the key.
+    key: String,
+    /// In base64.
+    data: String,
+}
 
 #[derive(ToSchema)]
 pub struct ReplaysShown {

@@ -1,25 +1,28 @@
 //! Inspecting Kafka: nodes, login, our topics, and the topics, offsets and lag of sources.
 //!
-//! Nothing is made or written; whether we may make topics is asked by a request that is validated
-//! only. Whether we may produce cannot be asked without producing.
+//! Nothing is made; whether we may make topics is asked by a request that is validated only. Whether we
+//! may produce, and what the cluster's clock shows, cannot be asked without producing: where the topic of
+//! dead letters is there, it gets a marker as it does at each start.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use rdkafka::admin::ConfigResource;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 use rdkafka::{ClientContext, TopicPartitionList};
+use tokio::time::Instant;
 
 use super::client::{ASK, blocking};
 use super::commits::committed;
 use super::topics::{self, Size, Topic, number};
-use super::{Kafka, names, wanted};
-use crate::broker::inspect::{Node, own_certificate, reach};
+use super::{Kafka, names, probe, wanted};
+use crate::broker::inspect::{Node, clocks, own_certificate, reach};
 use crate::finding::Findings;
 
 const DEFAULT_PORT: u16 = 9092;
@@ -246,6 +249,15 @@ async fn own_topics(kafka: &Kafka, cluster: &Cluster, size: Size, found: &Findin
     for topic in &there {
         replication(&topic.name, cluster, found).await;
     }
+    in_sync(&there, &configs, cluster, found).await;
+    let dead = names::dead(&settings.group);
+    let stamped = |(topic, config): (&Topic, &Option<ConfigResource>)| {
+        let config = config.as_ref().filter(|_| topic.name == dead);
+        config.is_some_and(|config| is(config, "message.timestamp.type", "LogAppendTime"))
+    };
+    if there.iter().zip(&configs).any(stamped) {
+        clock(kafka, &dead, found).await;
+    }
     if missing.is_empty() {
         return;
     }
@@ -342,6 +354,84 @@ async fn replication(topic: &str, cluster: &Cluster, found: &Findings) {
                 "the loss of one broker loses it: use a replication factor of 3",
             )
             .await;
+    }
+}
+
+/// How many copies have to confirm, against how many there are.
+#[derive(Debug, PartialEq, Eq)]
+enum InSync {
+    /// As it should be, or not known.
+    Right,
+    /// One confirms, and others are there.
+    One,
+    /// More than there are: nothing can be written.
+    TooMany,
+}
+
+fn judged(least: Option<i64>, copies: usize) -> InSync {
+    match least.and_then(|least| usize::try_from(least).ok()) {
+        Some(least) if least > copies => InSync::TooMany,
+        Some(1) if copies > 1 => InSync::One,
+        _ => InSync::Right,
+    }
+}
+
+/// Says where what the cluster confirms may be in one copy only, or nothing can be confirmed.
+async fn in_sync(
+    there: &[Topic],
+    configs: &[Option<ConfigResource>],
+    cluster: &Cluster,
+    found: &Findings,
+) {
+    let mut one = Vec::new();
+    for (topic, config) in there.iter().zip(configs) {
+        let name = &topic.name;
+        let partitions = cluster.topics.get(name).into_iter().flatten();
+        let Some(copies) = partitions.map(|partition| partition.replicas).min() else {
+            continue;
+        };
+        let least = config.as_ref();
+        let least = least.and_then(|config| number(config, "min.insync.replicas"));
+        match judged(least, copies) {
+            InSync::Right => {}
+            InSync::One => one.push(name.as_str()),
+            InSync::TooMany => {
+                let least = least.unwrap_or_default();
+                let what = format!(
+                    "topic {name}: min.insync.replicas is {least}, and there are {copies} copies"
+                );
+                let advice = "nothing can be written to it: lower it, or have more copies made";
+                found.problem(what, advice).await;
+            }
+        }
+    }
+    if let Some(first) = one.first() {
+        let others = match one.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more of ours"),
+        };
+        found
+            .warning(
+                format!("topic {first}{others}: min.insync.replicas is 1"),
+                "what is confirmed may be in one copy, and is lost with it: set it to 2",
+            )
+            .await;
+    }
+}
+
+/// Writes a marker among the dead letters, and compares the time that the cluster stamps on it.
+async fn clock(kafka: &Kafka, dead: &str, found: &Findings) {
+    let began = Instant::now();
+    if let Err(error) = probe::mark(kafka, dead).await {
+        let what = format!("topic {dead} takes no marker: {error:#}");
+        let advice = "allow us `Write` on our topics; see the log of the broker";
+        return found.problem(what, advice).await;
+    }
+    let earliest = kafka.clock.reached_ms().map(Timestamp::from_millisecond);
+    if let Some(Ok(earliest)) = earliest {
+        // It was stamped at some time on the way there and back.
+        let latest = earliest.checked_add(began.elapsed());
+        clocks(found, earliest, latest.unwrap_or(earliest)).await;
     }
 }
 
@@ -568,6 +658,19 @@ async fn lag(kafka: &Kafka, group: &str, topic: &str, partitions: usize) -> anyh
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_confirms_is_judged_by_how_many_copies_there_are() {
+        for (least, copies, judgement) in [
+            (Some(2), 3, InSync::Right),
+            (Some(1), 1, InSync::Right),
+            (Some(1), 3, InSync::One),
+            (Some(2), 1, InSync::TooMany),
+            (None, 3, InSync::Right),
+        ] {
+            assert_eq!(judged(least, copies), judgement, "{least:?} of {copies}");
+        }
+    }
 
     #[test]
     fn bootstrap_addresses_are_read() {

@@ -57,7 +57,7 @@ async fn once(kafka: &Arc<Kafka>) -> anyhow::Result<()> {
     let group = &kafka.settings.group;
     let tier = kafka.settings.tiers.shortest();
     let mut came_back = kafka.came_back.subscribe();
-    send(kafka, &names::dead(group), Some(b"probe"))
+    mark(kafka, &names::dead(group))
         .await
         .context("a marker among the dead letters")?;
     let topic = names::tier(group, WaitKind::Retry, tier);
@@ -78,6 +78,11 @@ async fn once(kafka: &Arc<Kafka>) -> anyhow::Result<()> {
     timeout(tier + SLACK, seen)
         .await
         .with_context(|| format!("a marker on topic {topic} did not come back"))
+}
+
+/// Writes the marker to `dead`, the topic of dead letters, where the next one takes its place.
+pub async fn mark(kafka: &Kafka, dead: &str) -> anyhow::Result<()> {
+    send(kafka, dead, Some(b"probe")).await.map(drop)
 }
 
 async fn send(kafka: &Kafka, topic: &str, key: Option<&[u8]>) -> anyhow::Result<(i32, i64)> {

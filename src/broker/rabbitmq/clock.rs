@@ -59,6 +59,12 @@ impl Reading {
             .filter(|_| self.back.elapsed() < GOOD_FOR)
     }
 
+    /// What the broker's clock shows now, at the earliest and at the latest.
+    pub fn now(&self) -> Option<(Timestamp, Timestamp)> {
+        let earliest = self.stamp.checked_add(self.back.elapsed()).ok()?;
+        Some((earliest, self.at_the_latest()?))
+    }
+
     /// How much time has passed since the broker's clock showed `since`, at least.
     pub fn passed(&self, since: Timestamp) -> Duration {
         let now = self.stamp.checked_add(self.back.elapsed());

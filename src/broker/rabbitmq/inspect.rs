@@ -18,8 +18,8 @@ use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
 use super::connect::{Connector, answer, hang_up};
 use super::greeting::Version;
 use super::topology::{self, Argument, Arguments, Declarer, refusal};
-use super::{RabbitMq, SourceSettings, failures};
-use crate::broker::inspect::{Node, own_certificate, reach};
+use super::{RabbitMq, SourceSettings, clock, failures};
+use crate::broker::inspect::{Node, clocks, own_certificate, reach};
 use crate::finding::Findings;
 
 /// A queue has fewer arguments than this.
@@ -68,6 +68,12 @@ pub async fn broker(broker: &RabbitMq, found: &Findings) {
     if broker.settings.keeps_deliveries {
         own_queues(broker, &mut declarer, version, found).await;
         moment(broker, &connection, found).await;
+        // Where it cannot be known, that is said by what is looked at besides.
+        if let Ok(reading) = clock::look(broker).await
+            && let Some((earliest, latest)) = reading.now()
+        {
+            clocks(found, earliest, latest).await;
+        }
     }
     for source in broker.sources.load().iter() {
         of_source(source, &mut declarer, version, found).await;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::admin;
-use crate::cli::admin::Admin;
+use crate::cli::admin::{Admin, escaped};
 use crate::cli::dead::export::Unfinished;
 use crate::cli::exit::Exit;
 use crate::cli::settings::ConfigFile;
@@ -25,6 +25,10 @@ pub struct ExportArgs {
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 
+    /// Of this tenant only
+    #[arg(long)]
+    tenant: Option<String>,
+
     #[command(flatten)]
     config: ConfigFile,
 }
@@ -33,6 +37,10 @@ pub struct ExportArgs {
 pub struct ImportArgs {
     /// What `export` has written
     file: PathBuf,
+
+    /// As one who acts for this tenant: a line of another one is refused
+    #[arg(long)]
+    tenant: Option<String>,
 
     /// Check everything and make nothing
     #[arg(long)]
@@ -51,12 +59,12 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<ExitCode> {
     let written = match &args.out {
         None => {
             let mut out = BufWriter::new(std::io::stdout().lock());
-            write(&admin, &mut out).await?
+            write(&admin, args.tenant, &mut out).await?
         }
         Some(path) => {
             let unfinished = Unfinished::beside(path)?;
             let mut out = BufWriter::new(&unfinished.file);
-            let written = write(&admin, &mut out).await?;
+            let written = write(&admin, args.tenant, &mut out).await?;
             drop(out);
             unfinished.finish(path)?;
             written
@@ -66,8 +74,13 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn write(admin: &Admin, out: &mut impl Write) -> anyhow::Result<usize> {
-    let mut lines = admin.lines(EXPORT, &[]).await?;
+async fn write(
+    admin: &Admin,
+    tenant: Option<String>,
+    out: &mut impl Write,
+) -> anyhow::Result<usize> {
+    let query: Vec<_> = tenant.map(|it| ("tenant", it)).into_iter().collect();
+    let mut lines = admin.lines(EXPORT, &query).await?;
     let mut written = 0;
     while let Some(line) = lines.next().await? {
         out.write_all(&line)?;
@@ -87,15 +100,16 @@ fn counted(count: usize, what: &str) -> String {
 /// 0 when all of them are there now, 1 when some are not.
 pub async fn import(args: ImportArgs) -> anyhow::Result<ExitCode> {
     let admin = admin(&args.config).await?;
+    let tenant = args.tenant.as_deref();
     let mut parts = Parts::of(&args.file)?;
     while let Some(part) = parts.next()? {
-        each(&admin, part, true, |_| Ok(())).await?;
+        each(&admin, part, true, tenant, |_| Ok(())).await?;
     }
     let mut out = std::io::stdout().lock();
     let (mut made, mut unchanged, mut left) = (0, 0, 0);
     let mut parts = Parts::of(&args.file)?;
     while let Some(part) = parts.next()? {
-        each(&admin, part, args.dry_run, |imported| {
+        each(&admin, part, args.dry_run, tenant, |imported| {
             match imported.result {
                 Came::Made => made += 1,
                 Came::Unchanged => unchanged += 1,
@@ -132,12 +146,16 @@ async fn each(
     admin: &Admin,
     part: Part,
     dry_run: bool,
+    tenant: Option<&str>,
     mut with: impl FnMut(Imported) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let Part { first_line, text } = part;
     let lines = text.split(|byte| *byte == b'\n');
     let mut left = lines.filter(|line| !line.trim_ascii().is_empty()).count();
-    let path = format!("/v1/subscriptions/import?dry_run={dry_run}&first_line={first_line}");
+    let tenant = tenant.map(|tenant| format!("&tenant={}", escaped(tenant)));
+    let tenant = tenant.unwrap_or_default();
+    let path =
+        format!("/v1/subscriptions/import?dry_run={dry_run}&first_line={first_line}{tenant}");
     let mut came = admin.post_lines(&path, text).await?;
     while let Some(line) = came.next().await? {
         with(serde_json::from_slice(&line)?)?;

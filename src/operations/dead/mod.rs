@@ -18,8 +18,9 @@ pub use change::{Retry, purge, retry, retry_one};
 pub use look::{Count, Cursor, Group, Groups, Page, count, export, find, groups, list};
 pub use shown::{Receiver, Shown, ShownHeader};
 
-use super::Operations;
 use super::job::TooMany;
+use super::said::Said;
+use super::{Known, Operations};
 use crate::broker::{Broker, Letter, Letters, NotOpened, Purpose, Refused};
 use crate::selection::{Facts, Selection};
 use crate::subscription::LazyJson;
@@ -68,6 +69,8 @@ impl From<NotOpened> for NotDone {
 
 /// Goes through the letters of several brokers, one broker after the other.
 struct Rounds {
+    /// Whose sources decode.
+    known: Arc<dyn Known>,
     selection: Selection,
     tenant: Option<Arc<str>>,
     passes: VecDeque<Pass>,
@@ -114,6 +117,7 @@ impl Rounds {
             }
         }
         Ok(Self {
+            known: operations.known.clone(),
             selection: choice.selection.clone(),
             tenant: choice.tenant.clone(),
             passes,
@@ -144,7 +148,15 @@ impl Rounds {
                         continue;
                     }
                     let broker = pass.broker.clone();
-                    let is_selected = is_selected(&self.selection, &letter, broker.name());
+                    let chosen = (&*self.known, &self.selection);
+                    let is_selected = is_selected(chosen, &letter, broker.name()).await;
+                    let is_selected = match is_selected {
+                        Ok(is_selected) => is_selected,
+                        Err(refused) => {
+                            close(std::mem::take(&mut self.passes)).await;
+                            return Err(refused);
+                        }
+                    };
                     return Ok(Some((letter, is_selected, broker)));
                 }
                 Ok(None) => {
@@ -183,12 +195,37 @@ async fn close(passes: VecDeque<Pass>) {
     }
 }
 
-fn is_selected(selection: &Selection, letter: &Letter, broker: &str) -> bool {
+/// A term about the body looks into what the event says, as its source decodes it.
+async fn is_selected(
+    (known, selection): (&dyn Known, &Selection),
+    letter: &Letter,
+    broker: &Arc<str>,
+) -> Result<bool, Refused> {
+    let event = &letter.delivery.event;
+    if !may_be_selected(selection, letter, broker) {
+        return Ok(false);
+    }
+    let decoder = known.decoder(&event.source);
+    let decoder = decoder.filter(|_| letter.has_body && selection.needs_body());
+    let said = Said::by(decoder.as_ref(), event).await;
+    let said = said.map_err(|why| {
+        let broker = broker.clone();
+        Refused::Unavailable { broker, why }
+    })?;
+    let body = LazyJson::new(said.body(event));
+    Ok(selection.matches(&facts(letter, broker, &body)))
+}
+
+fn may_be_selected(selection: &Selection, letter: &Letter, broker: &str) -> bool {
+    let body = LazyJson::new(&letter.delivery.event.body);
+    selection.matches_but_for_body(&facts(letter, broker, &body))
+}
+
+fn facts<'a>(letter: &'a Letter, broker: &'a str, body: &'a LazyJson<'a>) -> Facts<'a> {
     let delivery = &letter.delivery;
     let event = &delivery.event;
-    let body = LazyJson::new(&event.body);
     let named = |text: &'_ str| !text.is_empty();
-    selection.matches(&Facts {
+    Facts {
         subscription: Some(&*delivery.subscription).filter(|text| named(text)),
         reason: Some(letter.reason.as_str()),
         kind: Some(&event.kind),
@@ -198,6 +235,6 @@ fn is_selected(selection: &Selection, letter: &Letter, broker: &str) -> bool {
         result: delivery.progress.last_result.as_deref(),
         at: Some(letter.dead_at),
         ids: [Some(delivery.id.as_str()), Some(event.id.as_str()), None],
-        body: Some(&body),
-    })
+        body: Some(body),
+    }
 }

@@ -46,7 +46,7 @@ pub use once::Once;
 pub use refused::Refused;
 pub use rotation::{DEFAULT_OVERLAP, LONGEST_OVERLAP, Rotation};
 pub use shared::{Sharing, SharingMeters};
-pub use transfer::{Came, Checked, Flawed, Imported, Line, MOST_LINES};
+pub use transfer::{Came, Checked, Flawed, Imported, Line, MOST_LINES, Reached};
 
 /// Reads what callers write, by the config that is in force.
 pub trait Reader: Send + Sync + 'static {

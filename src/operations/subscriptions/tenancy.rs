@@ -20,7 +20,7 @@ pub(super) fn tenant_of(document: &Value) -> Option<&str> {
 
 /// Makes `document` one of `tenant`, if it says nothing else.
 pub(super) fn own(document: &mut Value, tenant: Option<&Arc<str>>) -> Result<(), Refused> {
-    let (Some(tenant), Value::Object(written)) = (tenant, document) else {
+    let (Some(tenant), Value::Object(written)) = (tenant, &mut *document) else {
         return Ok(());
     };
     let mut mistakes = Vec::new();
@@ -34,17 +34,31 @@ pub(super) fn own(document: &mut Value, tenant: Option<&Arc<str>>) -> Result<(),
             help: Some("leave `tenant` out".to_owned()),
         });
     }
-    if written.get("endpoint").is_some_and(Value::is_string) {
-        mistakes.push(Mistake {
-            pointer: "/endpoint".to_owned(),
-            message: "endpoints of the config are the operator's".to_owned(),
-            help: Some("write the endpoint here, with its `url`".to_owned()),
-        });
-    }
+    mistakes.extend(of_operator(document));
     match mistakes.is_empty() {
         true => Ok(()),
         false => Err(Refused::Invalid(mistakes)),
     }
+}
+
+/// What is wrong with a line of an export that somebody who acts for `tenant` takes in: it is another
+/// one's, or of the operator, even where it does not say so.
+pub(super) fn of_another(document: &Value, tenant: &str) -> Option<Mistake> {
+    (tenant_of(document) != Some(tenant)).then(|| Mistake {
+        pointer: "/tenant".to_owned(),
+        message: format!("you act for tenant `{tenant}`"),
+        help: None,
+    })
+}
+
+/// What is wrong with its endpoint for whoever acts for a tenant.
+pub(super) fn of_operator(document: &Value) -> Option<Mistake> {
+    let is_named = document.get("endpoint").is_some_and(Value::is_string);
+    is_named.then(|| Mistake {
+        pointer: "/endpoint".to_owned(),
+        message: "endpoints of the config are the operator's".to_owned(),
+        help: Some("write the endpoint here, with its `url`".to_owned()),
+    })
 }
 
 /// Refuses a change that would give it to another tenant.
@@ -94,7 +108,7 @@ impl Registry {
     }
 }
 
-fn is_of(record: &Registered, tenant: &str) -> bool {
+pub(super) fn is_of(record: &Registered, tenant: &str) -> bool {
     tenant_of(&record.document) == Some(tenant)
 }
 

@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::shared::What;
-use super::{Mistake, Refused, Registry, Settings, document, load, opened, sealed};
+use super::tenancy::{is_of, of_another, of_operator};
+use super::{Cursor, Mistake, Refused, Registry, Settings, document, load, opened, sealed};
+use crate::pipeline::Wanted;
 use crate::store::{KeyError, Registered};
 use crate::subscription::Uid;
 
@@ -33,6 +35,10 @@ const AT_ONCE: usize = 1_000;
 /// Mistakes that are told.
 const MOST_MISTAKES: usize = 100;
 const REMOVED: &str = "it was removed, and a removed uid does not come again";
+/// There is room for more changes behind it than anybody makes.
+const LAST_REVISION: u64 = i64::MAX as u64;
+/// For who may not know whether it is another tenant's.
+const NO_LONGER_FREE: &str = "its uid was given to another one, and does not come again";
 /// Results that wait for whoever reads them.
 const WAITING: usize = 64;
 
@@ -91,11 +97,35 @@ pub struct Checked {
     paused: bool,
 }
 
+/// How far an export has come.
+#[derive(Debug, Clone)]
+pub enum Reached {
+    /// Of all.
+    Uid(Uid),
+    /// Of a tenant's.
+    Place(Cursor),
+}
+
 impl Registry {
-    /// The next lines behind `after`, and what they end with; `None` after the last ones.
-    pub fn exported(&self, after: Option<&Uid>) -> Result<Option<(Vec<Line>, Uid)>, Refused> {
-        let page = self.store.registered_after(after, PAGE)?;
-        let Some(last) = page.last().map(|record| record.uid.clone()) else {
+    /// The next lines, of one tenant or of all, and how far they go; `None` after the last ones.
+    pub fn exported(
+        &self,
+        tenant: Option<&Arc<str>>,
+        after: Option<&Reached>,
+    ) -> Result<Option<(Vec<Line>, Reached)>, Refused> {
+        let (page, reached) = match (tenant, after) {
+            (Some(tenant), after) => self.page_of(tenant, after)?,
+            (None, after) => {
+                let after = match after {
+                    Some(Reached::Uid(uid)) => Some(uid),
+                    _ => None,
+                };
+                let page = self.store.registered_after(after, PAGE)?;
+                let last = page.last().map(|record| Reached::Uid(record.uid.clone()));
+                (page, last)
+            }
+        };
+        let Some(reached) = reached else {
             return Ok(None);
         };
         let mut lines = Vec::with_capacity(page.len());
@@ -107,21 +137,67 @@ impl Registry {
                 subscription: record,
             });
         }
-        Ok(Some((lines, last)))
+        Ok(Some((lines, reached)))
+    }
+
+    /// Of a tenant, by the index of its own: however many others have, it costs what it has itself.
+    fn page_of(
+        &self,
+        tenant: &Arc<str>,
+        after: Option<&Reached>,
+    ) -> Result<(Vec<Registered>, Option<Reached>), Refused> {
+        let wanted = Wanted {
+            tenant: Some(tenant.clone()),
+            labels: Vec::new(),
+        };
+        let place = match after {
+            Some(Reached::Place(cursor)) => Some(cursor.place()),
+            _ => None,
+        };
+        let (found, _) = self.pipeline.subscriptions_after(&wanted, place, PAGE);
+        let mut each: Vec<_> = found
+            .into_iter()
+            .map(|one| (one.name.to_string(), one.uid.to_string()))
+            .collect();
+        let mut last = each.last().cloned();
+        if after.is_none() {
+            // Those that are not in force are few, and in no index.
+            let unusable = self.unusable_after(None).into_iter();
+            let its = unusable.filter(|one| one.is(&wanted));
+            each.extend(its.map(|one| (one.name, one.uid)));
+            last = last.or_else(|| each.last().cloned());
+        }
+        let mut page = Vec::with_capacity(each.len());
+        for (_, uid) in each {
+            let record = self.store.registered_with(&Uid::from_stored(&uid))?;
+            page.extend(record.filter(|record| is_of(record, tenant)));
+        }
+        let reached = last.map(|(name, uid)| Reached::Place(Cursor::at(name, uid)));
+        Ok((page, reached))
     }
 
     /// Checks all lines of `text`; those that are empty are passed over. By the config that is in force
-    /// now: each is looked at again when it is made.
-    pub async fn check_lines(self: &Arc<Self>, text: Bytes) -> Result<Vec<Checked>, Vec<Flawed>> {
+    /// now: each is looked at again when it is made. `tenant`: for whom they are taken in; without one for
+    /// the operator.
+    pub async fn check_lines(
+        self: &Arc<Self>,
+        text: Bytes,
+        tenant: Option<Arc<str>>,
+    ) -> Result<Vec<Checked>, Vec<Flawed>> {
         let registry = self.clone();
-        let checking = tokio::task::spawn_blocking(move || registry.check_all(&text));
+        let checking =
+            tokio::task::spawn_blocking(move || registry.check_all(&text, tenant.as_ref()));
         checking.await.unwrap_or_else(|why| {
             let mistake = Mistake::at(String::new(), format!("the check has failed: {why}"));
             Err(vec![Flawed { line: 1, mistake }])
         })
     }
 
-    fn check_all(&self, text: &[u8]) -> Result<Vec<Checked>, Vec<Flawed>> {
+    fn check_all(
+        &self,
+        text: &[u8],
+        tenant: Option<&Arc<str>>,
+    ) -> Result<Vec<Checked>, Vec<Flawed>> {
         let settings = self.shared.settings();
         let mut flawed = Vec::new();
         let mut checked: Vec<Checked> = Vec::new();
@@ -129,43 +205,56 @@ impl Registry {
         let lines = text.split(|byte| *byte == b'\n').enumerate();
         for (at, bytes) in lines.filter(|(_, bytes)| !bytes.trim_ascii().is_empty()) {
             let line = at + 1;
-            let mut wrong = |pointer: &str, message: String| {
+            let wrong = |pointer: &str, message: String| {
                 let mistake = Mistake::at(pointer.to_owned(), message);
-                flawed.push(Flawed { line, mistake });
+                Flawed { line, mistake }
             };
             if checked.len() == MOST_LINES {
-                wrong("", format!("more than {MOST_LINES} lines at once"));
+                flawed.push(wrong("", format!("more than {MOST_LINES} lines at once")));
                 break;
             }
             let read = match read(bytes) {
                 Ok(read) => read,
                 Err(message) => {
-                    wrong("", message);
+                    flawed.push(wrong("", message));
                     continue;
                 }
             };
             let (record, paused) = (read.subscription, read.paused);
             if !record.uid.is_made() {
-                wrong("/subscription/uid", "no uid of the API".to_owned());
+                flawed.push(wrong("/subscription/uid", "no uid of the API".to_owned()));
+                continue;
+            }
+            if !(1..=LAST_REVISION).contains(&record.revision) {
+                let range = format!("a revision is a number from 1 to {LAST_REVISION}");
+                flawed.push(wrong("/subscription/revision", range));
+                continue;
+            }
+            let foreign = tenant.and_then(|tenant| of_another(&record.document, tenant));
+            if let Some(mistake) = foreign {
+                flawed.push(of_document(line, mistake));
                 continue;
             }
             if !uids.insert(record.uid.clone()) || !names.insert(record.name.clone()) {
                 let twice = "its uid or its name is there twice";
-                wrong("/subscription", twice.to_owned());
+                flawed.push(wrong("/subscription", twice.to_owned()));
                 continue;
             }
             match opened(&settings.keys, &record) {
                 Ok(document) if document["name"] != record.name.as_str() => {
                     let other = "it is not the one that the document has";
-                    wrong("/subscription/name", other.to_owned());
+                    flawed.push(wrong("/subscription/name", other.to_owned()));
                 }
-                Ok(document) => checked.push(Checked {
-                    line,
-                    record,
-                    document,
-                    paused,
-                }),
-                Err(why) => wrong("/subscription/endpoint", unopened(&why)),
+                Ok(document) => match tenant.and_then(|it| self.not_its(it, &record, &document)) {
+                    Some(mistake) => flawed.push(of_document(line, mistake)),
+                    None => checked.push(Checked {
+                        line,
+                        record,
+                        document,
+                        paused,
+                    }),
+                },
+                Err(why) => flawed.push(wrong("/subscription/endpoint", unopened(&why))),
             }
         }
         for some in checked.chunks(AT_ONCE) {
@@ -177,6 +266,17 @@ impl Registry {
         flawed.sort_by_key(|flawed| flawed.line);
         flawed.truncate(MOST_MISTAKES);
         Err(flawed)
+    }
+
+    /// What is wrong for whoever acts for this tenant: an endpoint of the operator's, unless the operator
+    /// has made it so.
+    fn not_its(&self, tenant: &Arc<str>, record: &Registered, document: &Value) -> Option<Mistake> {
+        let mistake = of_operator(document)?;
+        let there = self.store.registered_with(&record.uid).ok().flatten();
+        let is_so = there.is_some_and(|there| {
+            is_of(&there, tenant) && there.document.get("endpoint") == document.get("endpoint")
+        });
+        (!is_so).then_some(mistake)
     }
 
     /// What the config that is in force finds wrong.
@@ -203,14 +303,8 @@ impl Registry {
                     Err(why) => vec![Mistake::at(String::new(), format!("{why:#}"))],
                 },
             };
-            let line = one.line;
-            flawed.extend(mistakes.into_iter().map(|mistake| Flawed {
-                line,
-                mistake: Mistake {
-                    pointer: format!("/subscription/document{}", mistake.pointer),
-                    ..mistake
-                },
-            }));
+            let mistakes = mistakes.into_iter();
+            flawed.extend(mistakes.map(|mistake| of_document(one.line, mistake)));
         }
         flawed
     }
@@ -221,6 +315,7 @@ impl Registry {
         self: &Arc<Self>,
         checked: Vec<Checked>,
         dry_run: bool,
+        tenant: Option<Arc<str>>,
     ) -> mpsc::Receiver<Imported> {
         let (results, came) = mpsc::channel(WAITING);
         let registry = self.clone();
@@ -228,7 +323,7 @@ impl Registry {
             let mut made = 0_usize;
             for one in checked {
                 let (line, name, uid) = (one.line, one.record.name.clone(), one.record.uid.clone());
-                let (result, why) = match registry.import_one(one, dry_run).await {
+                let (result, why) = match registry.import_one(one, dry_run, tenant.as_ref()).await {
                     Ok((result, why)) => (result, why),
                     Err(refused) => (Came::Failed, Some(refused.to_string())),
                 };
@@ -258,6 +353,7 @@ impl Registry {
         &self,
         checked: Checked,
         dry_run: bool,
+        tenant: Option<&Arc<str>>,
     ) -> Result<(Came, Option<String>), Refused> {
         let Checked {
             record,
@@ -267,6 +363,9 @@ impl Registry {
         } = checked;
         let settings = self.settings.lock().await;
         if let Some(there) = self.store.registered_with(&record.uid)? {
+            if tenant.is_some_and(|tenant| !is_of(&there, tenant)) {
+                return Ok((Came::Conflict, Some(not_free(tenant).to_owned())));
+            }
             let same = there.revision == record.revision
                 && there.name == record.name
                 && there.old_until == record.old_until
@@ -293,7 +392,7 @@ impl Registry {
         }
         // Told all the same, it would be what is last said of it until that is put right.
         if self.shared.is_removed(&record.uid).await {
-            return Ok((Came::Conflict, Some(REMOVED.to_owned())));
+            return Ok((Came::Conflict, Some(not_free(tenant).to_owned())));
         }
         let (in_effect, _) = load::in_effect(&record, document.clone(), Timestamp::now());
         let prepared = match self.checked(&settings, &record.uid, &in_effect) {
@@ -316,7 +415,7 @@ impl Registry {
         }
         let conflict = match self.put(record, prepared).await {
             Ok(()) => return Ok((Came::Made, None)),
-            Err(Refused::Changed) => (Came::Conflict, Some(REMOVED.to_owned())),
+            Err(Refused::Changed) => (Came::Conflict, Some(not_free(tenant).to_owned())),
             // It may come into force later, and is paused then.
             Err(other) => of_this_line(other)?,
         };
@@ -325,6 +424,24 @@ impl Registry {
             self.shared.forget_pauses(&[uid]).await;
         }
         Ok(conflict)
+    }
+}
+
+/// Why a uid is not there to be taken, for whom the import is.
+fn not_free(tenant: Option<&Arc<str>>) -> &'static str {
+    match tenant {
+        Some(_) => NO_LONGER_FREE,
+        None => REMOVED,
+    }
+}
+
+fn of_document(line: usize, mistake: Mistake) -> Flawed {
+    Flawed {
+        line,
+        mistake: Mistake {
+            pointer: format!("/subscription/document{}", mistake.pointer),
+            ..mistake
+        },
     }
 }
 

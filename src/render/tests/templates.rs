@@ -5,12 +5,13 @@ use super::*;
 #[test]
 fn a_template_makes_the_whole_request() {
     let mut template = template(
-        "{\n  \"text\": {{ \"Order of \" ~ data.customer.name }},\n  \"items\": [{% for item in data[\"items\"] %}{{ item.sku }}{% if not loop.last %}, {% endif %}{% endfor %}],\n  \"all\": {{ data }},\n  \"of\": {{ [id, topic, type, time, source, version, headers.tenant, params.channel] }}\n}",
+        "{\n  \"text\": {{ \"Order of \" ~ data.customer.name }},\n  \"items\": [{% for item in data[\"items\"] %}{{ item.sku }}{% if not loop.last %}, {% endif %}{% endfor %}],\n  \"all\": {{ data }},\n  \"of\": {{ [id, topic, type, time, source, version, tenant, headers.tenant, params.channel] }}\n}",
     );
     template.headers = vec![("x-order".parse().unwrap(), text("{{ data.id }}/{{ type }}"))];
     template.query = vec![("total".into(), text("{{ data.total }}&x={{ source }}"))];
     template.path = vec![text("orders"), text("a/{{ data.customer.name }}?#")];
     let mut event = event(ORDER);
+    event.tenant = Some("acme".into());
     let tenant = crate::event::HeaderValue::text("t\u{e4}");
     event.headers.push("tenant", tenant);
     insta::assert_snapshot!(shown(event, of_format(Format::Template(Box::new(template)))), @r##"
@@ -22,7 +23,7 @@ fn a_template_makes_the_whole_request() {
       "text": "Order of Ada & \"Bob\"",
       "items": ["a", "b"],
       "all": {"total":3.5,"id":12345678901234567890,"customer":{"name":"Ada & \"Bob\"","vip":true},"items":[{"sku":"a","tags":[]},{"sku":"b","note":null}]},
-      "of": ["evt_1","orders.created","order.created","2026-03-01T12:00:00Z","shop","","tä","#or\"ders"]
+      "of": ["evt_1","orders.created","order.created","2026-03-01T12:00:00Z","shop","","acme","tä","#or\"ders"]
     }
     "##);
 }
@@ -81,7 +82,7 @@ fn mistakes_in_a_template_are_found_before_it_is_used() {
     insta::assert_snapshot!(problem("a\n  {{ b c }}"), @"2: c: syntax error: unexpected identifier, expected end of variable block");
     insta::assert_snapshot!(problem("{{ id }}\n{{ data.a.b | upcase }}"), @"2: upcase: unknown filter: filter upcase is unknown");
     insta::assert_snapshot!(problem("{% if x %}"), @"1: %}: syntax error: unexpected end of input, expected end of block");
-    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"1: dta: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, body, params, version");
+    insta::assert_snapshot!(problem("{{ data.dta }} {{ dta.x }}"), @"1: dta: a name that templates do not know: `dta`; there are id, topic, type, time, source, tenant, headers, data, body, params, version");
     assert_eq!(
         check_template("{% set x = data %}{{ x }}{{ range(3) }}{{ namespace() }}"),
         Ok(())

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 pub struct Command {
     config: PathBuf,
     arguments: Vec<String>,
+    /// Our clock is so far from the true one: `+90s`.
+    clock: Option<String>,
     _folder: Option<TempDir>,
 }
 
@@ -39,12 +41,26 @@ impl Command {
         Self {
             config: config.to_owned(),
             arguments: arguments.iter().map(|one| (*one).to_owned()).collect(),
+            clock: None,
             _folder: None,
         }
     }
 
+    /// With a clock that is so far from the true one.
+    pub fn at(mut self, clock: &str) -> Self {
+        self.clock = Some(clock.to_owned());
+        self
+    }
+
     pub fn run(&self) -> Said {
-        let output = Process::new(env!("CARGO_BIN_EXE_hookbridge"))
+        let mut process = Process::new(env!("CARGO_BIN_EXE_hookbridge"));
+        if let Some(clock) = &self.clock {
+            process
+                .env("LD_PRELOAD", faketime())
+                .env("FAKETIME", clock)
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let output = process
             .args(&self.arguments)
             .arg("--config")
             .arg(&self.config)
@@ -58,6 +74,15 @@ impl Command {
             stderr: text(&output.stderr),
         }
     }
+}
+
+/// Where Debian's package `faketime` has its library.
+fn faketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("/usr/lib");
+    let found = folders
+        .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .find(|library| library.exists());
+    found.expect("scripts/setup installs faketime")
 }
 
 impl Said {
