@@ -208,7 +208,7 @@ subscriptions: {{ a: {{ topics: [t], endpoint: {{ url: 'https://h/', {endpoint} 
         insta::assert_snapshot!(problems("{ slack: { txet: x } }"), @"unknown key `txet` in `slack` (did you mean `text`?)");
         insta::assert_snapshot!(problems("{ slack: { text: '{{ dta.x }}' }, teams: {} }"), @"`format` has exactly one key, the name of a format (such as `{ xml: { root: order } }`)");
         insta::assert_snapshot!(problems("{ teams: { text: '{{ dta.x }}', facts: { a: '{{ b c }}', d: [] } } }"), @r"
-        a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, body, params, version (-)
+        a name that templates do not know: `dta`; there are id, topic, type, time, source, tenant, headers, data, body, params, version (-)
         syntax error: unexpected identifier, expected end of variable block (-)
         `d` is text, not a list (-)
         ");

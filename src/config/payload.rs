@@ -355,7 +355,7 @@ versions: { v1: { formats: { 'a.#': envelope, '#': form } } }
         12:20: the header `content-type` is not a template's to set (it belongs to HTTP, to the body, to the signature or to hookbridge)
         12:37: the header `webhook-id` is not a template's to set (it belongs to HTTP, to the body, to the signature or to hookbridge)
         12:54: `b c` cannot be the name of a header (-)
-        12:73: a name that templates do not know: `dta`; there are id, topic, type, time, source, headers, data, body, params, version (-)
+        12:73: a name that templates do not know: `dta`; there are id, topic, type, time, source, tenant, headers, data, body, params, version (-)
         13:28: syntax error: unexpected end of block (-)
         14:23: syntax error: unexpected end of input, expected end of variable block (-)
         18:33: syntax error at line 2, column 13 of the value of `${env:BODY}` (-)

@@ -486,10 +486,10 @@ impl Broker for Embedded {
                 Ok(())
             })
         };
-        let taking = roster::keep(intakes.sources, &stop, take).await;
         let awake = drain.child_token();
         let _end = awake.clone().drop_guard();
         let keeper = tokio::spawn(self.clone().keep_awake(awake.clone()));
+        let taking = roster::keep(intakes.sources, &stop, take).await;
         while let Some(ended) = takers.join_next().await {
             ended.context("taking events ended")?;
         }
