@@ -71,7 +71,9 @@ where
                 };
                 let name = names.remove(&id).unwrap_or_default();
                 let source = running.remove(&name);
-                info!(source = %name, "the source is not taken from any more, or not as it was");
+                if !stop.is_cancelled() {
+                    info!(source = %name, "the source is not taken from any more, or not as it was");
+                }
                 // One that ends although nobody has stopped it has lost what the others need as well.
                 if ended.is_err() || source.is_some_and(|source| !source.stop.is_cancelled()) {
                     stop.cancel();
