@@ -100,6 +100,7 @@ mod tenants_api;
 mod tenants_delivery;
 mod tenants_many;
 mod tenants_routes;
+mod tenants_support;
 mod tenants_transfer;
 mod test_command;
 mod topology_adopt;

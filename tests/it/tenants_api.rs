@@ -5,45 +5,14 @@ use std::time::Duration;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use crate::registration_support::{Came, KEY, SOON, ask, config};
+use crate::registration_support::{Came, SOON};
 use crate::support::bridge::Bridge;
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
+use crate::tenants_support::{ACME, ALL, BOLT, OPERATOR, by, with_tokens};
 
-const ALL: &str = "/v1/subscriptions";
-const OPERATOR: &str = "operator-0123456789";
-const ACME: &str = "acme-0123456789abcdef";
-const BOLT: &str = "bolt-0123456789abcdef";
-
-fn with_tokens(more: &str) -> String {
-    let tokens = format!(
-        "tokens: [{{ name: root, token: {OPERATOR}, scopes: [admin] }}, \
-         {{ name: acme, token: {ACME}, scopes: [admin], tenant: acme }}, \
-         {{ name: bolt, token: {BOLT}, scopes: [admin], tenant: bolt }}]"
-    );
-    let config = config(&[KEY], more);
-    config
-        .replace("admin: { ", &format!("admin: {{ {tokens}, "))
-        .replacen("topics: ['#']", "topics: ['#'], tenant: { segment: 1 }", 1)
-}
-
-async fn by(
-    bridge: &Bridge,
-    token: &str,
-    method: Method,
-    path: &str,
-    body: Option<&Value>,
-) -> Came {
-    let bearer = format!("Bearer {token}");
-    ask(
-        bridge,
-        method,
-        path,
-        body,
-        &[("authorization", bearer.as_str())],
-    )
-    .await
-}
+/// An event of a tenant has its name at the head of the topic.
+const SEGMENT: &str = "segment: 1";
 
 fn own(name: &str, tenant: &str, url: &str) -> Value {
     let topics = [format!("{tenant}.#"), "#".to_owned()];
@@ -82,7 +51,10 @@ async fn a_tenant_sees_and_changes_its_own_and_nothing_else() {
          tenants: {{ defaults: {{ subscriptions: 3 }} }}\n",
         receiver.url("/shared")
     );
-    let bridge = Bridge::start(&with_tokens(&more)).await.ready().await;
+    let bridge = Bridge::start(&with_tokens(&more, SEGMENT))
+        .await
+        .ready()
+        .await;
     let post = async |token: &str, path: &str, body: &Value| {
         by(&bridge, token, Method::POST, path, Some(body)).await
     };
@@ -284,7 +256,7 @@ async fn a_tenant_sees_and_changes_its_own_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_hears_its_own_attempts_only() {
     let receiver = Receiver::accepting().await;
-    let bridge = Bridge::start(&with_tokens("")).await.ready().await;
+    let bridge = Bridge::start(&with_tokens("", SEGMENT)).await.ready().await;
     for (token, tenant) in [(ACME, "acme"), (BOLT, "bolt")] {
         let one = own(tenant, tenant, &receiver.url(&format!("/{tenant}")));
         by(&bridge, token, Method::POST, ALL, Some(&one))

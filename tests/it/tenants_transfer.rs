@@ -8,46 +8,20 @@ use proptest::test_runner::TestRunner;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use crate::registration_support::{Came, KEY, SOON, ask, config};
+use crate::registration_support::{Came, SOON};
 use crate::support::bridge::Bridge;
 use crate::support::cli::{Ran, command, finished};
 use crate::support::eventually;
 use crate::support::receiver::{Answer, Receiver};
+use crate::tenants_support::{self, ACME, ALL, BOLT, OPERATOR, by};
 
-const ALL: &str = "/v1/subscriptions";
 const EXPORT: &str = "/v1/subscriptions/export";
 const IMPORT: &str = "/v1/subscriptions/import";
-const OPERATOR: &str = "operator-0123456789";
-const ACME: &str = "acme-0123456789abcdef";
-const BOLT: &str = "bolt-0123456789abcdef";
 
 /// A bridge with a token for each, whose events say in a header whose they are, and which keeps them.
 fn with_tokens(more: &str) -> String {
-    let tokens = format!(
-        "tokens: [{{ name: root, token: {OPERATOR}, scopes: [admin] }}, \
-         {{ name: acme, token: {ACME}, scopes: [admin], tenant: acme }}, \
-         {{ name: bolt, token: {BOLT}, scopes: [admin], tenant: bolt }}]"
-    );
-    config(&[KEY], more)
-        .replace("admin: { ", &format!("admin: {{ {tokens}, "))
-        .replacen(
-            "topics: ['#']",
-            "topics: ['#'], tenant: { header: tenant }",
-            1,
-        )
+    tenants_support::with_tokens(more, "header: tenant")
         .replace("embedded: {}", "embedded: { retention: 1h }")
-}
-
-async fn by(
-    bridge: &Bridge,
-    token: &str,
-    method: Method,
-    path: &str,
-    body: Option<&Value>,
-) -> Came {
-    let bearer = format!("Bearer {token}");
-    let headers = [("authorization", bearer.as_str())];
-    ask(bridge, method, path, body, &headers).await
 }
 
 async fn get(bridge: &Bridge, token: &str, path: &str) -> Came {
