@@ -19,8 +19,8 @@ use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ASK, Connection, Quiet, blocking};
+use super::plan::Plan;
 use super::reading::Reading;
-use super::source::Plan;
 use super::start::ReaderContext;
 use super::{Kafka, names, topics, wanted};
 use crate::broker::history::what_there_is;

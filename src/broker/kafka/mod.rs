@@ -33,6 +33,7 @@ mod names;
 mod orders;
 mod parked;
 mod partition;
+mod plan;
 mod probe;
 mod produce;
 mod reading;
@@ -67,7 +68,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{Connection, Sasl, SaslMechanism};
-pub use source::SourceSettings;
+pub use plan::SourceSettings;
 pub use start::Start;
 
 use super::envelope::{Dialect, Envelope};
@@ -120,7 +121,7 @@ pub struct Kafka {
     /// Its sources are in `sources`.
     settings: Settings,
     connection: Connection,
-    sources: ArcSwap<Vec<Arc<source::Plan>>>,
+    sources: ArcSwap<Vec<Arc<plan::Plan>>>,
     admin: topics::Admin,
     producer: Arc<Producer>,
     clock: Arc<Clock>,
@@ -142,7 +143,7 @@ impl Kafka {
             sasl: settings.sasl.clone(),
             properties: settings.properties.clone(),
         };
-        let sources = source::plans(&settings.group, std::mem::take(&mut settings.sources))?;
+        let sources = plan::plans(&settings.group, std::mem::take(&mut settings.sources))?;
         let clock = Arc::new(Clock::new());
         let admin: AdminClient<Quiet> = connection
             .admin()
@@ -171,13 +172,13 @@ impl Kafka {
     /// Notes other sources than it has. Those that run are not touched: the pipeline says when they are to
     /// follow. Errors are the config's, as in [`Kafka::new`]; then nothing has changed.
     pub fn set_sources(&self, sources: Vec<SourceSettings>) -> anyhow::Result<()> {
-        let plans = source::plans(&self.settings.group, sources)?;
+        let plans = plan::plans(&self.settings.group, sources)?;
         self.sources.store(Arc::new(plans));
         Ok(())
     }
 
     /// A source as it is noted now.
-    fn source(&self, name: &str) -> Option<Arc<source::Plan>> {
+    fn source(&self, name: &str) -> Option<Arc<plan::Plan>> {
         let sources = self.sources.load();
         let found = sources.iter().find(|plan| &*plan.settings.name == name);
         found.cloned()
@@ -359,7 +360,7 @@ impl Kafka {
                 let meters = source.settings().meters.clone();
                 let ended = source.run(loop_seen, stop, drain).await;
                 meters.no_lag();
-                this.status.forget(&source::part(&name));
+                this.status.forget(&plan::part(&name));
                 ended
             })
         })

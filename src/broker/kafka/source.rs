@@ -6,11 +6,11 @@
 //! wait, because a member that does not poll is put out of its group, and because pausing throws
 //! away what was fetched ahead.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use rdkafka::Offset;
@@ -26,14 +26,14 @@ use super::anew::{self, Ids};
 use super::client::Reset;
 use super::member::{Begin, Consumer, Member};
 use super::partition::{Partition, Pulse};
+use super::plan::{Plan, SourceSettings, part};
 use super::reading::Reading;
-use super::start::{self, Question, Start, Starts};
+use super::start::{self, Question, Starts};
 use super::topics::{self, Catalogue};
 use super::wanted::{self, Wanted};
 use super::{Kafka, names};
-use crate::broker::{Admission, Intake, Naming};
+use crate::broker::{Admission, Intake};
 use crate::event::Event;
-use crate::meters::SourceMeters;
 
 /// Between two looks at the member when nothing happens.
 const TURN: Duration = Duration::from_millis(50);
@@ -47,52 +47,6 @@ const BACKOFF: Duration = Duration::from_secs(2);
 /// After an error of the client, so that a repeated one does not spin.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 const LAG_EVERY: Duration = Duration::from_secs(5);
-
-/// A source as the config says it.
-#[derive(Clone)]
-pub struct SourceSettings {
-    pub name: Arc<str>,
-    /// Names, or regular expressions when they begin with `^`.
-    pub topics: Vec<String>,
-    pub start: Start,
-    /// Events older than this, by their Kafka timestamp, are settled without being sent.
-    pub ignore_older_than: Option<Duration>,
-    pub naming: Naming,
-    pub meters: SourceMeters,
-}
-
-/// A source, and what its `topics:` mean.
-pub struct Plan {
-    pub settings: SourceSettings,
-    pub wanted: Vec<Wanted>,
-}
-
-/// The plans of all sources of a broker; an error where two name the same topic.
-pub fn plans(group: &str, sources: Vec<SourceSettings>) -> anyhow::Result<Vec<Arc<Plan>>> {
-    let mut owners: HashMap<String, Arc<str>> = HashMap::new();
-    let mut all = Vec::with_capacity(sources.len());
-    for settings in sources {
-        let mut wanted = Vec::with_capacity(settings.topics.len());
-        for entry in &settings.topics {
-            if let Some(other) = owners.insert(entry.clone(), settings.name.clone()) {
-                bail!(
-                    "topic `{entry}` is given twice: sources `{other}` and `{}`",
-                    settings.name
-                );
-            }
-            let entry =
-                Wanted::new(group, entry).with_context(|| format!("source `{}`", settings.name))?;
-            wanted.push(entry);
-        }
-        all.push(Arc::new(Plan { settings, wanted }));
-    }
-    Ok(all)
-}
-
-/// What a source is called in the state of its broker.
-pub fn part(name: &str) -> String {
-    format!("source {name}")
-}
 
 /// A source while it runs.
 pub struct Source {
