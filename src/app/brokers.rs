@@ -26,14 +26,12 @@ use crate::subscription::Pattern;
 /// All brokers of a config, ready to run.
 pub struct Built {
     pub plans: Vec<BrokerPlan>,
-    pub brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
     pub handles: BTreeMap<Arc<str>, Handle>,
     /// For what is decoded, of all sources.
     pub room: decode::Room,
 }
 
 /// A broker of which it is known what it is.
-#[derive(Clone)]
 pub enum Handle {
     RabbitMq(Arc<RabbitMq>),
     Kafka(Arc<Kafka>),
@@ -117,23 +115,20 @@ pub fn build(
     let room = decode::Room::new(config.limits.in_flight_bytes / 2);
     let mut built = Built {
         plans: Vec::new(),
-        brokers: BTreeMap::new(),
         handles: BTreeMap::new(),
         room,
     };
     for (name, settings) in &config.brokers {
         let handle = build_one(config, name, settings, instance.clone(), meters)?;
-        let broker = handle.broker();
-        built.handles.insert(name.clone(), handle);
-        built.brokers.insert(name.clone(), broker.clone());
         built.plans.push(BrokerPlan {
-            broker,
+            broker: handle.broker(),
             retries_on: settings.retries_on.clone(),
             sources: of_broker(config, name)
                 .map(|(name, source)| source_plan(name, source, meters, &built.room))
                 .collect(),
             due_window: config.limits.due_window,
         });
+        built.handles.insert(name.clone(), handle);
     }
     Ok(built)
 }

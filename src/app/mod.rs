@@ -89,7 +89,7 @@ struct App {
     registry: Arc<Registry>,
     feedings: Vec<crate::pipeline::Feeding>,
     brokers: BTreeMap<Arc<str>, Arc<dyn Broker>>,
-    handles: BTreeMap<Arc<str>, brokers::Handle>,
+    handles: BTreeMap<Arc<str>, Handle>,
     room: decode::Room,
     /// Looks for what earlier configs have left on the brokers.
     left_over: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -130,10 +130,13 @@ impl App {
         let instance = brokers::instance(config, &store);
         let brokers::Built {
             plans,
-            brokers,
             handles,
             room,
         } = brokers::build(config, instance, &meters)?;
+        let brokers: BTreeMap<_, _> = handles
+            .iter()
+            .map(|(name, handle)| (name.clone(), handle.broker()))
+            .collect();
         let upkeep: Vec<_> = handles.values().filter_map(Handle::upkeep).collect();
         let journal = journal::start(config, &store, &meters, &brokers);
         let declared = topology::note(&config.data_dir, &config.group, &upkeep);
