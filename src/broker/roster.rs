@@ -46,7 +46,7 @@ where
                     .get(name)
                     .is_some_and(|intake| intake.is(&source.intake));
                 if !stays && !source.stop.is_cancelled() {
-                    info!(source = %name, "the source is stopped: what it has in hand is finished first");
+                    info!(source = %name, "the source is stopped, and what it has in hand is finished");
                     source.stop.cancel();
                 }
             }
@@ -71,8 +71,8 @@ where
                 };
                 let name = names.remove(&id).unwrap_or_default();
                 let source = running.remove(&name);
-                if !stop.is_cancelled() {
-                    info!(source = %name, "the source is not taken from any more, or not as it was");
+                if !stop.is_cancelled() && !wanted.borrow().contains_key(&name) {
+                    info!(source = %name, "the source is not taken from any more");
                 }
                 // One that ends although nobody has stopped it has lost what the others need as well.
                 if ended.is_err() || source.is_some_and(|source| !source.stop.is_cancelled()) {

@@ -65,7 +65,7 @@ pub enum Seen {
 
 impl Pipeline {
     /// How events of `source` are decoded, if they are.
-    pub(super) fn decoder_of(&self, source: &str) -> Option<Arc<Decoder>> {
+    pub fn decoder(&self, source: &str) -> Option<Arc<Decoder>> {
         self.sources.all().get(source)?.decoder.clone()
     }
 
@@ -133,7 +133,7 @@ impl Pipeline {
         ticket: Ticket,
         _witness: Witness,
     ) {
-        let Some(decoder) = self.decoder_of(&delivery.event.source) else {
+        let Some(decoder) = self.decoder(&delivery.event.source) else {
             // It has changed meanwhile: the broker hands it out again.
             return;
         };

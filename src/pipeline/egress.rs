@@ -421,12 +421,8 @@ impl Pipeline {
     pub fn leave_in_hand(&self) {
         self.leaving.cancel();
         self.egress.leave();
-        let sources = self.sources.all();
-        for decoder in sources
-            .values()
-            .filter_map(|source| source.decoder.as_ref())
-        {
-            decoder.leave();
+        for source in self.sources.all().values() {
+            source.leave();
         }
     }
 

@@ -294,7 +294,8 @@ impl Source<'_> {
     }
 
     /// Holds an event on the broker that has waited for its schema registry long enough, and has
-    /// those that waited behind it follow. When the process ends it is left to be taken again.
+    /// those that waited behind it follow. When its source is stopped it is left to be
+    /// taken again.
     fn postpone(&mut self, event: Arc<Event>, ticket: Ticket, decoder: &Decoder) {
         if decoder.is_leaving() {
             return;
@@ -422,7 +423,7 @@ async fn offer_due(
     let pass = pipeline.suspects.enter(key).await;
     let ticket = Ticket::whole(receipt, pass);
     failpoint::reach("due", &delivery.event.body);
-    let decoder = pipeline.decoder_of(&delivery.event.source);
+    let decoder = pipeline.decoder(&delivery.event.source);
     if delivery.subscription.is_empty() {
         pipeline.lanes.holds(&delivery.subscription, Instant::now());
         if decoder.is_some() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::standing::State;
 use super::target::Parked;
 use super::{Pipeline, Target};
-use crate::decode::Decoder;
 use crate::subscription::{CompileError, Subscription};
 
 /// A subscription as it is now, compiled apart from the snapshot.
@@ -73,11 +72,6 @@ impl Pipeline {
             state: self.state_of(target),
             parked: Some(target.parked()),
         }))
-    }
-
-    /// How events of `source` are decoded, if they are.
-    pub fn decoder(&self, source: &str) -> Option<Arc<Decoder>> {
-        self.decoder_of(source)
     }
 
     pub(super) fn state_of(&self, target: &Target) -> State {

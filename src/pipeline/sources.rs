@@ -44,6 +44,15 @@ pub struct Source {
     intake: Intake,
 }
 
+impl Source {
+    /// It is taken from no more as it is: what waits for its schema registry is left to be taken again.
+    pub fn leave(&self) {
+        if let Some(decoder) = &self.decoder {
+            decoder.leave();
+        }
+    }
+}
+
 /// A broker, as its sources see it.
 pub struct Side {
     /// Keeps what waits of its sources.
@@ -98,8 +107,7 @@ impl Sources {
     }
 
     /// Takes no longer from `leaving`, and takes from `entering`, each of a broker; one that is there
-    /// already is replaced. Gives back what is to be run for those that
-    /// enter, by broker.
+    /// already is replaced. Gives back what is to be run for those that enter, by broker.
     pub fn change(
         &self,
         leaving: &[Arc<str>],
@@ -112,9 +120,7 @@ impl Sources {
         let mut concerned = BTreeSet::new();
         for name in leaving {
             if let Some(source) = known.remove(name) {
-                if let Some(side) = self.brokers.get(&source.broker) {
-                    side.keeper.gauges.remove(name);
-                }
+                self.retire(name, &source);
                 egress.gauges.remove(name);
                 source.pause.forget();
                 concerned.insert(source.broker.clone());
@@ -125,10 +131,14 @@ impl Sources {
             let Some(side) = self.brokers.get(&broker) else {
                 continue;
             };
-            let before = known.get(&plan.name);
-            let pause = before.map(|source| source.pause.clone());
-            let pause = pause.unwrap_or_else(|| Arc::new(Pause::new(&plan, store)));
-            concerned.extend(before.map(|source| source.broker.clone()));
+            let pause = match known.get(&plan.name) {
+                Some(before) => {
+                    self.retire(&plan.name, before);
+                    concerned.insert(before.broker.clone());
+                    before.pause.clone()
+                }
+                None => Arc::new(Pause::new(&plan, store)),
+            };
             concerned.insert(broker.clone());
             let (intake, taken) = self.open(plan.window, &side.paused);
             let intake = intake.held_by(pause.held());
@@ -150,6 +160,9 @@ impl Sources {
             let looping = Loop::source(plan, rules, intake.closed(), keeper, window, taken);
             loops.push((broker, looping));
         }
+        // Before the brokers hear of it, so that what they hand over is of a source that is known.
+        let known = Arc::new(known);
+        self.known.store(known.clone());
         for (name, side) in &self.brokers {
             if !concerned.contains(name) {
                 continue;
@@ -160,8 +173,15 @@ impl Sources {
                 .collect();
             side.wanted.send_replace(Arc::new(wanted));
         }
-        self.known.store(Arc::new(known));
         loops
+    }
+
+    /// What a source that leaves or is replaced has held up goes on without it.
+    fn retire(&self, name: &str, source: &Source) {
+        source.leave();
+        if let Some(side) = self.brokers.get(&source.broker) {
+            side.keeper.gauges.remove(name);
+        }
     }
 }
 

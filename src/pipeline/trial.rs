@@ -185,7 +185,7 @@ impl Pipeline {
 
     /// What an event says, where its source decodes.
     async fn said_by(&self, event: &Event) -> Result<Option<SharedJson>, NotTried> {
-        let Some(decoder) = self.decoder_of(&event.source) else {
+        let Some(decoder) = self.decoder(&event.source) else {
             return Ok(None);
         };
         match decoder.decode(event, PATIENCE).await {

@@ -264,6 +264,8 @@ impl Source {
                     continue;
                 };
                 match this.topics(&catalogue) {
+                    // It has ended meanwhile, and says of itself nothing more.
+                    _ if found.is_closed() => return,
                     Ok(topics) => {
                         kafka.status.ready(&part);
                         found.send_if_modified(|known| {
