@@ -3,7 +3,7 @@
 //!
 //! `HOOKBRIDGE_FAILPOINTS` lists them, separated by `;`: `<step>=<how>:<when>`. How: `panic`; `abort`,
 //! with which the process ends at once and without a word, as with kill -9; `soon`, with which it does so
-//! a moment later, while the step goes on. When: a number counts how often the step is reached, anything
+//! a moment later, while the step goes on; `stall`, with which the step takes half a second. When: a number counts how often the step is reached, anything
 //! else is a text in the event's body.
 
 /// Here `step` begins, for an event with this body.
@@ -24,6 +24,8 @@ mod armed {
 
     /// How long a step goes on with `soon`.
     const MOMENT: Duration = Duration::from_millis(1);
+    /// How long a step takes with `stall`.
+    const STALL: Duration = Duration::from_millis(500);
 
     struct Point {
         step: String,
@@ -36,6 +38,7 @@ mod armed {
         Panic,
         Abort,
         Soon,
+        Stall,
     }
 
     enum When {
@@ -60,6 +63,7 @@ mod armed {
                 "panic" => How::Panic,
                 "abort" => How::Abort,
                 "soon" => How::Soon,
+                "stall" => How::Stall,
                 _ => return None,
             },
             when: match when.parse() {
@@ -85,6 +89,7 @@ mod armed {
                     thread::sleep(MOMENT);
                     abort()
                 })),
+                How::Stall => thread::sleep(STALL),
             }
         }
     }

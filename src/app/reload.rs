@@ -20,6 +20,7 @@ use super::sources::{Sources, possible};
 use super::{Failure, From, compiled, registry, state};
 use crate::admin::Control;
 use crate::config::{self, Config, Problems};
+use crate::failpoint;
 use crate::meters::Meters;
 use crate::operations::settings::{Differences, Flaw, Intake, NotReloaded, Reloaded};
 use crate::operations::subscriptions::Registry;
@@ -144,6 +145,7 @@ impl Reloader {
         };
         self.pipeline.set_quotas(new.tenants.clone());
         self.registry.now_has(state::hash(&new));
+        failpoint::reach("subscriptions reloaded", b"config");
         // After the subscriptions, so that the first event of a source that is new finds its own.
         let sources = self.sources.follow(change);
         let limits = &new.limits;

@@ -224,9 +224,9 @@ async fn topics_that_come_change_and_go_under_load_lose_and_repeat_nothing() {
 /// time while its events are being delivered.
 async fn changing_sources(bus: Bus, more: Bus) {
     const TURNS: usize = 4;
-    const BATCH: usize = 100;
+    const BATCH: usize = 200;
     let slowly =
-        || Receiver::answering(|_, _| Answer::status(204).after(Duration::from_millis(50)));
+        || Receiver::answering(|_, _| Answer::status(204).after(Duration::from_millis(100)));
     let (receiver, other) = (slowly().await, slowly().await);
     let is_there = |turn: usize| turn % 2 == 1;
     let config = |turn: usize| {
@@ -329,6 +329,7 @@ async fn changing_sources(bus: Bus, more: Bus) {
 }
 
 /// Nothing is taken by the old name after the subscription waits for the new one: it would be nobody's.
+/// The failpoint makes the time between the two longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_is_renamed_with_its_subscription_loses_and_repeats_nothing() {
     const EVENTS: usize = 600;
@@ -346,7 +347,9 @@ async fn a_source_that_is_renamed_with_its_subscription_loses_and_repeats_nothin
             &renamed,
         )
     };
-    let bridge = Bridge::start(&config("first")).await.ready().await;
+    let stall = "subscriptions reloaded=stall:config";
+    let bridge = Bridge::start_with(&config("first"), "HOOKBRIDGE_FAILPOINTS", stall).await;
+    let bridge = bridge.ready().await;
     let bodies: Vec<_> = (0..EVENTS).map(|n| format!("{{\"n\": {n}}}")).collect();
     bus.publish(&bridge, &bodies).await;
     for (turn, name) in ["second", "third", "fourth"].into_iter().enumerate() {
