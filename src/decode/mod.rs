@@ -218,7 +218,7 @@ impl Decoder {
         self.registry.is_some()
     }
 
-    /// Nobody waits for the registry any more: the process ends.
+    /// Nobody waits for the registry any more: the source is stopped.
     pub fn leave(&self) {
         if let Some(registry) = &self.registry {
             registry.leave();

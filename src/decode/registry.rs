@@ -207,8 +207,14 @@ impl Registry {
             .map_or(Duration::ZERO, |outage| outage.since.elapsed())
     }
 
+    /// Nothing waits for it any more; what did is [unavailable](Problem::Unavailable).
     pub(super) fn leave(&self) {
+        let mut outage = lock(&self.outage);
         self.leaving.cancel();
+        // Another one may ask for the same source from now on, and the gauge is the source's.
+        if outage.take().is_some() {
+            self.waiting.set(0);
+        }
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -248,6 +254,7 @@ impl Registry {
         let now = Instant::now();
         let mut outage = lock(&self.outage);
         match &mut *outage {
+            _ if self.is_leaving() => {}
             None => {
                 error!(%source, %why, "the schema registry does not answer; events of this source wait until it does");
                 self.waiting.set(1);

@@ -335,7 +335,7 @@ async fn room_is_given_back_when_the_last_lets_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_registry_when_the_process_ends() {
+async fn nobody_waits_for_a_registry_when_the_source_is_stopped() {
     let (decoder, shelf) = decoder(settings(), Shelf::default());
     shelf.set_down(true);
     let waiting = tokio::spawn({

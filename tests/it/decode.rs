@@ -412,6 +412,37 @@ async fn while_the_registry_is_away_its_source_waits_and_nothing_is_lost() {
     letters(&bridge, 0).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_registry_is_asked_of_another_one_after_a_reload() {
+    let gone = Registry::start();
+    let (port, messages) = (gone.process.port, gone.messages.clone());
+    drop(gone);
+    let receiver = Receiver::accepting().await;
+    let subscriptions = subscription("total", "#", &receiver, "format: envelope", "");
+    let with = |decode: &str| {
+        let source = format!("  shop: {{ broker: here, topics: ['#'], {decode} }}");
+        config(&source, &subscriptions)
+    };
+    let bridge = Bridge::start(&with(&decode_at(port))).await.ready().await;
+    publish(&bridge, "orders.avro", &[], &messages["avro"]).await;
+    let paused = r#"hookbridge_intake_paused{source="shop",reason="registry"}"#;
+    eventually("it waits", WITHIN, async || {
+        (bridge.metric(paused).await == 1.0).then_some(())
+    })
+    .await;
+
+    let registry = Registry::start();
+    bridge.write_config(&with(&registry.decode()));
+    let (status, said) = bridge.post("/v1/config/reload", "").await;
+    assert_eq!(status, 200, "{said}");
+    let requests = receiver.wait_for(1, WITHIN).await;
+    assert_eq!(read(&requests[0])["data"]["total"], 120.5);
+    bridge.wait_ready(WITHIN).await;
+    assert_eq!(bridge.metric(paused).await, 0.0);
+    receiver.quiet_for(Duration::from_secs(1), WITHIN).await;
+    assert_eq!(receiver.count(), 1, "repeated");
+}
+
 /// A compressed message as a service publishes it, with what says so where its broker has it.
 async fn send(bus: &Bus, coding: &str, body: &[u8]) {
     match &bus.kind {
