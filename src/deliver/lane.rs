@@ -38,6 +38,10 @@ const LEAST_SPREAD: Duration = Duration::from_secs(1);
 /// does not go round for nothing.
 const SOON: Duration = Duration::from_secs(45);
 const LONGEST_SPREAD: Duration = Duration::from_secs(300);
+/// Very many that wait come one after the other, this far apart, but not later than after as long as it
+/// has not worked: so no more go round than came in meanwhile, or 500 a second.
+const APART: Duration = Duration::from_millis(2);
+const LONGEST_ROUND: Duration = Duration::from_secs(600);
 /// Starts that a rate allows at once: those of this much time, and at least one.
 const RATE_BURST: Duration = Duration::from_millis(100);
 
@@ -130,6 +134,8 @@ struct State<J> {
     rate_spent_until: Instant,
     /// Slots before this are reserved for parked jobs.
     reserved_until: Instant,
+    /// The turn of the last of those that go round while the endpoint does not work.
+    round: Instant,
     /// The first start since the last answer: how long the lane has been silent.
     unanswered_since: Option<Instant>,
     /// When a silent lane let its last probe through.
@@ -153,6 +159,7 @@ impl<J> Lane<J> {
             held_for: Duration::ZERO,
             rate_spent_until: now,
             reserved_until: now,
+            round: now,
             unanswered_since: None,
             probed_at: None,
             shut_since: None,
@@ -225,6 +232,7 @@ impl<J> Lane<J> {
         if ended != Ended::Unanswered {
             if state.is_silent(now) {
                 state.reserved_until = state.reserved_until.min(now);
+                state.round = state.round.min(now);
             }
             state.unanswered_since = None;
             state.probed_at = None;
@@ -494,9 +502,10 @@ impl<J> State<J> {
         let spacing = self.spacing(now);
         let begin = self.shut_until(now).or(self.next_token(now)).unwrap_or(now);
         let free = begin + spacing * self.room.len() as u32;
-        let furthest = match self.fails_since(now) {
-            Some(since) => {
-                let lasted = now.saturating_duration_since(since);
+        let lasted = self.fails_since(now);
+        let lasted = lasted.map(|since| now.saturating_duration_since(since));
+        let furthest = match lasted {
+            Some(lasted) => {
                 let spread = (lasted / SPREAD_SHARE).max(lasted.saturating_sub(SOON));
                 begin + spread.clamp(LEAST_SPREAD, LONGEST_SPREAD)
             }
@@ -504,7 +513,21 @@ impl<J> State<J> {
         };
         let slot = (self.reserved_until.max(free) + spacing).min(furthest);
         self.reserved_until = slot;
-        slot - now
+        match lasted {
+            Some(lasted) => slot.max(self.turn(begin, lasted.min(LONGEST_ROUND))) - now,
+            None => slot - now,
+        }
+    }
+
+    /// The next turn of those that go round, within `round` of `begin`. When they are too many for it
+    /// its later half is gone through again, so that they do not come all at once.
+    fn turn(&mut self, begin: Instant, round: Duration) -> Instant {
+        let next = self.round.max(begin) + APART;
+        self.round = match next > begin + round {
+            true => begin + round / 2,
+            false => next,
+        };
+        self.round
     }
 
     /// Since when few jobs or none are let through, if that is so.
@@ -535,6 +558,7 @@ impl<J> State<J> {
     fn works(&mut self, now: Instant) {
         if self.shut_since.take().is_some() {
             self.reserved_until = self.reserved_until.min(now);
+            self.round = self.round.min(now);
         }
     }
 

@@ -316,6 +316,16 @@ fn put_off(lane: &Lane<usize>, jobs: usize, begin: Instant, lasting: Duration) -
     count
 }
 
+/// One that has just been shut.
+fn dead(now: Instant) -> Lane<usize> {
+    let lane = Lane::new(limits(16), now);
+    for _ in 0..3 {
+        started(lane.offer(0, now, false));
+        lane.finished(Ended::Badly, MS, None, now);
+    }
+    lane
+}
+
 #[test]
 fn what_waits_for_a_silent_endpoint_does_not_spin() {
     let now = Instant::now();
@@ -353,13 +363,33 @@ fn what_waits_for_a_dead_endpoint_does_not_spin() {
 }
 
 #[test]
+fn a_great_many_that_wait_for_a_dead_endpoint_do_not_spin() {
+    const MANY: usize = 100_000;
+    let now = Instant::now();
+    let lane = dead(now);
+    // After a minute: a third of them within twenty seconds at most, behind the first round of all.
+    let minute = now + Duration::from_secs(60);
+    let count = put_off(&lane, MANY, minute, Duration::from_secs(20));
+    assert!(count < MANY * 4 / 3, "{count}");
+    // And not all of the others at once.
+    let lane = dead(now);
+    let mut waits: Vec<_> = (0..MANY).map(|_| lane.reserve(minute)).collect();
+    waits.sort();
+    let most = waits
+        .windows(MANY / 10)
+        .map(|some| *some.last().unwrap() - some[0]);
+    assert!(most.min().unwrap() > Duration::from_secs(1));
+    assert!(
+        waits[MANY - 1] <= Duration::from_secs(71),
+        "{:?}",
+        waits[MANY - 1]
+    );
+}
+
+#[test]
 fn after_a_short_failure_what_waited_comes_back_soon() {
     let now = Instant::now();
-    let lane = Lane::new(limits(16), now);
-    for _ in 0..3 {
-        started(lane.offer(0, now, false));
-        lane.finished(Ended::Badly, MS, None, now);
-    }
+    let lane = dead(now);
     let waits = (0..1_000).map(|_| lane.reserve(now));
     assert!(waits.max().unwrap() <= Duration::from_secs(11));
 }
