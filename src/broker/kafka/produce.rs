@@ -24,8 +24,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const GIVE_UP: Duration = Duration::from_secs(9);
 /// How long a record waits for others to go with it.
 const LINGER: Duration = Duration::from_millis(1);
-/// A client is replaced that has got nothing confirmed for so long, the next one after twice as long.
-const SILENT: Duration = Duration::from_secs(30);
+/// A client is replaced that has got nothing confirmed for so long, the next one after twice as long. Less
+/// than [`GIVE_UP`], so that one that the cluster's return did not mend is replaced when the first record
+/// that was sent after it is given up, and not the one after that.
+const SILENT: Duration = Duration::from_secs(8);
 const LONGEST_SILENCE: Duration = Duration::from_secs(240);
 /// Between looks at a full queue.
 const QUEUE_FULL: Duration = Duration::from_millis(10);
@@ -260,11 +262,11 @@ mod tests {
                 given_up.push(second);
             }
         }
-        assert_eq!(given_up, [30, 91, 212, 453, 694]);
+        assert_eq!(given_up, [8, 25, 58, 123, 252, 493, 734]);
         silence.confirmed();
         let now = began + Duration::from_secs(900);
         assert!(!silence.timed_out(now));
-        assert!(!silence.timed_out(now + Duration::from_secs(29)));
+        assert!(!silence.timed_out(now + Duration::from_secs(7)));
         silence.confirmed();
         assert!(!silence.timed_out(now + Duration::from_secs(40)));
     }
