@@ -6,11 +6,12 @@ use crate::world::Kind;
 
 pub const USAGE: &str =
     "usage: torture [--broker embedded|rabbitmq|kafka|all] [--scenario NAME|all|bounded]
-               [--seed N] [--seconds N]
+               [--seed N] [--seconds N] [--full]
        torture --soak [--seed N] [--seconds N]
 
 A scenario may be named by its number. --seconds is how long events are published while the
-faults are on (default 6). A soak has RabbitMQ and Kafka in one bridge, a fault every few seconds,
+faults are on (default 6). --full is for the longest and the largest: minutes instead of seconds,
+a million instead of a hundred thousand. A soak has RabbitMQ and Kafka in one bridge, a fault every few seconds,
 and lasts 1800 s unless told otherwise.";
 
 /// What was asked for.
@@ -19,6 +20,7 @@ pub struct Args {
     pub scenario: String,
     pub seed: u64,
     pub seconds: Duration,
+    pub full: bool,
     pub soak: bool,
 }
 
@@ -30,6 +32,7 @@ impl Args {
             scenario: "all".to_owned(),
             seed: 1,
             seconds: Duration::from_secs(6),
+            full: false,
             soak: false,
         };
         let mut seconds = None;
@@ -46,6 +49,7 @@ impl Args {
                 "--scenario" => args.scenario = value()?,
                 "--seed" => args.seed = number(&value()?)?,
                 "--seconds" => seconds = Some(number(&value()?)?),
+                "--full" => args.full = true,
                 "--soak" => args.soak = true,
                 _ => return Err(format!("'{word}' is not understood")),
             }

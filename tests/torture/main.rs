@@ -26,6 +26,14 @@ use futures_util::FutureExt as _;
 use world::Setting;
 
 fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    if runtime.block_on(hostile::serve_if_told()) {
+        return ExitCode::SUCCESS;
+    }
     let args = match Args::read(std::env::args().skip(1)) {
         Ok(args) => args,
         Err(wrong) => {
@@ -33,11 +41,6 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
     runtime.block_on(run(args))
 }
 
@@ -66,6 +69,7 @@ async fn run(args: Args) -> ExitCode {
                 kind: *kind,
                 seed: args.seed,
                 seconds: args.seconds,
+                full: args.full,
                 broker: broker.clone(),
             };
             let (name, began) = (format!("{} on {kind}", scenario.name), Instant::now());

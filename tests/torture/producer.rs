@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Confirmation};
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::support::bus::{Bus, Kind, TOPIC};
@@ -40,7 +41,7 @@ pub struct Producer {
 
 struct Shared {
     door: tokio::sync::Mutex<Door>,
-    /// Where an event is published to, when not to the one topic of the bus.
+    /// The topic of an event, when it is not the usual one.
     route: Option<fn(usize) -> &'static str>,
     events: Mutex<Events>,
     /// When each was published.
@@ -244,8 +245,14 @@ impl Door {
                 let sent: Vec<_> = batch
                     .iter()
                     .filter_map(|event| {
-                        let (topic, body) = (event.topic.unwrap_or(topic), &event.body);
+                        let body = &event.body;
                         let record = FutureRecord::to(topic).key(body).payload(body);
+                        let typed = Header {
+                            key: "type",
+                            value: Some(event.topic.unwrap_or(TOPIC)),
+                        };
+                        // A topic of Kafka for each would be hundreds: see `world::selecting`.
+                        let record = record.headers(OwnedHeaders::new().insert(typed));
                         Some((event.number, producer.send_result(record).ok()?))
                     })
                     .collect();

@@ -1,6 +1,6 @@
 //! What a scenario happens in: a broker, a bridge, a good receiver, hostile ones, and a producer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::proxy::Proxy;
 use crate::support::SECRET;
 use crate::support::bridge::Bridge;
 use crate::support::brokers::Own;
-use crate::support::bus::Bus;
+use crate::support::bus::{Bus, KAFKAS_LARGEST};
 use crate::support::receiver::{Answer, Receiver};
 
 /// How long all that is owed may take to arrive after the faults.
@@ -61,6 +61,8 @@ pub struct Setting {
     pub seed: u64,
     /// How long events are published while the faults are on.
     pub seconds: Duration,
+    /// The longest and the largest, which take minutes.
+    pub full: bool,
     pub broker: Option<Arc<Own>>,
 }
 
@@ -77,7 +79,7 @@ pub struct Plan {
     /// What is said of the hostile ones' subscriptions instead of the usual, where it is.
     pub hostile_more: Option<String>,
     pub hostile_endpoint: Option<&'static str>,
-    /// A topic that only they are subscribed to.
+    /// A topic that only they are subscribed to; not `orders.` and one word more, as those of the others are.
     pub hostile_topic: Option<&'static str>,
     /// Further subscriptions, which the scenario itself looks after.
     pub subscriptions: String,
@@ -85,6 +87,10 @@ pub struct Plan {
     pub window: Option<usize>,
     /// The tiers that there are where nobody says otherwise, for long waits.
     pub usual_tiers: bool,
+    /// Bytes of the largest message that a topic of Kafka takes.
+    pub largest: Option<usize>,
+    /// `properties:` of the Kafka library.
+    pub properties: Option<&'static str>,
     /// The `limits:` of the config.
     pub limits: Option<String>,
     /// Variables of the bridge.
@@ -139,7 +145,10 @@ impl World {
         let address = setting.broker.as_ref().map(|own| own.address());
         let bus = match (setting.kind, &address) {
             (Kind::RabbitMq, Some(amqp)) => Bus::rabbitmq(amqp.clone()).await,
-            (Kind::Kafka, Some(bootstrap)) => Bus::kafka(bootstrap.clone(), 4).await,
+            (Kind::Kafka, Some(bootstrap)) => {
+                let largest = plan.largest.unwrap_or(KAFKAS_LARGEST);
+                Bus::kafka_up_to(bootstrap.clone(), 4, largest).await
+            }
             _ => Bus::embedded(),
         };
         let after = plan.answers_after;
@@ -162,19 +171,20 @@ impl World {
         }
         // Long enough for any fault of ours; the policy itself is not what is looked at here.
         let mut subscriptions = format!(
-            "  good: {{ topics: ['orders.*'], endpoint: {{ url: 'http://{good_address}/', secret: '{SECRET}', breaker: {{ failures: 10, cool_down: 1s }} }}, retry: {{ schedule: [1s], max_attempts: 60, jitter: 0, no_retry: [400] }} }}\n"
+            "  good: {{ {}, endpoint: {{ url: 'http://{good_address}/', secret: '{SECRET}', breaker: {{ failures: 10, cool_down: 1s }} }}, retry: {{ schedule: [1s], max_attempts: 60, jitter: 0, no_retry: [400] }} }}\n",
+            selecting(setting.kind, "orders.*")
         );
-        let topic = plan.hostile_topic.unwrap_or("orders.*");
+        let selection = selecting(setting.kind, plan.hostile_topic.unwrap_or("orders.*"));
         let limits = plan
             .hostile_endpoint
             .unwrap_or("concurrency: 100, breaker: { failures: 10000, cool_down: 1s }");
         let more = plan.hostile_more.as_deref().unwrap_or("timeout: 700ms, connect_timeout: 500ms, slow_after: 100ms, retry: { schedule: [1s], jitter: 0, max_retry_after: 3s }");
         let mut hostile = Vec::new();
         for (number, mode) in plan.hostile.into_iter().enumerate() {
-            let one = Hostile::new(mode).await;
+            let one = Hostile::new(mode);
             let endpoint = one.endpoint();
             subscriptions += &format!(
-                "  bad-{number}: {{ topics: ['{topic}'], endpoint: {{ {endpoint}, secret: '{SECRET}', {limits} }}, {more} }}\n"
+                "  bad-{number}: {{ {selection}, endpoint: {{ {endpoint}, secret: '{SECRET}', {limits} }}, {more} }}\n"
             );
             hostile.push(one);
         }
@@ -186,6 +196,10 @@ impl World {
         if let Some(window) = plan.window {
             let widened = format!("orders: {{ broker: here, window: {window},");
             config = config.replace("orders: { broker: here,", &widened);
+        }
+        if let Some(properties) = plan.properties {
+            let with = format!("kafka: {{ properties: {{ {properties} }}, bootstrap:");
+            config = config.replace("kafka: { bootstrap:", &with);
         }
         if let Some(limits) = plan.limits {
             config += &format!("limits: {limits}\n");
@@ -276,6 +290,9 @@ impl World {
     pub async fn evidence(mut self) -> Evidence {
         let over = Instant::now();
         let recovery = self.fresh_event_arrives(over).await;
+        if recovery.is_none() {
+            self.bridge.tell_log();
+        }
         self.producer.halt().await;
         let mut still_parked = self.drained().await;
         if self.leaves_parked {
@@ -360,26 +377,32 @@ impl World {
         let began = Instant::now();
         let (mut count, mut since) = (0, Instant::now());
         loop {
-            let requests = self.good.requests();
-            let all = requests.len() + self.hostile.iter().map(Hostile::connections).sum::<usize>();
+            let all =
+                self.good.count() + self.hostile.iter().map(Hostile::connections).sum::<usize>();
             if all != count {
                 (count, since) = (all, Instant::now());
             }
             let parked = self.still_parked().await;
-            let ended: std::collections::BTreeSet<_> = requests
-                .iter()
-                .filter(|request| request.answered != 503)
-                .filter_map(|request| number_in(&request.body))
-                .collect();
-            let open = self.producer.events().confirmed.difference(&ended).count();
+            let is_answered = self.unanswered().is_empty();
             let quiet = since.elapsed() > QUIET;
-            if (open == 0 && (parked.is_empty() || self.leaves_parked) && quiet)
+            if (is_answered && (parked.is_empty() || self.leaves_parked) && quiet)
                 || began.elapsed() > DRAINED_WITHIN
             {
                 return parked;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// The events that the good receiver is owed, and has given no answer to that ends them.
+    pub fn unanswered(&self) -> BTreeSet<usize> {
+        let requests = self.good.requests();
+        let ends = requests.iter().filter(|request| request.answered != 503);
+        let ended = ends
+            .filter_map(|request| number_in(&request.body))
+            .collect();
+        let owed = self.producer.events().confirmed;
+        owed.difference(&ended).copied().collect()
     }
 
     async fn still_parked(&self) -> BTreeMap<String, u64> {
@@ -396,6 +419,15 @@ impl World {
             }
         }
         parked
+    }
+}
+
+/// How a subscription selects events of this topic. On Kafka, where all come in one topic, it is what
+/// they have as their type.
+pub fn selecting(kind: Kind, topic: &str) -> String {
+    match kind {
+        Kind::Kafka => format!("topics: ['#'], types: ['{topic}']"),
+        Kind::Embedded | Kind::RabbitMq => format!("topics: ['{topic}']"),
     }
 }
 

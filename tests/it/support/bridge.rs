@@ -184,7 +184,8 @@ impl Bridge {
             .expect("the config is written");
     }
 
-    fn signal(&self, name: &str) {
+    /// Any signal, by its name without `SIG`.
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])
             .status();
@@ -243,6 +244,22 @@ impl Bridge {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Prints the end of its log, and where all of it is.
+    pub fn tell_log(&self) {
+        let log = self.log();
+        let of_one_event =
+            |line: &&str| line.contains("pipeline::attempt") || line.contains(" dead-lettered ");
+        let lines = log.lines().filter(|line| !of_one_event(line));
+        let tail: Vec<_> = lines.rev().take(40).collect();
+        let whole = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("log-{}", self.pid()));
+        let _ = std::fs::write(&whole, &log);
+        eprintln!(
+            "the bridge's last log lines, those of single events left out (all: {}):\n{}",
+            whole.display(),
+            tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+        );
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -285,19 +302,7 @@ impl Drop for Bridge {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let log = self.log();
-            let of_one_event = |line: &&str| {
-                line.contains("pipeline::attempt") || line.contains(" dead-lettered ")
-            };
-            let lines = log.lines().filter(|line| !of_one_event(line));
-            let tail: Vec<_> = lines.rev().take(40).collect();
-            let whole = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("log-{}", self.pid()));
-            let _ = std::fs::write(&whole, &log);
-            eprintln!(
-                "the bridge's last log lines, those of single events left out (all: {}):\n{}",
-                whole.display(),
-                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-            );
+            self.tell_log();
         }
     }
 }

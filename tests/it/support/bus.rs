@@ -24,6 +24,8 @@ use super::unique;
 
 /// The topic of every event.
 pub const TOPIC: &str = "orders.created";
+/// What a topic of Kafka takes unless it is told otherwise, in bytes (`max.message.bytes`).
+pub const KAFKAS_LARGEST: usize = 1_048_588;
 
 /// See the module.
 pub struct Bus {
@@ -116,9 +118,16 @@ impl Bus {
 
     /// Makes a topic of `partitions` partitions.
     pub async fn kafka(bootstrap: String, partitions: i32) -> Self {
+        Self::kafka_up_to(bootstrap, partitions, KAFKAS_LARGEST).await
+    }
+
+    /// The same, for messages of up to so many bytes.
+    pub async fn kafka_up_to(bootstrap: String, partitions: i32, max_bytes: usize) -> Self {
         let topic = unique("orders");
         let admin: AdminClient<_> = client(&bootstrap).create().expect("an admin client");
         let new = NewTopic::new(&topic, partitions, TopicReplication::Fixed(1));
+        let max_bytes = max_bytes.to_string();
+        let new = new.set("max.message.bytes", &max_bytes);
         let made = admin.create_topics(&[new], &AdminOptions::new()).await;
         made.expect("kafka is there")
             .remove(0)

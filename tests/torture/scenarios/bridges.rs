@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::judge::Report;
 use crate::support::SECRET;
 use crate::support::bridge::Bridge;
-use crate::world::{Plan, Setting, World};
+use crate::world::{Kind, Plan, Setting, World};
 
 const RATE: usize = 200;
 const WITHIN: Duration = Duration::from_secs(30);
@@ -59,24 +59,67 @@ pub async fn terminated(setting: Setting) -> Report {
     report
 }
 
-/// A second instance joins and leaves, first in good order and then by kill -9.
+/// A second and a third instance join, and leave in good order and by kill -9.
 pub async fn joined_and_left(setting: Setting) -> Report {
     let mut world = World::start(setting, Plan::default()).await;
     world.producer.go(RATE);
-    for killed in [false, true] {
-        let mut second = Bridge::start(&world.config).await;
-        world.part(400).await;
-        if killed {
-            second.kill9();
-        } else {
-            second.terminate();
-            second.exit_code(WITHIN).await;
-        }
-        world.part(200).await;
-    }
+    let mut second = Bridge::start(&world.config).await;
+    world.part(200).await;
+    let mut third = Bridge::start(&world.config).await;
+    world.part(400).await;
+    second.terminate();
+    second.exit_code(WITHIN).await;
+    world.part(200).await;
+    second.start_again().await;
+    world.part(200).await;
+    third.kill9();
+    world.part(200).await;
+    second.kill9();
+    world.part(200).await;
     // Kafka waits for the session of the one that was killed.
     world.most_recovery = Duration::from_secs(30);
     world.judged().await
+}
+
+/// One of two instances stands still until its broker gives it up, and goes on: the other has taken what
+/// was its own, and it settles nothing of that any more.
+pub async fn paused(setting: Setting) -> Report {
+    // A session of Kafka is over after 10 s; RabbitMQ waits for two or three heartbeats, one each 10 s.
+    let (given_up, taken_over) = match setting.kind {
+        Kind::Kafka => (Duration::from_secs(14), Duration::from_secs(4)),
+        _ => (Duration::from_secs(40), Duration::from_secs(4)),
+    };
+    let plan = Plan {
+        answers_after: Duration::from_millis(50),
+        ..Plan::default()
+    };
+    let mut world = World::start(setting, plan).await;
+    let mut second = Bridge::start(&world.config).await.ready().await;
+    world.producer.go(RATE / 4);
+    world.part(500).await;
+    world.bridge.signal("STOP");
+    tokio::time::sleep(given_up).await;
+    let waiting = world.unanswered();
+    tokio::time::sleep(taken_over).await;
+    let left = waiting.intersection(&world.unanswered()).count();
+    world.bridge.signal("CONT");
+    world.part(500).await;
+    second.terminate();
+    second.exit_code(WITHIN).await;
+    world.part(300).await;
+    // Kafka waits for the session of the one that is gone for good.
+    world.most_recovery = Duration::from_secs(30);
+    let mut report = world.judged().await;
+    report.note(format!(
+        "of {} events that had no answer when the one was given up, {left} had none {} s later",
+        waiting.len(),
+        taken_over.as_secs()
+    ));
+    report.must(
+        !waiting.is_empty() && left == 0,
+        "the other has not taken over what was its own",
+    );
+    report
 }
 
 /// Two instances are replaced one after the other by some with other tiers, and back, under load.

@@ -13,6 +13,7 @@ const RATE: usize = 100;
 /// before that has lost them.
 const NAMES_ON_DISK: Duration = Duration::from_secs(4);
 const LONG_PARTITION: Duration = Duration::from_secs(60);
+const LONGEST_PARTITION: Duration = Duration::from_secs(180);
 const UNREADY_WITHIN: Duration = Duration::from_secs(15);
 
 /// A world with events coming in, and a moment to have some in every state.
@@ -67,7 +68,11 @@ pub async fn partitioned_long(setting: Setting) -> Report {
     let mut world = busy(setting, through_a_proxy()).await;
     world.proxy().set(Mode::Stall);
     let said = world.turns_unready(LONG_PARTITION).await;
-    tokio::time::sleep(LONG_PARTITION).await;
+    let longer = match world.setting.full {
+        true => LONGEST_PARTITION,
+        false => LONG_PARTITION,
+    };
+    tokio::time::sleep(longer).await;
     world.proxy().set(Mode::Pass);
     world.part(500).await;
     world.most_recovery = Duration::from_secs(40);
@@ -228,6 +233,30 @@ pub async fn paused(setting: Setting) -> Report {
     world.part(300).await;
     let mut report = world.judged().await;
     report.must(said, "/readyz said nothing while the broker stood still");
+    report
+}
+
+/// The queue of the client library takes a few records only, and then its broker stands still: what is
+/// to be parked waits, and intake with it.
+pub async fn producer_full(setting: Setting) -> Report {
+    let plan = Plan {
+        // So that some are under way, which then are to be parked.
+        answers_after: Duration::from_millis(300),
+        properties: Some("queue.buffering.max.messages: '2'"),
+        ..Plan::default()
+    };
+    let mut world = busy(setting, plan).await;
+    world.to_broker(|own| own.call("pause"));
+    let said = world.turns_unready(Duration::from_secs(60)).await;
+    let paused = "hookbridge_intake_paused{source=\"orders\",reason=\"broker_refuses\"}";
+    let intake = async || (world.bridge.metric(paused).await == 1.0).then_some(());
+    eventually("intake is paused", Duration::from_secs(30), intake).await;
+    world.to_broker(|own| own.call("resume"));
+    world.part(300).await;
+    // A member may have asked in vain to join, and asks again after 18 s.
+    world.most_recovery = Duration::from_secs(30);
+    let mut report = world.judged().await;
+    report.must(said, "/readyz said nothing while nothing could be parked");
     report
 }
 

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::judge::Report;
 use crate::support::bus::Kind;
 use crate::support::eventually;
-use crate::world::{Plan, Setting, World};
+use crate::world::{Plan, Setting, World, selecting};
 
 const SUBSCRIPTIONS: usize = 1_000;
 const SIZE: usize = 16 << 20;
@@ -59,16 +62,20 @@ pub async fn messages(setting: Setting) -> Report {
     let whole = Arc::new(AtomicUsize::new(0));
     let swallowing = tokio::spawn(swallow(listener, whole.clone()));
     // Unsigned: in a debug build it would be the hashing of 16 GiB that is measured.
+    let broker = setting.kind;
     let subscriptions = (0..SUBSCRIPTIONS)
         .map(|number| {
-            let more = if number == 0 { ", orders.large.one" } else { "" };
+            // What is for one is for the first.
+            let topic = if number == 0 { "orders.large.*" } else { "orders.large.all" };
+            let selection = selecting(broker, topic);
             format!(
-                "  large-{number}: {{ topics: [orders.large.all{more}], timeout: 2m, slow_after: 1m, endpoint: {{ url: 'http://{address}/{number}', signature: none }}, retry: {{ schedule: [1s], jitter: 0 }} }}\n"
+                "  large-{number}: {{ {selection}, timeout: 2m, slow_after: 1m, endpoint: {{ url: 'http://{address}/{number}', signature: none }}, retry: {{ schedule: [1s], jitter: 0 }} }}\n"
             )
         })
         .collect();
     let plan = Plan {
         subscriptions,
+        largest: Some(SIZE + (1 << 20)),
         ..Plan::default()
     };
     let mut world = World::start(setting, plan).await;
@@ -99,7 +106,22 @@ async fn publish(world: &World, topic: &str) {
             let properties = BasicProperties::default().with_message_id(id.into());
             shop.publish(topic, &body, properties).await;
         }
-        _ => {
+        Kind::Kafka {
+            bootstrap,
+            topic: of_all,
+        } => {
+            let mut settings = ClientConfig::new();
+            settings.set("bootstrap.servers", bootstrap);
+            settings.set("message.max.bytes", "100000000");
+            let producer: FutureProducer = settings.create().expect("a producer");
+            let key = "type";
+            let value = Some(topic);
+            let headers = OwnedHeaders::new().insert(Header { key, value });
+            let record = FutureRecord::to(of_all).key("large").payload(&body);
+            let sent = producer.send(record.headers(headers), Duration::from_secs(60));
+            sent.await.expect("confirmed");
+        }
+        Kind::Embedded => {
             let url = format!("http://{}/v1/topics/{topic}/events", world.bridge.admin);
             let client = reqwest::Client::new();
             // A disk that is busy with the one before says no for a while.

@@ -52,9 +52,11 @@ scenarios! {
     "07-dead-letters-deleted", &[RabbitMq], &[] => brokers::dead_letters_deleted;
     "08-dead-letters-full", &[RabbitMq], &[RabbitMq] => brokers::dead_letters_full;
     "11-permission-revoked", &[RabbitMq], &[] => brokers::permission_revoked;
-    "12-second-instance", BOTH, &[] => bridges::joined_and_left;
-    "14-hundreds-hang", &[Embedded, RabbitMq], &[] => many::hundreds_hang;
+    "12-more-instances", BOTH, &[] => bridges::joined_and_left;
+    "13-bridge-paused", BOTH, &[] => bridges::paused;
+    "14-hundreds-hang", EACH, &[] => many::hundreds_hang;
     "17-broker-paused", BOTH, &[] => brokers::paused;
+    "17-producer-full", &[Kafka], &[] => brokers::producer_full;
     "18-stop-while-paused", BOTH, &[] => brokers::paused_at_the_stop;
     "20-hangs", EACH, &[Embedded] => receivers::hangs;
     "20-ten-thousand-drips", &[Embedded], &[] => many::drips;
@@ -68,11 +70,11 @@ scenarios! {
     "26-too-many", EACH, &[Embedded] => receivers::too_many;
     "27-tls", EACH, &[RabbitMq] => receivers::tls;
     "31-backlog", EACH, &[] => receivers::backlog;
-    "31-hundred-thousand", &[Embedded, RabbitMq], &[] => many::hundred_thousand;
+    "31-hundred-thousand", EACH, &[] => many::hundred_thousand;
     "32-bridge-kill", EACH, EACH => bridges::killed;
     "33-disk-full", &[Embedded], &[] => hosts::disk_full;
     "36-clock-jumps", EACH, &[] => hosts::clock_jumps;
-    "37-large-messages", &[Embedded, RabbitMq], &[] => large::messages;
+    "37-large-messages", EACH, &[] => large::messages;
     "38-sigterm", EACH, &[Kafka] => bridges::terminated;
     "41-secret-rotated", EACH, &[] => bridges::secret_rotated;
     "43-rolling-upgrade", BOTH, &[] => bridges::upgraded;
