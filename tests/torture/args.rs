@@ -10,9 +10,9 @@ pub const USAGE: &str =
        torture --soak [--seed N] [--seconds N]
 
 A scenario may be named by its number. --seconds is how long events are published while the
-faults are on (default 6). --full is for the longest and the largest: minutes instead of seconds,
-a million instead of a hundred thousand. A soak has RabbitMQ and Kafka in one bridge, a fault every few seconds,
-and lasts 1800 s unless told otherwise.";
+faults are on (default 6). --full is for the longest and the largest: three minutes instead of one,
+a million instead of a hundred thousand. A soak has RabbitMQ and Kafka in one bridge, a fault every
+few seconds, and lasts 1800 s unless told otherwise.";
 
 /// What was asked for.
 pub struct Args {
