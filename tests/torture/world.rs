@@ -89,6 +89,8 @@ pub struct Plan {
     pub usual_tiers: bool,
     /// Bytes of the largest message that a topic of Kafka takes.
     pub largest: Option<usize>,
+    /// `max_bytes:` of the embedded broker.
+    pub max_bytes: Option<&'static str>,
     /// `properties:` of the Kafka library.
     pub properties: Option<&'static str>,
     /// The `limits:` of the config.
@@ -196,6 +198,10 @@ impl World {
         if let Some(window) = plan.window {
             let widened = format!("orders: {{ broker: here, window: {window},");
             config = config.replace("orders: { broker: here,", &widened);
+        }
+        if let Some(max_bytes) = plan.max_bytes {
+            let with = format!("embedded: {{ max_bytes: {max_bytes} }}");
+            config = config.replace("embedded: {}", &with);
         }
         if let Some(properties) = plan.properties {
             let with = format!("kafka: {{ properties: {{ {properties} }}, bootstrap:");

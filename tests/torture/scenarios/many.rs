@@ -242,9 +242,14 @@ pub async fn hundred_thousand(setting: Setting) -> Report {
     };
     let plan = Plan {
         hostile: vec![Mode::ResetBeforeStatus],
-        hostile_more: Some("retry: { schedule: [10m], jitter: 0 }".to_owned()),
+        // All of a million is to wait, and not to be given up for being too many.
+        hostile_more: Some(
+            "retry: { schedule: [10m], jitter: 0 }, max_parked: { count: 2000000, bytes: 8GiB }"
+                .to_owned(),
+        ),
         hostile_endpoint: Some("breaker: { failures: 10, cool_down: 10s }"),
         hostile_topic: Some("orders.dead.all"),
+        max_bytes: Some("16GiB"),
         usual_tiers: true,
         ..Plan::default()
     };
