@@ -38,10 +38,10 @@ const LEAST_SPREAD: Duration = Duration::from_secs(1);
 /// does not go round for nothing.
 const SOON: Duration = Duration::from_secs(45);
 const LONGEST_SPREAD: Duration = Duration::from_secs(300);
-/// Very many that wait come one after the other, this far apart, but not later than after as long as it
-/// has not worked: so no more go round than came in meanwhile, or 500 a second.
+/// What waits for it comes one after the other, at least this far apart: so 500 a second go round at most,
+/// unless a round would take longer than half an hour.
 const APART: Duration = Duration::from_millis(2);
-const LONGEST_ROUND: Duration = Duration::from_secs(600);
+const LONGEST_ROUND: Duration = Duration::from_secs(1_800);
 /// Starts that a rate allows at once: those of this much time, and at least one.
 const RATE_BURST: Duration = Duration::from_millis(100);
 
@@ -502,10 +502,10 @@ impl<J> State<J> {
         let spacing = self.spacing(now);
         let begin = self.shut_until(now).or(self.next_token(now)).unwrap_or(now);
         let free = begin + spacing * self.room.len() as u32;
-        let lasted = self.fails_since(now);
-        let lasted = lasted.map(|since| now.saturating_duration_since(since));
-        let furthest = match lasted {
-            Some(lasted) => {
+        let fails_since = self.fails_since(now);
+        let furthest = match fails_since {
+            Some(since) => {
+                let lasted = now.saturating_duration_since(since);
                 let spread = (lasted / SPREAD_SHARE).max(lasted.saturating_sub(SOON));
                 begin + spread.clamp(LEAST_SPREAD, LONGEST_SPREAD)
             }
@@ -513,18 +513,18 @@ impl<J> State<J> {
         };
         let slot = (self.reserved_until.max(free) + spacing).min(furthest);
         self.reserved_until = slot;
-        match lasted {
-            Some(lasted) => slot.max(self.turn(begin, lasted.min(LONGEST_ROUND))) - now,
+        match fails_since {
+            Some(_) => slot.max(self.turn(begin)) - now,
             None => slot - now,
         }
     }
 
-    /// The next turn of those that go round, within `round` of `begin`. When they are too many for it
-    /// its later half is gone through again, so that they do not come all at once.
-    fn turn(&mut self, begin: Instant, round: Duration) -> Instant {
+    /// The next turn of those that go round from `begin`. When they are too many for the longest round its
+    /// later half is gone through again, so that they do not come all at once.
+    fn turn(&mut self, begin: Instant) -> Instant {
         let next = self.round.max(begin) + APART;
-        self.round = match next > begin + round {
-            true => begin + round / 2,
+        self.round = match next > begin + LONGEST_ROUND {
+            true => begin + LONGEST_ROUND / 2,
             false => next,
         };
         self.round

@@ -411,7 +411,8 @@ impl World {
         owed.difference(&ended).copied().collect()
     }
 
-    async fn still_parked(&self) -> BTreeMap<String, u64> {
+    /// What the broker keeps of deliveries that wait, by subscription; without one where it does not say.
+    pub async fn still_parked(&self) -> BTreeMap<String, u64> {
         let (status, body) = self.bridge.get("/v1/parked").await;
         let listed: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
         assert_eq!(status, 200, "{body}");
@@ -424,7 +425,32 @@ impl World {
                 *parked.entry(name).or_default() += count;
             }
         }
+        match self.due_on_rabbitmq() {
+            0 => {}
+            due => *parked.entry(String::new()).or_default() += due,
+        }
         parked
+    }
+
+    /// What is between two tiers there, which is no tier's any more.
+    fn due_on_rabbitmq(&self) -> u64 {
+        if self.setting.kind != Kind::RabbitMq || !self.leaves_parked {
+            return 0;
+        }
+        let listed =
+            self.to_broker(|own| own.ctl(&["--silent", "list_queues", "name", "messages"]));
+        let prefix = format!("{}.due.", self.bus.group);
+        let lines = listed.lines().filter(|line| line.starts_with(&prefix));
+        let counts = lines.filter_map(|line| line.rsplit('\t').next()?.parse::<u64>().ok());
+        counts.sum()
+    }
+
+    /// A second instance stops for good.
+    pub async fn goes_on_without(&mut self, mut second: Bridge) {
+        second.terminate();
+        second.exit_code(Duration::from_secs(30)).await;
+        // Kafka waits for the session of the one that is gone.
+        self.most_recovery = Duration::from_secs(30);
     }
 }
 

@@ -128,10 +128,7 @@ impl Connection {
             .set("auto.offset.reset", reset.as_str())
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "2000")
-            // The library waits as long, and 3 s more, for the answer to its wish to join. A coordinator that
-            // is replaced meanwhile never gives it; with the default of 300 s nothing was taken for minutes.
-            .set("max.poll.interval.ms", "15000");
+            .set("heartbeat.interval.ms", "2000");
         if let Some(instance) = instance {
             config.set("group.instance.id", instance);
         }

@@ -367,23 +367,18 @@ fn a_great_many_that_wait_for_a_dead_endpoint_do_not_spin() {
     const MANY: usize = 100_000;
     let now = Instant::now();
     let lane = dead(now);
-    // After a minute: a third of them within twenty seconds at most, behind the first round of all.
+    // 500 a second, behind the first round of all; and not the others at once.
     let minute = now + Duration::from_secs(60);
     let count = put_off(&lane, MANY, minute, Duration::from_secs(20));
-    assert!(count < MANY * 4 / 3, "{count}");
-    // And not all of the others at once.
+    assert!(count <= MANY + 10_000, "{count}");
     let lane = dead(now);
-    let mut waits: Vec<_> = (0..MANY).map(|_| lane.reserve(minute)).collect();
+    let mut waits: Vec<_> = (0..10 * MANY).map(|_| lane.reserve(minute)).collect();
     waits.sort();
-    let most = waits
-        .windows(MANY / 10)
-        .map(|some| *some.last().unwrap() - some[0]);
-    assert!(most.min().unwrap() > Duration::from_secs(1));
-    assert!(
-        waits[MANY - 1] <= Duration::from_secs(71),
-        "{:?}",
-        waits[MANY - 1]
-    );
+    let most = waits.windows(10_000);
+    let most = most.map(|some| *some.last().unwrap() - some[0]);
+    assert!(most.min().unwrap() > Duration::from_secs(5));
+    let last = waits.last().unwrap();
+    assert!(*last <= Duration::from_secs(1_811), "{last:?}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub async fn paused(setting: Setting) -> Report {
         ..Plan::default()
     };
     let mut world = World::start(setting, plan).await;
-    let mut second = Bridge::start(&world.config).await.ready().await;
+    let second = Bridge::start(&world.config).await.ready().await;
     world.producer.go(RATE / 4);
     world.part(500).await;
     world.bridge.signal("STOP");
@@ -104,11 +104,8 @@ pub async fn paused(setting: Setting) -> Report {
     let left = waiting.intersection(&world.unanswered()).count();
     world.bridge.signal("CONT");
     world.part(500).await;
-    second.terminate();
-    second.exit_code(WITHIN).await;
+    world.goes_on_without(second).await;
     world.part(300).await;
-    // Kafka waits for the session of the one that is gone for good.
-    world.most_recovery = Duration::from_secs(30);
     let mut report = world.judged().await;
     report.note(format!(
         "of {} events that had no answer when the one was given up, {left} had none {} s later",
@@ -144,10 +141,7 @@ pub async fn upgraded(setting: Setting) -> Report {
         world.bridge.start_again().await;
         world.part(200).await;
     }
-    second.terminate();
-    second.exit_code(WITHIN).await;
-    // Kafka waits for the session of the one that is gone for good.
-    world.most_recovery = Duration::from_secs(30);
+    world.goes_on_without(second).await;
     world.judged().await
 }
 

@@ -87,15 +87,12 @@ pub async fn clocks_apart(setting: Setting) -> Report {
     let env = behind.env_with_waits();
     let mut world = World::start(setting, Plan::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let mut second = Bridge::start_in(folder, &world.config, env).await;
+    let second = Bridge::start_in(folder, &world.config, env).await;
     second.wait_ready(WITHIN * 2).await;
     world.producer.go(RATE * 2);
     world.part(1_000).await;
-    second.terminate();
-    second.exit_code(WITHIN).await;
+    world.goes_on_without(second).await;
     world.part(300).await;
-    // Kafka waits for the session of the one that is gone for good.
-    world.most_recovery = Duration::from_secs(30);
     let mut evidence = world.evidence().await;
     let good = &mut evidence.subscribed[0];
     good.not_before = Some(Duration::from_secs(1));

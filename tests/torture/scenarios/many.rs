@@ -230,13 +230,11 @@ pub async fn drips(setting: Setting) -> Report {
     report
 }
 
-const DEAD_FOR: Duration = Duration::from_secs(60);
-
 /// Very many events for an endpoint that is down.
 pub async fn hundred_thousand(setting: Setting) -> Report {
     let (backlog, within) = match (setting.full, setting.kind) {
         (true, _) => (1_000_000, Duration::from_secs(3_000)),
-        // A debug build needs ten minutes for as many on RabbitMQ, which confirms each park.
+        // What goes round on RabbitMQ goes through several of its queues, each time confirmed.
         (false, Kind::RabbitMq) => (30_000, Duration::from_secs(600)),
         (false, Kind::Embedded | Kind::Kafka) => (100_000, Duration::from_secs(600)),
     };
@@ -263,18 +261,12 @@ pub async fn hundred_thousand(setting: Setting) -> Report {
     let began = Instant::now();
     // All of it is taken from the source and parked.
     eventually("all is parked", within, async || {
-        let (_, listed) = world.bridge.get("/v1/parked").await;
-        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
-        let all = listed["parked"].as_array().into_iter().flatten();
-        let parked: u64 = all.filter_map(|one| one["count"].as_u64()).sum();
+        let parked: u64 = world.still_parked().await.values().sum();
         // Some are on their way round just then.
         (parked as usize + 2_000 >= backlog).then_some(())
     })
     .await;
     let parked_after = began.elapsed();
-    // So long that what goes round does so at its pace, and not as fast as this machine can.
-    tokio::time::sleep(DEAD_FOR.saturating_sub(parked_after)).await;
-    let dead_for = began.elapsed();
     let (first, began) = (world.producer.issued(), Instant::now());
     let holds = world.bridge.metrics().await;
     let parks = sum(&holds, "hookbridge_deliveries_parked_total");
@@ -302,13 +294,6 @@ pub async fn hundred_thousand(setting: Setting) -> Report {
         late < Duration::from_secs(5),
         &format!("the good one's 99th percentile was {late:?}"),
     );
-    // Once in three quarters of the time that it has been dead, and half as many again for what comes anew
-    // and for the hops between tiers.
-    let longer = (dead_for + span).as_secs_f64() / dead_for.as_secs_f64();
-    let most = (backlog as f64 * longer.ln() * 2.0) as u64;
-    report.must(
-        spun <= most,
-        &format!("{spun} parks in 20 s for nothing, {most} may be"),
-    );
+    report.must(spun < 20_000, &format!("{spun} parks in 20 s for nothing"));
     report
 }
