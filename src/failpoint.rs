@@ -3,8 +3,8 @@
 //!
 //! `HOOKBRIDGE_FAILPOINTS` lists them, separated by `;`: `<step>=<how>:<when>`. How: `panic`; `abort`,
 //! with which the process ends at once and without a word, as with kill -9; `soon`, with which it does so
-//! a moment later, while the step goes on; `stall`, with which the step takes half a second. When: a number counts how often the step is reached, anything
-//! else is a text in the event's body.
+//! a moment later, while the step goes on; `stall`, with which the step takes half a second. When: a
+//! number counts how often the step is reached, anything else is a text in the event's body.
 
 /// Here `step` begins, for an event with this body.
 #[cfg(not(feature = "failpoints"))]

@@ -294,8 +294,7 @@ impl Source<'_> {
     }
 
     /// Holds an event on the broker that has waited for its schema registry long enough, and has
-    /// those that waited behind it follow. When its source is stopped it is left to be
-    /// taken again.
+    /// those that waited behind it follow. When its source is stopped it is left to be taken again.
     fn postpone(&mut self, event: Arc<Event>, ticket: Ticket, decoder: &Decoder) {
         if decoder.is_leaving() {
             return;
