@@ -88,8 +88,19 @@ enum Door {
     },
     Kafka {
         producer: FutureProducer,
+        bootstrap: String,
         topic: String,
     },
+}
+
+fn to_kafka(bootstrap: &str) -> FutureProducer {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", "5000")
+        .create()
+        .expect("a producer")
 }
 
 impl Producer {
@@ -118,13 +129,8 @@ impl Producer {
                 shop: None,
             },
             Kind::Kafka { bootstrap, topic } => Door::Kafka {
-                producer: ClientConfig::new()
-                    .set("bootstrap.servers", bootstrap)
-                    .set("acks", "all")
-                    .set("enable.idempotence", "true")
-                    .set("message.timeout.ms", "5000")
-                    .create()
-                    .expect("a producer"),
+                producer: to_kafka(bootstrap),
+                bootstrap: bootstrap.clone(),
                 topic: topic.clone(),
             },
         };
@@ -241,7 +247,9 @@ impl Door {
                 exchange,
                 shop,
             } => publish_to_rabbitmq(amqp, exchange, shop, batch).await,
-            Self::Kafka { producer, topic } => {
+            Self::Kafka {
+                producer, topic, ..
+            } => {
                 let sent: Vec<_> = batch
                     .iter()
                     .filter_map(|event| {
@@ -269,8 +277,18 @@ impl Door {
 
     /// Takes a new connection next time.
     fn forget(&mut self) {
-        if let Self::RabbitMq { shop, .. } = self {
-            *shop = None;
+        match self {
+            Self::Embedded { .. } => {}
+            Self::RabbitMq { shop, .. } => *shop = None,
+            Self::Kafka {
+                producer,
+                bootstrap,
+                ..
+            } => {
+                let old = std::mem::replace(producer, to_kafka(bootstrap));
+                // Its end waits for its threads.
+                std::thread::spawn(move || drop(old));
+            }
         }
     }
 }

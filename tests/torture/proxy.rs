@@ -2,8 +2,10 @@
 //!
 //! Kafka tells its clients where it is: what it says of its own address is replaced on the way, in
 //! whole answers so that no address is cut in two, and clients stay with the proxy. Whether they did
-//! is asked of the kernel ([`Proxy::bypassed_by`]).
+//! is asked of the kernel ([`Proxy::bypassed_by`]). Its requests go through whole as well, so that those of
+//! one kind can be lost.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +27,10 @@ pub enum Mode {
     Stall,
     /// Connections older than this one swallow everything and stay open; new ones work.
     HalfOpen {
+        since: u64,
+    },
+    /// On connections older than this one Kafka's groups never hear that a member wants to join.
+    JoinsLost {
         since: u64,
     },
     /// Connections are closed, new ones at once.
@@ -94,6 +100,12 @@ impl Proxy {
     pub fn half_open(&self) {
         let since = self.connections();
         self.set(Mode::HalfOpen { since });
+    }
+
+    /// Those who are connected now do not get into their groups any more.
+    pub fn lose_joins(&self) {
+        let since = self.connections();
+        self.set(Mode::JoinsLost { since });
     }
 
     pub fn connections(&self) -> u64 {
@@ -173,13 +185,19 @@ async fn accept(
             };
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
-            let back = route.is_kafka.then(|| Answers::new(route));
+            let (there, back) = match route.is_kafka {
+                true => (
+                    Content::Requests(Frames::default()),
+                    Content::Answers(Frames::default(), route),
+                ),
+                false => (Content::Any, Content::Any),
+            };
             let there = pump(
                 from_client,
                 to_server,
                 mode.clone(),
                 number,
-                None,
+                there,
                 counts.clone(),
             );
             tokio::join!(
@@ -195,7 +213,7 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     number: u64,
-    mut answers: Option<Answers>,
+    mut content: Content,
     counts: Arc<Counts>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
@@ -237,14 +255,9 @@ async fn pump(
         if is_dead {
             continue;
         }
-        let passed = match &mut answers {
-            None => pass(&buffer[..length], &mut to, now).await,
-            Some(answers) => match answers.whole(&buffer[..length]) {
-                Some(whole) => pass(&whole, &mut to, now).await,
-                None => continue,
-            },
-        };
-        if passed.is_err() {
+        let loses_joins = matches!(now, Mode::JoinsLost { since } if number < since);
+        let piece = content.of(&buffer[..length], loses_joins);
+        if pass(&piece, &mut to, now).await.is_err() {
             return;
         }
     }
@@ -272,49 +285,72 @@ async fn pass(piece: &[u8], to: &mut OwnedWriteHalf, mode: Mode) -> std::io::Res
     }
 }
 
-/// Kafka's answers, each with its length in front.
-struct Answers {
-    route: Route,
+/// What goes through in one direction.
+enum Content {
+    Any,
+    Requests(Frames),
+    Answers(Frames, Route),
+}
+
+impl Content {
+    /// What is to be passed on of this piece and of those before it.
+    fn of<'a>(&mut self, piece: &'a [u8], loses_joins: bool) -> Cow<'a, [u8]> {
+        match self {
+            Self::Any => Cow::Borrowed(piece),
+            Self::Requests(frames) => {
+                let mut whole = frames.whole(piece);
+                if loses_joins {
+                    whole.retain(|request| !is_join(request));
+                }
+                Cow::Owned(whole.concat())
+            }
+            Self::Answers(frames, route) => {
+                let mut whole = frames.whole(piece).concat();
+                route.rename(&mut whole);
+                Cow::Owned(whole)
+            }
+        }
+    }
+}
+
+/// Kafka's requests or answers, each with its length in front.
+#[derive(Default)]
+struct Frames {
     kept: Vec<u8>,
 }
 
-impl Answers {
-    fn new(route: Route) -> Self {
-        Self {
-            route,
-            kept: Vec::new(),
-        }
-    }
-
-    /// The answers that are complete with `piece`, the target's address in them replaced by the
-    /// proxy's; `None` when none is.
-    fn whole(&mut self, piece: &[u8]) -> Option<Vec<u8>> {
+impl Frames {
+    /// Those that are complete with `piece`.
+    fn whole(&mut self, piece: &[u8]) -> Vec<Vec<u8>> {
         self.kept.extend_from_slice(piece);
-        let mut end = 0;
-        while let Some(length) = self.kept[end..].first_chunk::<4>() {
-            let next = end + 4 + u32::from_be_bytes(*length) as usize;
-            if next > self.kept.len() {
+        let mut whole = Vec::new();
+        while let Some(length) = self.kept.first_chunk::<4>() {
+            let end = 4 + u32::from_be_bytes(*length) as usize;
+            if end > self.kept.len() {
                 break;
             }
-            end = next;
+            let rest = self.kept.split_off(end);
+            whole.push(std::mem::replace(&mut self.kept, rest));
         }
-        if end == 0 {
-            return None;
-        }
-        let rest = self.kept.split_off(end);
-        let mut whole = std::mem::replace(&mut self.kept, rest);
-        self.rename(&mut whole);
-        Some(whole)
+        whole
     }
+}
 
-    /// Host and port as Kafka writes them.
+/// The key of the request stands behind its length: <https://kafka.apache.org/protocol#protocol_api_keys>.
+fn is_join(request: &[u8]) -> bool {
+    const JOIN_GROUP: [u8; 2] = 11u16.to_be_bytes();
+    request.get(4..6) == Some(&JOIN_GROUP)
+}
+
+impl Route {
+    /// Replaces the target's host and port, as Kafka writes them, by the proxy's.
     fn rename(&self, bytes: &mut [u8]) {
         let written = |address: SocketAddr| {
             let mut bytes = address.ip().to_string().into_bytes();
             bytes.extend(u32::from(address.port()).to_be_bytes());
             bytes
         };
-        let (old, new) = (written(self.route.target), written(self.route.address));
+        let (old, new) = (written(self.target), written(self.address));
         let found: Vec<usize> = bytes
             .windows(old.len())
             .enumerate()

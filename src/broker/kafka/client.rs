@@ -1,9 +1,11 @@
 //! How we connect: properties, TLS and SASL, and what every client of ours has in common.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::bindings as native;
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -90,7 +92,7 @@ impl Connection {
                 .set("sasl.password", sasl.password.expose());
         }
         config
-            .set("bootstrap.servers", self.bootstrap.join(","))
+            .set("bootstrap.servers", self.servers())
             .set("client.id", "hookbridge")
             .set("socket.keepalive.enable", "true")
             // After this a connection that answers nothing is replaced; by default a fetch waits for
@@ -99,8 +101,17 @@ impl Connection {
             .set("statistics.interval.ms", "0")
             .set("reconnect.backoff.max.ms", "2000")
             .set("topic.metadata.refresh.interval.ms", "10000")
-            .set_log_level(RDKafkaLogLevel::Warning);
+            .set_log_level(match self.properties.contains_key("debug") {
+                // Somebody wants to see what the library does.
+                true => RDKafkaLogLevel::Debug,
+                false => RDKafkaLogLevel::Warning,
+            });
         config
+    }
+
+    /// As the library wants them.
+    pub fn servers(&self) -> String {
+        self.bootstrap.join(",")
     }
 
     pub fn admin(&self) -> ClientConfig {
@@ -193,6 +204,16 @@ pub fn fatal<C: ClientContext>(client: &Client<C>) -> Option<String> {
     client
         .fatal_error()
         .map(|(code, reason)| format!("{code}: {reason}"))
+}
+
+/// Tells a client of its bootstrap servers once more. The library forgets the brokers that are not in an
+/// answer about the cluster, and a cluster that goes on after a pause says for a moment that it has none:
+/// then there may be nobody left whom it would ask again.
+pub fn bootstrap_again<C: ClientContext>(client: &Client<C>, servers: &str) {
+    if let Ok(servers) = CString::new(servers) {
+        // SAFETY: the client is alive, and the call copies what it needs of the text.
+        unsafe { native::rd_kafka_brokers_add(client.native_ptr(), servers.as_ptr()) };
+    }
 }
 
 /// A client that is not waited for when it is dropped. Its drop waits for its threads, and a timed wait

@@ -34,6 +34,7 @@ use super::member::{Begin, Member};
 use super::moves::{Ordered, hop_on, put_away};
 use super::source::{finish, ticks};
 use super::waiting::{Parked, Waiting};
+use super::watchdog::{self, Ended, Watchdog};
 use super::{BACKOFF, Kafka, names, topics};
 use crate::broker::{Admission, Intakes};
 use crate::delivery::WaitKind;
@@ -113,17 +114,55 @@ impl Due {
         stop: CancellationToken,
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
-        let settings = &self.kafka.settings;
+        let kafka = self.kafka.clone();
+        let mut watchdog = Watchdog::new(&kafka, "retries");
+        loop {
+            let Some(mut member) = Self::member(&kafka, &stop).await? else {
+                return Ok(());
+            };
+            let every = names::every_tier(&kafka.settings.group);
+            member.consumer.subscribe(&[&every])?;
+            let ended = self.take_all(&mut member, &mut watchdog, &stop).await;
+            // What was written and is not settled comes twice.
+            let moved = async { while self.moves.join_next().await.is_some() {} };
+            let _ = timeout(MOVED_WITHIN, moved).await;
+            self.moves.shutdown().await;
+            self.look_ahead = None;
+            // What only waits here is nobody's: it is read again by whoever comes next.
+            for lane in std::mem::take(&mut self.lanes).into_values() {
+                for waiting in lane.waiting.iter().chain(&lane.ordered) {
+                    lane.partition.give_back(waiting.offset);
+                }
+            }
+            match ended {
+                Ok(Ended::Stopped) => finish(&mut member, &drain).await,
+                Ok(Ended::Unanswered) => {
+                    // Nobody hears that it leaves.
+                    tokio::spawn(member.close());
+                    continue;
+                }
+                Err(_) => {}
+            }
+            member.close().await;
+            return ended.map(|_| ());
+        }
+    }
+
+    /// A member of the group of the tiers; `None` on `stop`.
+    async fn member(
+        kafka: &Arc<Kafka>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Member>> {
+        let settings = &kafka.settings;
         let group = names::tier_group(&settings.group);
         // The name has to be the same each time, so the tiers have to be known.
         let mut tiers = loop {
-            match topics::catalogue(&self.kafka.admin).await {
+            match topics::catalogue(&kafka.admin).await {
                 Ok(topics) => break topics,
-                Err(error) => self.kafka.status.down("retries", format!("{error:#}")),
+                Err(error) => kafka.status.down("retries", format!("{error:#}")),
             }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = sleep(BACKOFF) => {}
+            if stop.run_until_cancelled(sleep(BACKOFF)).await.is_none() {
+                return Ok(None);
             }
         };
         tiers.retain(|topic, _| names::read_tier(&settings.group, topic).is_some());
@@ -132,54 +171,30 @@ impl Due {
             .as_ref()
             .map(|i| format!("{i}.{}", settings.name))
             .map(|name| names::member(&name, &tiers));
-        let config = self
-            .kafka
+        let config = kafka
             .connection
             .member(&group, instance.as_deref(), Reset::Earliest);
         let begin: Begin = Arc::new(|_, _| Offset::Beginning);
-        let mut member = Member::new(
-            group.as_str().into(),
-            &config,
-            begin,
-            self.kafka.lost.clone(),
-            None,
-        )?;
-        member
-            .consumer
-            .subscribe(&[&names::every_tier(&settings.group)])?;
-        let ended = self.take_all(&mut member, &stop).await;
-        // What was written and is not settled comes twice.
-        let moved = async { while self.moves.join_next().await.is_some() {} };
-        let _ = timeout(MOVED_WITHIN, moved).await;
-        self.moves.shutdown().await;
-        self.look_ahead = None;
-        if ended.is_ok() {
-            // What only waits here is nobody's: it is read again by whoever comes next.
-            for lane in self.lanes.values() {
-                for waiting in lane.waiting.iter().chain(&lane.ordered) {
-                    lane.partition.give_back(waiting.offset);
-                }
-            }
-            finish(&mut member, &drain).await;
-        }
-        member.close().await;
-        ended
+        let lost = kafka.lost.clone();
+        Member::new(group.as_str().into(), &config, begin, lost, None).map(Some)
     }
 
     async fn take_all(
         &mut self,
         member: &mut Member,
+        watchdog: &mut Watchdog,
         stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ended> {
         let consumer = member.consumer.clone();
         let pulse = member.pulse.clone();
         let mut stream = consumer.stream();
         let mut turn = ticks(TURN);
         let mut trim = ticks(TRIM_EVERY);
+        let mut look = ticks(watchdog::LOOK_EVERY);
         loop {
             // Finished work goes before new work.
             tokio::select! { biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Ended::Stopped),
                 () = pulse.wake.notified() => self.turn(member),
                 Some(ended) = self.moves.join_next(), if !self.moves.is_empty() => match ended {
                     Ok(Some(ordered)) => self.ordered_meanwhile(ordered),
@@ -192,6 +207,9 @@ impl Due {
                 admission = opened(&mut self.holds) => self.holds.open = Some(admission),
                 _ = turn.tick() => self.turn(member),
                 _ = trim.tick() => self.trim(),
+                _ = look.tick() => if watchdog.gives_up(member, None).await {
+                    return Ok(Ended::Unanswered);
+                },
                 met = next_met(&mut self.look_ahead), if self.may_pick() => self.met(met),
                 message = stream.next() => {
                     let mut next = message;

@@ -13,14 +13,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::client::{Quiet, blocking, fatal};
+use super::client::{Quiet, blocking, bootstrap_again, fatal};
 use super::commits::{self, Committed, committed};
 use super::partition::{Partition, Pulse};
 use super::watermark::Watermark;
@@ -33,6 +33,9 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Between two times that the library's thread is woken for sure.
 const NUDGE_EVERY: Duration = Duration::from_secs(1);
+/// For so long after all brokers went down it is told of them again: while the library still lets go of
+/// one it does not take the same anew.
+const BOOTSTRAP_FOR: Duration = Duration::from_secs(10);
 /// Before offsets are looked up again.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,8 @@ pub struct Noted {
     commits: Mutex<Vec<CommitAnswer>>,
     /// Nobody runs the loop any more: wishes are granted at once.
     closing: AtomicBool,
+    /// There is no broker that the client is connected to.
+    all_down: AtomicBool,
 }
 
 /// The result of a commit, and what it was about: place, offset, and whether it was refused there.
@@ -61,6 +66,9 @@ impl ClientContext for Noted {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.all_down.store(true, Ordering::Release);
+        }
         Quiet.error(error, reason);
     }
 }
@@ -158,7 +166,12 @@ pub struct Member {
     look_up_at: Instant,
     commit_at: Instant,
     nudge_at: Instant,
+    bootstrap: String,
+    bootstrap_until: Instant,
     paused: bool,
+    /// Since when the group owes an answer: from the start, and after partitions have been revoked or
+    /// lost, it gives an assignment, if only an empty one, and the offsets committed for that.
+    unanswered_since: Option<Instant>,
     _closing: Closing,
 }
 
@@ -199,7 +212,9 @@ impl Member {
             wishes: Mutex::default(),
             commits: Mutex::default(),
             closing: AtomicBool::new(false),
+            all_down: AtomicBool::new(false),
         };
+        let bootstrap = config.get("bootstrap.servers").unwrap_or_default();
         let consumer: Consumer = config.create_with_context(noted)?;
         let consumer = Arc::new(consumer);
         let now = Instant::now();
@@ -218,7 +233,10 @@ impl Member {
             look_up_at: now,
             commit_at: now,
             nudge_at: now,
+            bootstrap: bootstrap.to_owned(),
+            bootstrap_until: now,
             paused: false,
+            unanswered_since: Some(now),
         })
     }
 
@@ -233,6 +251,11 @@ impl Member {
     /// Records in somebody's hands, of all partitions.
     pub fn in_hand(&self) -> usize {
         self.partitions().map(|p| p.in_hand()).sum()
+    }
+
+    /// Since when the group owes this member an assignment and its offsets, if it does.
+    pub fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered_since
     }
 
     /// Why this client is useless for good, if it is.
@@ -262,7 +285,10 @@ impl Member {
                 match wish {
                     None => return false,
                     Some(Wish::Assign(list)) => self.change = Some(self.coming(list)),
-                    Some(Wish::Revoke(list)) => return self.going(list, now),
+                    Some(Wish::Revoke(list)) => {
+                        self.unanswered_since.get_or_insert(now);
+                        return self.going(list, now);
+                    }
                 }
                 false
             }
@@ -323,6 +349,7 @@ impl Member {
                 return;
             }
         };
+        self.unanswered_since = None;
         self.epoch += 1;
         let mut assignment = TopicPartitionList::new();
         let mut fresh = Vec::new();
@@ -478,11 +505,20 @@ impl Member {
     }
 
     /// Makes the library's own thread look at its timers. A timed wait of it ends at a time of the wall
-    /// clock: when that was set back, there would be no heartbeat until somebody asks for something.
+    /// clock: when that was set back, there would be no heartbeat until somebody asks for something. And
+    /// sees to it that there is somebody to ask.
     fn nudge(&mut self, now: Instant) {
-        if now >= self.nudge_at {
-            self.nudge_at = now + NUDGE_EVERY;
-            let _ = self.consumer.assignment();
+        if now < self.nudge_at {
+            return;
+        }
+        self.nudge_at = now + NUDGE_EVERY;
+        let _ = self.consumer.assignment();
+        let context = self.consumer.context();
+        if context.all_down.swap(false, Ordering::AcqRel) {
+            self.bootstrap_until = now + BOOTSTRAP_FOR;
+        }
+        if now < self.bootstrap_until {
+            bootstrap_again(self.consumer.client(), &self.bootstrap);
         }
     }
 

@@ -44,12 +44,14 @@ mod source;
 mod start;
 mod state;
 mod status;
+mod taking;
 mod topics;
 mod upkeep;
 mod waiting;
 mod walk;
 mod wanted;
 mod watch;
+mod watchdog;
 #[doc(hidden)] // public for the benchmarks alone
 pub mod watermark;
 

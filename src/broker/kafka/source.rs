@@ -1,72 +1,60 @@
 //! Taking events: one member of the group per source.
 //!
 //! A source has a client of its own, so that a full window of one never stands before another's
-//! events. While a window is full for a moment the next event simply waits in hand; when that
-//! takes longer than [`PATIENCE`] the partitions are paused and the client is polled beside the
-//! wait, because a member that does not poll is put out of its group, and because pausing throws
-//! away what was fetched ahead.
+//! events ([`taking`](super::taking)). A client that its group does not answer is replaced by another.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::bail;
-use futures_util::{FutureExt as _, StreamExt as _};
-use jiff::Timestamp;
+use futures_util::StreamExt as _;
 use rdkafka::Offset;
-use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use super::anew::{self, Ids};
 use super::client::Reset;
 use super::member::{Begin, Consumer, Member};
-use super::partition::{Partition, Pulse};
+use super::partition::Pulse;
 use super::plan::{Plan, SourceSettings, part};
-use super::reading::Reading;
 use super::start::{self, Question, Starts};
 use super::topics::{self, Catalogue};
 use super::wanted::{self, Wanted};
+use super::watchdog::{self, Ended, Watchdog};
 use super::{Kafka, names};
-use crate::broker::{Admission, Intake};
-use crate::event::Event;
+use crate::broker::Intake;
 
 /// Between two looks at the member when nothing happens.
-const TURN: Duration = Duration::from_millis(50);
-/// How long an event waits in hand before its source is paused.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Messages taken in a row before other tasks get their turn.
-const BURST: usize = 64;
+pub const TURN: Duration = Duration::from_millis(50);
 /// Between looks for new topics that match a pattern.
 const DISCOVER: Duration = Duration::from_secs(5);
 const BACKOFF: Duration = Duration::from_secs(2);
 /// After an error of the client, so that a repeated one does not spin.
-const AFTER_ERROR: Duration = Duration::from_millis(200);
-const LAG_EVERY: Duration = Duration::from_secs(5);
+pub const AFTER_ERROR: Duration = Duration::from_millis(200);
 
 /// A source while it runs.
 pub struct Source {
-    kafka: Arc<Kafka>,
+    pub(super) kafka: Arc<Kafka>,
     plan: Arc<Plan>,
-    intake: Intake,
-    cluster: Arc<str>,
+    pub(super) intake: Intake,
+    pub(super) cluster: Arc<str>,
     /// Topics of which the log already says that old events are ignored.
-    said_old: HashSet<Arc<str>>,
+    pub(super) said_old: HashSet<Arc<str>>,
 }
 
 /// What is known before the first take.
-struct Prepared {
+pub struct Prepared {
     /// What to subscribe to.
-    topics: BTreeSet<String>,
+    pub topics: BTreeSet<String>,
     /// Of those that there are.
-    partitions: Catalogue,
-    ids: Ids,
+    pub partitions: Catalogue,
+    pub ids: Ids,
     /// Where partitions begin that have no offset.
-    starts: Arc<Mutex<Starts>>,
+    pub starts: Arc<Mutex<Starts>>,
 }
 
 impl Prepared {
@@ -80,14 +68,8 @@ impl Prepared {
     }
 }
 
-fn lock(starts: &Mutex<Starts>) -> MutexGuard<'_, Starts> {
+pub fn lock(starts: &Mutex<Starts>) -> MutexGuard<'_, Starts> {
     starts.lock().unwrap_or_else(|p| p.into_inner())
-}
-
-/// How taking one message ended.
-enum Step {
-    Next,
-    Stopped,
 }
 
 impl Source {
@@ -110,21 +92,48 @@ impl Source {
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
         let part = part(&self.settings().name);
+        let mut watchdog = Watchdog::new(&self.kafka, &part);
         self.kafka.status.starting(&part, "looking where to begin");
-        let prepared = loop {
-            let ready = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                ready = self.prepare() => ready,
+        loop {
+            let Some(prepared) = self.until_prepared(&part, &stop).await else {
+                return Ok(());
             };
-            match ready {
-                Ok(ready) => break ready,
-                Err(error) => self.kafka.status.down(&part, format!("{error:#}")),
+            let mut member = self.member(&prepared)?;
+            subscribe(&member.consumer, &prepared.topics)?;
+            self.kafka.status.ready(&part);
+            let mut ended = self
+                .wait_for_loop(&mut member, &prepared, &mut watchdog, &loop_seen, &stop)
+                .await;
+            if matches!(ended, Ok(None)) {
+                let taken = self.take_all(&mut member, prepared, &mut watchdog, &part, &stop);
+                ended = taken.await.map(Some);
             }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = sleep(BACKOFF) => {}
+            match ended {
+                Ok(Some(Ended::Stopped) | None) => finish(&mut member, &drain).await,
+                Ok(Some(Ended::Unanswered)) => {
+                    // Nobody hears that it leaves.
+                    tokio::spawn(member.close());
+                    continue;
+                }
+                Err(_) => {}
             }
-        };
+            member.close().await;
+            return ended.map(|_| ());
+        }
+    }
+
+    /// Looks where to begin for as long as it takes; `None` on `stop`.
+    async fn until_prepared(&self, part: &str, stop: &CancellationToken) -> Option<Prepared> {
+        loop {
+            match stop.run_until_cancelled(self.prepare()).await? {
+                Ok(ready) => return Some(ready),
+                Err(error) => self.kafka.status.down(part, format!("{error:#}")),
+            }
+            stop.run_until_cancelled(sleep(BACKOFF)).await?;
+        }
+    }
+
+    fn member(&self, prepared: &Prepared) -> anyhow::Result<Member> {
         let settings = &self.kafka.settings;
         let instance = settings
             .instance
@@ -135,48 +144,44 @@ impl Source {
             self.kafka
                 .connection
                 .member(&settings.group, instance.as_deref(), Reset::Error);
-        let mut member = Member::new(
+        Member::new(
             self.settings().name.clone(),
             &config,
             prepared.begin(),
             self.kafka.lost.clone(),
             Some(self.settings().meters.clone()),
-        )?;
-        subscribe(&member.consumer, &prepared.topics)?;
-        self.kafka.status.ready(&part);
-        let ended = match self.wait_for_loop(&mut member, loop_seen, &stop).await {
-            Ok(()) => self.take_all(&mut member, prepared, &part, &stop).await,
-            fatal => fatal,
-        };
-        if ended.is_ok() {
-            finish(&mut member, &drain).await;
-        }
-        member.close().await;
-        ended
+        )
     }
 
-    /// Joins the group and takes nothing, until the loop is seen or `stop`.
+    /// Joins the group and takes nothing, until the loop is seen (`None`) or something ends it.
     async fn wait_for_loop(
         &self,
         member: &mut Member,
-        mut loop_seen: watch::Receiver<bool>,
+        prepared: &Prepared,
+        watchdog: &mut Watchdog,
+        loop_seen: &watch::Receiver<bool>,
         stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Ended>> {
         member.pause();
         let consumer = member.consumer.clone();
         let pulse = member.pulse.clone();
         let mut stream = consumer.stream();
         let mut turn = ticks(TURN);
+        let mut look = ticks(watchdog::LOOK_EVERY);
+        let mut loop_seen = loop_seen.clone();
         loop {
             tokio::select! { biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Some(Ended::Stopped)),
                 // Nobody looks any more: it is being stopped.
                 true = async { loop_seen.wait_for(|seen| *seen).await.is_ok() } => {
                     member.resume();
-                    return Ok(());
+                    return Ok(None);
                 }
                 () = pulse.wake.notified() => { member.turn(); }
                 _ = turn.tick() => { member.turn(); }
+                _ = look.tick() => if watchdog.gives_up(member, Some(&prepared.topics)).await {
+                    return Ok(Some(Ended::Unanswered));
+                },
                 message = stream.next() => match message {
                     Some(Ok(message)) => leave_for_later(member, &message),
                     Some(Err(error)) => {
@@ -241,7 +246,11 @@ impl Source {
 
     /// What to subscribe to; where there are patterns, new topics are looked for from time to time, as
     /// long as somebody listens.
-    fn discover(&self, first: BTreeSet<String>, part: &str) -> watch::Receiver<BTreeSet<String>> {
+    pub(super) fn discover(
+        &self,
+        first: BTreeSet<String>,
+        part: &str,
+    ) -> watch::Receiver<BTreeSet<String>> {
         let (found, topics) = watch::channel(first);
         if !self.plan.wanted.iter().any(Wanted::is_pattern) {
             return topics;
@@ -284,294 +293,6 @@ impl Source {
     pub fn settings(&self) -> &SourceSettings {
         &self.plan.settings
     }
-
-    async fn take_all(
-        &mut self,
-        member: &mut Member,
-        prepared: Prepared,
-        part: &str,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
-        let consumer = member.consumer.clone();
-        let pulse = member.pulse.clone();
-        let mut stream = consumer.stream();
-        let Prepared {
-            topics,
-            ids,
-            starts,
-            partitions: _,
-        } = prepared;
-        let mut topics = self.discover(topics, part);
-        let admin = self.kafka.admin.clone();
-        let mut made_anew = anew::follow(admin, &self.settings().name, topics.clone(), ids);
-        let mut turn = ticks(TURN);
-        let mut lag = ticks(LAG_EVERY);
-        loop {
-            // What was answered and what the group wants go before new events.
-            let message = tokio::select! { biased;
-                () = stop.cancelled() => return Ok(()),
-                () = pulse.wake.notified() => {
-                    member.turn();
-                    continue;
-                }
-                _ = turn.tick() => {
-                    member.turn();
-                    continue;
-                }
-                _ = lag.tick() => {
-                    self.measure(member);
-                    continue;
-                }
-                Some(topic) = made_anew.recv() => {
-                    lock(&starts).retain(|(of, _), _| *of != topic);
-                    self.begin_anew(member, &topic);
-                    continue;
-                }
-                new = changed(&mut topics) => {
-                    info!(source = %self.settings().name, topics = new.len(), "topics that match have changed");
-                    subscribe(&consumer, &new)?;
-                    continue;
-                }
-                message = stream.next() => message,
-            };
-            let mut next = message;
-            for taken in 1.. {
-                match next {
-                    Some(Ok(message)) => {
-                        if let Step::Stopped = self.take(message, member, stop).await {
-                            return Ok(());
-                        }
-                    }
-                    Some(Err(error)) => {
-                        if let Some(reason) = member.fatal() {
-                            bail!("source `{}` cannot go on: {reason}", self.settings().name);
-                        }
-                        self.note(member, &error).await?;
-                    }
-                    None => break,
-                }
-                if taken == BURST {
-                    break;
-                }
-                next = match stream.next().now_or_never() {
-                    Some(next) => next,
-                    None => break,
-                };
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn take(
-        &mut self,
-        message: BorrowedMessage<'_>,
-        member: &mut Member,
-        stop: &CancellationToken,
-    ) -> Step {
-        let offset = message.offset();
-        let Some(partition) = member
-            .partition(message.topic(), message.partition())
-            .cloned()
-        else {
-            return Step::Next;
-        };
-        if !partition.receive(offset) {
-            return Step::Next;
-        }
-        self.settings().meters.received.inc();
-        if self.too_old(&message, &partition) {
-            self.settings().meters.settled.inc();
-            partition.settle(offset);
-            return Step::Next;
-        }
-        let event = self.event(&message, &partition);
-        drop(message);
-        let size = event.size_bytes();
-        let admission = match self.intake.try_admit(size) {
-            Some(admission) => admission,
-            None => match self.wait_for_room(size, member, stop).await {
-                Some(admission) => admission,
-                None => {
-                    partition.give_back(offset);
-                    return Step::Stopped;
-                }
-            },
-        };
-        let token = partition.token(offset);
-        self.intake.event(event, partition, token, admission);
-        Step::Next
-    }
-
-    /// Room for the event in hand; `None` on `stop`.
-    async fn wait_for_room(
-        &self,
-        size: usize,
-        member: &mut Member,
-        stop: &CancellationToken,
-    ) -> Option<Admission> {
-        let intake = self.intake.clone();
-        let admit = intake.admit(size);
-        tokio::pin!(admit);
-        let pulse = member.pulse.clone();
-        let mut turn = ticks(TURN);
-        let patience = Instant::now() + PATIENCE;
-        while Instant::now() < patience {
-            tokio::select! { biased;
-                admission = &mut admit => return Some(admission),
-                () = stop.cancelled() => return None,
-                () = pulse.wake.notified() => { member.turn(); }
-                _ = turn.tick() => { member.turn(); }
-            }
-        }
-        member.pause();
-        let consumer = member.consumer.clone();
-        let mut stream = consumer.stream();
-        let mut lag = ticks(LAG_EVERY);
-        let admission = loop {
-            tokio::select! { biased;
-                admission = &mut admit => break Some(admission),
-                () = stop.cancelled() => break None,
-                () = pulse.wake.notified() => { member.turn(); }
-                _ = turn.tick() => { member.turn(); }
-                // What is paused falls behind all the same.
-                _ = lag.tick() => { self.measure(member); }
-                message = stream.next() => match message {
-                    // Fetched before the pause took hold: again, later.
-                    Some(Ok(message)) => leave_for_later(member, &message),
-                    _ => sleep(AFTER_ERROR).await,
-                },
-            }
-        };
-        member.resume();
-        admission
-    }
-
-    fn too_old(&mut self, message: &BorrowedMessage<'_>, partition: &Partition) -> bool {
-        let (Some(limit), Some(stamp)) = (
-            self.settings().ignore_older_than,
-            message.timestamp().to_millis(),
-        ) else {
-            return false;
-        };
-        let age_ms = Timestamp::now().as_millisecond() - stamp;
-        let old = age_ms > limit.as_millis() as i64;
-        if old && self.said_old.insert(partition.topic.clone()) {
-            warn!(
-                source = %self.settings().name,
-                topic = %partition.topic,
-                "events older than `ignore_older_than` are settled without being sent"
-            );
-        }
-        old
-    }
-
-    fn event(&self, message: &BorrowedMessage<'_>, partition: &Partition) -> Event {
-        let read = Reading {
-            naming: &self.settings().naming,
-            broker: &self.kafka.settings.name,
-            cluster: &self.cluster,
-        };
-        read.event(message, &partition.topic)
-    }
-
-    async fn note(
-        &self,
-        member: &mut Member,
-        error: &rdkafka::error::KafkaError,
-    ) -> anyhow::Result<()> {
-        use rdkafka::error::RDKafkaErrorCode as Code;
-        match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset) => self.find_lost_offsets(member).await?,
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
-                warn!(source = %self.settings().name, "a topic of this source does not exist (yet)");
-            }
-            _ => tracing::debug!(source = %self.settings().name, %error, "the client reports"),
-        }
-        sleep(AFTER_ERROR).await;
-        Ok(())
-    }
-
-    /// A topic was deleted and made anew: what is in it now is taken from its beginning.
-    fn begin_anew(&self, member: &mut Member, topic: &str) {
-        let of_topic = |partition: &&Arc<Partition>| &*partition.topic == topic;
-        let partitions: Vec<_> = member.partitions().filter(of_topic).cloned().collect();
-        warn!(
-            source = %self.settings().name,
-            topic,
-            partitions = partitions.len(),
-            "the topic was made anew: taking it from its beginning"
-        );
-        for partition in partitions {
-            member.begin_anew(&partition, 0);
-        }
-    }
-
-    /// The log no longer has (or never had) the offset that we stand at: retention was shorter
-    /// than our absence, or the topic was made anew. What is gone is gone, and is said; what is
-    /// left is taken from its beginning.
-    async fn find_lost_offsets(&self, member: &mut Member) -> anyhow::Result<()> {
-        let partitions: Vec<_> = member.partitions().cloned().collect();
-        for partition in partitions {
-            let consumer = member.consumer.clone();
-            let (topic, number) = (partition.topic.clone(), partition.number);
-            let asked = super::client::blocking(move || {
-                Ok(consumer.fetch_watermarks(&topic, number, super::client::ASK)?)
-            });
-            let Ok((low, high)) = asked.await else {
-                continue;
-            };
-            let next = partition.stands_at();
-            if (low..=high).contains(&next) {
-                continue;
-            }
-            let gone = (low - next).max(0);
-            self.settings().meters.gone.inc_by(gone.unsigned_abs());
-            warn!(
-                source = %self.settings().name,
-                topic = %partition.topic,
-                partition = partition.number,
-                stood_at = next,
-                first = low,
-                end = high,
-                gone,
-                "events are gone from the topic before they were taken (retention, or the topic \
-                 was made anew); going on with what is left"
-            );
-            member.begin_anew(&partition, low);
-        }
-        Ok(())
-    }
-
-    /// Messages behind the end, from what the client knows without asking.
-    fn measure(&self, member: &Member) {
-        let mut lags = std::collections::BTreeMap::new();
-        for partition in member.partitions() {
-            if let Some(high) = known_end(&member.consumer, partition) {
-                let behind = (high - partition.next()).max(0) + partition.in_hand() as i64;
-                *lags.entry(partition.number).or_insert(0) += behind;
-            }
-        }
-        for (number, lag) in lags {
-            self.settings().meters.lag(number, lag);
-        }
-    }
-}
-
-/// The partition's end as of the last fetch.
-fn known_end(consumer: &Consumer, partition: &Partition) -> Option<i64> {
-    let topic = std::ffi::CString::new(&*partition.topic).ok()?;
-    let (mut low, mut high) = (-1, -1);
-    // SAFETY: the client is alive, the name is NUL-terminated, both results are written to.
-    let error = unsafe {
-        native::rd_kafka_get_watermark_offsets(
-            consumer.client().native_ptr(),
-            topic.as_ptr(),
-            partition.number,
-            &raw mut low,
-            &raw mut high,
-        )
-    };
-    (error == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
 
 pub fn ticks(every: Duration) -> tokio::time::Interval {
@@ -580,7 +301,7 @@ pub fn ticks(every: Duration) -> tokio::time::Interval {
     ticks
 }
 
-fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Result<()> {
+pub fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Result<()> {
     if topics.is_empty() {
         return Ok(());
     }
@@ -589,7 +310,7 @@ fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Result<(
 }
 
 /// The new set of topics; never comes where there are no patterns.
-async fn changed(topics: &mut watch::Receiver<BTreeSet<String>>) -> BTreeSet<String> {
+pub async fn changed(topics: &mut watch::Receiver<BTreeSet<String>>) -> BTreeSet<String> {
     match topics.changed().await {
         Ok(()) => topics.borrow_and_update().clone(),
         Err(_) => std::future::pending().await,

@@ -10,14 +10,19 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::client::blocking;
+use super::client::{blocking, bootstrap_again};
 use super::status::CLUSTER;
 use super::{Kafka, names};
 
 const EVERY: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
+/// The client keeps what it is told of bootstrap servers, so this is done for so many times, and then once
+/// for so many again.
+const BOOTSTRAPS: u32 = 10;
+
 pub async fn run(kafka: Arc<Kafka>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut failures: u32 = 0;
     loop {
         let (admin, topic) = (kafka.admin.clone(), names::dead(&kafka.settings.group));
         let asked = blocking(move || {
@@ -29,10 +34,18 @@ pub async fn run(kafka: Arc<Kafka>, stop: CancellationToken) -> anyhow::Result<(
             answer = asked => answer,
         };
         match answer {
-            Ok(()) => kafka.status.ready(CLUSTER),
-            Err(error) => kafka
-                .status
-                .down(CLUSTER, format!("no broker answers: {error:#}")),
+            Ok(()) => {
+                failures = 0;
+                kafka.status.ready(CLUSTER);
+            }
+            Err(error) => {
+                let why = format!("no broker answers: {error:#}");
+                kafka.status.down(CLUSTER, why);
+                if failures < BOOTSTRAPS || failures.is_multiple_of(BOOTSTRAPS) {
+                    bootstrap_again(kafka.admin.inner(), &kafka.connection.servers());
+                }
+                failures = failures.saturating_add(1);
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

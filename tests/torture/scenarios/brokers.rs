@@ -15,6 +15,10 @@ const NAMES_ON_DISK: Duration = Duration::from_secs(4);
 const LONG_PARTITION: Duration = Duration::from_secs(60);
 const LONGEST_PARTITION: Duration = Duration::from_secs(180);
 const UNREADY_WITHIN: Duration = Duration::from_secs(15);
+/// Of Kafka, 10 s.
+const LONGER_THAN_A_SESSION: Duration = Duration::from_secs(14);
+/// A member of a group that does not answer.
+const REPLACED_WITHIN: Duration = Duration::from_secs(40);
 
 /// A world with events coming in, and a moment to have some in every state.
 async fn busy(setting: Setting, plan: Plan) -> World {
@@ -236,6 +240,23 @@ pub async fn paused(setting: Setting) -> Report {
     report
 }
 
+/// After a pause nobody gets into the group any more, while all else is answered: what the library may do
+/// to itself. The clients are replaced, and that is said.
+pub async fn joins_lost(setting: Setting) -> Report {
+    let mut world = busy(setting, through_a_proxy()).await;
+    world.proxy().set(Mode::Stall);
+    tokio::time::sleep(LONGER_THAN_A_SESSION).await;
+    world.proxy().lose_joins();
+    eventually("/readyz tells of the group", REPLACED_WITHIN, async || {
+        let (_, said) = world.bridge.get("/readyz").await;
+        said.contains("nothing came from the group").then_some(())
+    })
+    .await;
+    world.part(300).await;
+    world.most_recovery = Duration::from_secs(30);
+    world.judged().await
+}
+
 /// The queue of the client library takes a few records only, and then its broker stands still: what is
 /// to be parked waits, and intake with it.
 pub async fn producer_full(setting: Setting) -> Report {
@@ -253,8 +274,8 @@ pub async fn producer_full(setting: Setting) -> Report {
     eventually("intake is paused", Duration::from_secs(30), intake).await;
     world.to_broker(|own| own.call("resume"));
     world.part(300).await;
-    // A member may have asked in vain to join, and asks again after 18 s.
-    world.most_recovery = Duration::from_secs(30);
+    // The library may have lost its coordinator for good: its client is replaced then.
+    world.most_recovery = Duration::from_secs(40);
     let mut report = world.judged().await;
     report.must(said, "/readyz said nothing while nothing could be parked");
     report

@@ -54,6 +54,7 @@ scenarios! {
     "11-permission-revoked", &[RabbitMq], &[] => brokers::permission_revoked;
     "12-more-instances", BOTH, &[] => bridges::joined_and_left;
     "13-bridge-paused", BOTH, &[] => bridges::paused;
+    "13-joins-lost", &[Kafka], &[Kafka] => brokers::joins_lost;
     "14-hundreds-hang", EACH, &[] => many::hundreds_hang;
     "17-broker-paused", BOTH, &[] => brokers::paused;
     "17-producer-full", &[Kafka], &[] => brokers::producer_full;
