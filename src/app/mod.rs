@@ -5,7 +5,7 @@
 mod brokers;
 mod failure;
 mod journal;
-mod memory;
+pub mod memory;
 mod openapi;
 mod operations;
 mod preview;

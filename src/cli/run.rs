@@ -52,6 +52,7 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    app::memory::set_up(config.limits.workers);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.limits.workers)
         .thread_name("hookbridge")
