@@ -36,6 +36,8 @@ pub struct Watchdog {
     /// What the place is called in the broker's health.
     part: String,
     patience: Patience,
+    /// When there was last none of the topics that are wanted: then the group has nothing to answer.
+    absent_at: Option<Instant>,
 }
 
 impl Watchdog {
@@ -45,11 +47,12 @@ impl Watchdog {
             kafka: kafka.clone(),
             part: format!("group of {part}"),
             patience: Patience::default(),
+            absent_at: None,
         }
     }
 
-    /// Whether the member is to be replaced, which is said then. Where it wants `topics` and there are none
-    /// of them, the group has nothing to answer.
+    /// Whether the member, which wants `topics` where it does not want whatever there is, is to be replaced.
+    /// That is said then.
     pub async fn gives_up(&mut self, member: &Member, topics: Option<&BTreeSet<String>>) -> bool {
         let status = &self.kafka.status;
         let Some(since) = member.unanswered_since() else {
@@ -58,8 +61,13 @@ impl Watchdog {
             }
             return false;
         };
-        let since = status.last_away().map_or(since, |away| away.max(since));
-        if !self.patience.is_over(since, Instant::now()) || !self.is_there(topics).await {
+        let excuses = [status.last_away(), self.absent_at];
+        let since = excuses.into_iter().flatten().fold(since, Instant::max);
+        if !self.patience.is_over(since, Instant::now()) {
+            return false;
+        }
+        if !self.is_there(topics).await {
+            self.absent_at = Some(Instant::now());
             return false;
         }
         let waited = self.patience.give_up().as_secs();
