@@ -5,23 +5,20 @@
 //! which what is in hand may be settled before partitions go, then never block the poll. Nothing
 //! is committed for partitions that were lost rather than revoked.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::client::{Quiet, blocking, bootstrap_again, fatal};
+use super::client::{blocking, bootstrap_again, fatal};
 use super::commits::{self, Committed, committed};
+use super::noted::{Closing, Consumer, Noted, Wish, grant_all};
 use super::partition::{Partition, Pulse};
 use super::watermark::Watermark;
 use crate::meters::SourceMeters;
@@ -39,85 +36,6 @@ const BOOTSTRAP_FOR: Duration = Duration::from_secs(10);
 /// Before offsets are looked up again.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 
-pub type Consumer = StreamConsumer<Noted>;
-
-/// What the library's callbacks note down for the loop.
-pub struct Noted {
-    pulse: Arc<Pulse>,
-    wishes: Mutex<VecDeque<Wish>>,
-    commits: Mutex<Vec<CommitAnswer>>,
-    /// Nobody runs the loop any more: wishes are granted at once.
-    closing: AtomicBool,
-    /// There is no broker that the client is connected to.
-    all_down: AtomicBool,
-}
-
-/// The result of a commit, and what it was about: place, offset, and whether it was refused there.
-type CommitAnswer = (KafkaResult<()>, Vec<((String, i32), Offset, bool)>);
-
-enum Wish {
-    Assign(TopicPartitionList),
-    Revoke(TopicPartitionList),
-}
-
-impl ClientContext for Noted {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Quiet.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.all_down.store(true, Ordering::Release);
-        }
-        Quiet.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Noted {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        err: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            let granted = if assign {
-                consumer.incremental_assign(partitions)
-            } else {
-                consumer.incremental_unassign(partitions)
-            };
-            if let Err(error) = granted {
-                debug!(%error, "a rebalance while closing");
-            }
-            return;
-        }
-        let wish = if assign {
-            Wish::Assign(partitions.clone())
-        } else {
-            Wish::Revoke(partitions.clone())
-        };
-        lock(&self.wishes).push_back(wish);
-        self.pulse.wake.notify_one();
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let offsets = offsets
-            .elements()
-            .iter()
-            .map(|e| {
-                let place = (e.topic().to_owned(), e.partition());
-                (place, e.offset(), e.error().is_err())
-            })
-            .collect();
-        lock(&self.commits).push((result, offsets));
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|p| p.into_inner())
-}
-
 /// Partitions that went without a chance to commit, for the case that they come back to us. Kept
 /// beyond a member, since one that is fenced is replaced by another: a broker that was killed does
 /// that to members that nobody has replaced.
@@ -131,11 +49,15 @@ impl Lost {
     fn keep(&self, partition: Arc<Partition>) {
         partition.lose();
         let place = (partition.topic.clone(), partition.number);
-        lock(&self.0).insert(place, partition);
+        self.lock().insert(place, partition);
     }
 
     fn take(&self, topic: &Arc<str>, number: i32) -> Option<Arc<Partition>> {
-        lock(&self.0).remove(&(topic.clone(), number))
+        self.lock().remove(&(topic.clone(), number))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, Arc<Partition>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,29 +97,6 @@ pub struct Member {
     _closing: Closing,
 }
 
-/// Dropping a client waits until its group has let it go, which takes answers to what the group
-/// asks: without the loop (a panic, an aborted task) they are given in the callback.
-struct Closing(Arc<Consumer>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let noted = self.0.context();
-        noted.closing.store(true, Ordering::Release);
-        let unanswered: Vec<_> = lock(&noted.wishes).drain(..).collect();
-        grant_all(&self.0, unanswered);
-    }
-}
-
-/// Grants wishes without looking anything up: nothing is going to be taken or committed.
-fn grant_all(consumer: &Consumer, wishes: impl IntoIterator<Item = Wish>) {
-    for wish in wishes {
-        let _ = match wish {
-            Wish::Assign(list) => consumer.incremental_assign(&list),
-            Wish::Revoke(list) => consumer.incremental_unassign(&list),
-        };
-    }
-}
-
 impl Member {
     pub fn new(
         label: Arc<str>,
@@ -207,13 +106,7 @@ impl Member {
         meters: Option<SourceMeters>,
     ) -> anyhow::Result<Self> {
         let pulse = Arc::new(Pulse::default());
-        let noted = Noted {
-            pulse: pulse.clone(),
-            wishes: Mutex::default(),
-            commits: Mutex::default(),
-            closing: AtomicBool::new(false),
-            all_down: AtomicBool::new(false),
-        };
+        let noted = Noted::new(pulse.clone());
         let bootstrap = config.get("bootstrap.servers").unwrap_or_default();
         let consumer: Consumer = config.create_with_context(noted)?;
         let consumer = Arc::new(consumer);
@@ -281,8 +174,7 @@ impl Member {
     fn grant(&mut self, now: Instant) -> bool {
         match self.change.take() {
             None => {
-                let wish = lock(&self.consumer.context().wishes).pop_front();
-                match wish {
+                match self.consumer.context().next_wish() {
                     None => return false,
                     Some(Wish::Assign(list)) => self.change = Some(self.coming(list)),
                     Some(Wish::Revoke(list)) => {
@@ -467,10 +359,7 @@ impl Member {
     }
 
     fn renew(&mut self) {
-        if self.anew.is_empty()
-            || self.change.is_some()
-            || !lock(&self.consumer.context().wishes).is_empty()
-        {
+        if self.anew.is_empty() || self.change.is_some() || self.consumer.context().has_wishes() {
             return;
         }
         for (old, offset) in std::mem::take(&mut self.anew) {
@@ -513,8 +402,7 @@ impl Member {
         }
         self.nudge_at = now + NUDGE_EVERY;
         let _ = self.consumer.assignment();
-        let context = self.consumer.context();
-        if context.all_down.swap(false, Ordering::AcqRel) {
+        if self.consumer.context().lost_all_brokers() {
             self.bootstrap_until = now + BOOTSTRAP_FOR;
         }
         if now < self.bootstrap_until {
@@ -571,8 +459,7 @@ impl Member {
     }
 
     fn note_commits(&self) {
-        let noted = std::mem::take(&mut *lock(&self.consumer.context().commits));
-        for (result, offsets) in noted {
+        for (result, offsets) in self.consumer.context().commits() {
             if let Err(error) = &result {
                 debug!(source = %self.label, %error, "a commit was not accepted, trying again");
             }
@@ -613,16 +500,12 @@ impl Member {
 
     /// The last commit, then out of the group, on a thread that may hang.
     pub async fn close(mut self) {
-        self.consumer
-            .context()
-            .closing
-            .store(true, Ordering::Release);
+        let unanswered = self.consumer.context().close();
         // Also what was sent and is not answered: the answers are not heard any more.
         for partition in self.partitions() {
             partition.commit_failed();
         }
         let pending = self.pending_commit();
-        let unanswered: Vec<_> = lock(&self.consumer.context().wishes).drain(..).collect();
         // The last commit may be refused.
         for partition in self.partitions() {
             self.lost.keep(partition.clone());

@@ -30,6 +30,7 @@ mod letters;
 mod member;
 mod moves;
 mod names;
+mod noted;
 mod orders;
 mod parked;
 mod partition;

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::anew::{self, Ids};
 use super::client::Reset;
-use super::member::{Begin, Consumer, Member};
+use super::member::{Begin, Member};
+use super::noted::Consumer;
 use super::partition::Pulse;
 use super::plan::{Plan, SourceSettings, part};
 use super::start::{self, Question, Starts};

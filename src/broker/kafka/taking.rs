@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::anew;
-use super::member::{Consumer, Member};
+use super::member::Member;
+use super::noted::Consumer;
 use super::partition::Partition;
 use super::reading::Reading;
 use super::source::{
