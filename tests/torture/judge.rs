@@ -214,10 +214,9 @@ impl Report {
                 });
             }
         }
-        // Not every broker says whose it is.
-        let parked = evidence.still_parked.get(name);
-        let parked = parked.or_else(|| evidence.still_parked.get(""));
-        let parked = parked.copied().unwrap_or(0) as usize;
+        // Not every broker says whose it is, and not of all.
+        let parked = [name, ""].map(|whose| evidence.still_parked.get(whose));
+        let parked = parked.into_iter().flatten().sum::<u64>() as usize;
         if places.len() > parked {
             self.missing += places.len() - parked;
             let count = places.len();

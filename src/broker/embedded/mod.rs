@@ -530,7 +530,7 @@ impl Broker for Embedded {
     }
 
     async fn parked(&self) -> Result<Vec<Waiting>, Refused> {
-        let listed = parked::list(self.shared.clone()).await;
+        let listed = parked::list(self.shared.clone(), parked::LOOK_WITHIN).await;
         listed.map_err(|declined| self.shared.refused(declined))
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -22,12 +23,15 @@ use crate::subscription::Uid;
 
 /// Entries of the index that are read, and changed, at once.
 const PAGE: usize = 1_024;
+/// How long it may take to look whose they are; beyond that only how many there are is told.
+pub const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 /// Whose a delivery is, where its record can be read.
 type Owner = Option<(Arc<str>, Uid)>;
 
-/// By kind and subscription.
-pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
+/// By kind and subscription, as far as that is found out `within` a time; those beyond are nobody's.
+pub async fn list(shared: Arc<Shared>, within: Duration) -> Result<Vec<Waiting>, Declined> {
+    let began = Instant::now();
     let mut groups: BTreeMap<(u8, Owner), Waiting> = BTreeMap::new();
     for kind in [WaitKind::Retry, WaitKind::Hold] {
         let mut from = (0, 0);
@@ -48,9 +52,45 @@ pub async fn list(shared: Arc<Shared>) -> Result<Vec<Waiting>, Declined> {
             if read < PAGE {
                 break;
             }
+            if began.elapsed() < within {
+                continue;
+            }
+            let number = kind_number(kind);
+            let known = groups.range_mut((number, None)..(number + 1, None));
+            known.for_each(|(_, row)| row.at_least = true);
+            if let Some(rest) = rest(shared.clone(), kind, from).await? {
+                groups
+                    .entry((number, None))
+                    .and_modify(|row| row.count += rest.count)
+                    .or_insert(rest);
+            }
+            break;
         }
     }
     Ok(groups.into_values().collect())
+}
+
+/// What lies in the index from (due in ms, sequence) on, whoever's it is.
+async fn rest(
+    shared: Arc<Shared>,
+    kind: WaitKind,
+    from: (u64, u64),
+) -> Result<Option<Waiting>, Declined> {
+    reading(shared, move |_, db| {
+        let due = db.begin_read()?.open_table(tables::DUE)?;
+        let number = kind_number(kind);
+        let mut rest = empty_row(kind, None);
+        for row in due.range((number, from.0, from.1)..=(number, u64::MAX, u64::MAX))? {
+            let (key, delay_ms) = row?;
+            let (_, due_ms, _) = key.value();
+            let since = due_ms.saturating_sub(delay_ms.value());
+            rest.count += 1;
+            rest.oldest = earlier(rest.oldest, clock::timestamp(since));
+            rest.next_due = earlier(rest.next_due, clock::timestamp(due_ms));
+        }
+        Ok((rest.count > 0).then_some(rest))
+    })
+    .await
 }
 
 fn empty_row(kind: WaitKind, subscription: Owner) -> Waiting {
@@ -237,4 +277,50 @@ async fn next_sequence(shared: Arc<Shared>) -> Result<u64, Declined> {
         tables::counts(db).map(|counts| counts.next_sequence)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Embedded, Settings, letters};
+    use super::*;
+    use crate::broker::{Broker as _, Wait};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_not_looked_at_in_time_is_counted_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            name: "here".into(),
+            group: "hookbridge".into(),
+            path: folder.path().join("embedded-here.redb"),
+            max_bytes: 64 << 20,
+            retention: Duration::ZERO,
+            sources: Vec::new(),
+        };
+        let broker = Embedded::open(settings).unwrap();
+        let (name, body) = ("here".into(), Bytes::from_static(b"x"));
+        let letter = letters::unreadable(&name, 1, "dlv_1", body, Timestamp::now());
+        let delivery = Delivery {
+            subscription: "crm".into(),
+            uid: Uid::of_config("crm"),
+            ..letter.delivery
+        };
+        let wait = Wait {
+            kind: WaitKind::Hold,
+            delay: Duration::from_secs(3_600),
+        };
+        const COUNT: usize = PAGE + 500;
+        let all = (0..COUNT).map(|_| broker.park(&delivery, wait));
+        for parked in futures_util::future::join_all(all).await {
+            parked.unwrap();
+        }
+        let told = |rows: Vec<Waiting>| -> Vec<_> {
+            let each = rows.into_iter();
+            each.map(|row| (row.subscription.is_some(), row.count, row.at_least))
+                .collect()
+        };
+        let in_time = list(broker.shared.clone(), LOOK_WITHIN).await.unwrap();
+        assert_eq!(told(in_time), [(true, COUNT as u64, false)]);
+        let late = list(broker.shared.clone(), Duration::ZERO).await.unwrap();
+        assert_eq!(told(late), [(false, 500, false), (true, PAGE as u64, true)]);
+    }
 }
