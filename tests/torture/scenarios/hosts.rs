@@ -26,8 +26,8 @@ fn faketime() -> PathBuf {
 /// a restart. Timers are by another clock, and a signature carries the sender's time.
 ///
 /// Timed waits of the Kafka library end at a time of the wall clock: a wait that was begun before the
-/// clock went back lasts until that time comes again, unless something happens. (With faketime, so does
-/// each that is begun while the clock is ahead.) The bridge has to leave all the same.
+/// clock went back lasts until that time comes again, unless something happens. The bridge has to leave all
+/// the same.
 pub async fn clock_jumps(setting: Setting) -> Report {
     let clock = Wall::new();
     let set = |offset: i64| clock.set(offset);
@@ -84,7 +84,7 @@ pub async fn clocks_apart(setting: Setting) -> Report {
     const APART: i64 = -30;
     let behind = Wall::new();
     behind.set(APART);
-    let env = behind.env_with_waits();
+    let env = behind.env();
     let mut world = World::start(setting, Plan::default()).await;
     let folder = tempfile::tempdir().expect("a folder");
     let second = Bridge::start_in(folder, &world.config, env).await;
@@ -134,24 +134,19 @@ impl Wall {
         std::fs::rename(&next, self.0.path().join("clock")).expect("renamed");
     }
 
-    /// The same for timed waits of the Kafka library, which faketime lets end by the true clock: they
-    /// would never wait at all where the clock is behind.
-    fn env_with_waits(&self) -> Vec<(&'static str, String)> {
+    /// Also for timed waits of the Kafka library, which faketime lets end by the true clock: where the clock
+    /// is behind they would not wait at all, and where it is ahead for as long as it is.
+    fn env(&self) -> Vec<(&'static str, String)> {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/cnd_timedwait.c");
         let waits = self.0.path().join("cnd_timedwait.so");
         let mut compile = Command::new("cc");
         compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]);
         let compiled = compile.arg(&waits).arg(source).arg("-ldl").status();
         assert!(compiled.expect("there is cc").success());
-        let mut env = self.env();
-        env[0].1 = format!("{}:{}", waits.display(), env[0].1);
-        env
-    }
-
-    fn env(&self) -> Vec<(&'static str, String)> {
         let clock = self.0.path().join("clock");
+        let preload = format!("{}:{}", waits.display(), faketime().display());
         vec![
-            ("LD_PRELOAD", faketime().display().to_string()),
+            ("LD_PRELOAD", preload),
             ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
             ("FAKETIME_NO_CACHE", "1".to_owned()),
             ("DONT_FAKE_MONOTONIC", "1".to_owned()),
