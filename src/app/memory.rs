@@ -15,17 +15,19 @@ const LARGE: libc::c_int = 128 * 1024;
 const EVERY: Duration = Duration::from_secs(60);
 
 /// Has what is large be taken from the system, and given back, by itself; and arenas be few. To be called
-/// before there are threads. What the environment says (`MALLOC_ARENA_MAX` and the like) stands.
+/// before there are threads. What the environment says (`MALLOC_ARENA_MAX` and the like, or `GLIBC_TUNABLES`)
+/// stands.
 pub fn set_up(workers: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         let arenas = (2 * workers).max(4).try_into().unwrap_or(4);
+        let is_tuned = std::env::var_os("GLIBC_TUNABLES").is_some();
         for (variable, option, value) in [
             ("MALLOC_ARENA_MAX", libc::M_ARENA_MAX, arenas),
             ("MALLOC_MMAP_THRESHOLD_", libc::M_MMAP_THRESHOLD, LARGE),
             ("MALLOC_TRIM_THRESHOLD_", libc::M_TRIM_THRESHOLD, LARGE),
         ] {
-            if std::env::var_os(variable).is_none() {
+            if !is_tuned && std::env::var_os(variable).is_none() {
                 // SAFETY: it sets a number of the allocator's.
                 unsafe { libc::mallopt(option, value) };
             }
