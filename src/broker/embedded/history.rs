@@ -294,10 +294,6 @@ mod tests {
             tenant: None,
         };
         let settings = Settings {
-            name: "here".into(),
-            group: "hookbridge".into(),
-            path: folder.path().join("embedded-here.redb"),
-            max_bytes: 1 << 20,
             retention,
             sources: vec![SourceSettings {
                 name: "all".into(),
@@ -305,6 +301,7 @@ mod tests {
                 naming,
                 meters: Meters::new().of_source("all"),
             }],
+            ..Settings::for_tests(folder.path())
         };
         let broker = Embedded::open(settings).unwrap();
         let (pause, paused) = watch::channel(false);

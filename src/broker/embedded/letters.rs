@@ -215,15 +215,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_letter_that_is_sent_again_twice_is_parked_once() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            name: "here".into(),
-            group: "hookbridge".into(),
-            path: folder.path().join("embedded-here.redb"),
-            max_bytes: 1 << 20,
-            retention: std::time::Duration::ZERO,
-            sources: Vec::new(),
-        };
-        let broker = Embedded::open(settings).unwrap();
+        let broker = Embedded::open(Settings::for_tests(folder.path())).unwrap();
         let (body, now) = (Bytes::from_static(b"x"), Timestamp::now());
         let dead = unreadable(&"here".into(), 1, "dlv_1", body, now).delivery;
         broker.dead_letter(&dead, Reason::Gone).await.unwrap();

@@ -77,6 +77,21 @@ pub struct Settings {
     pub sources: Vec<SourceSettings>,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A file in `folder`, and no sources.
+    fn for_tests(folder: &std::path::Path) -> Self {
+        Self {
+            name: "here".into(),
+            group: "hookbridge".into(),
+            path: folder.join("embedded-here.redb"),
+            max_bytes: 1 << 20,
+            retention: Duration::ZERO,
+            sources: Vec::new(),
+        }
+    }
+}
+
 /// A source: a queue of its own in the file, which outlives a restart and a change of topics.
 pub struct SourceSettings {
     pub name: Arc<str>,

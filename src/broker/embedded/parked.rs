@@ -58,11 +58,13 @@ pub async fn list(shared: Arc<Shared>, within: Duration) -> Result<Vec<Waiting>,
             let number = kind_number(kind);
             let known = groups.range_mut((number, None)..(number + 1, None));
             known.for_each(|(_, row)| row.at_least = true);
-            if let Some(rest) = rest(shared.clone(), kind, from).await? {
-                groups
-                    .entry((number, None))
-                    .and_modify(|row| row.count += rest.count)
-                    .or_insert(rest);
+            let rest = rest(shared.clone(), kind, from).await?;
+            if rest.count > 0 {
+                let row = groups.entry((number, None));
+                let row = row.or_insert_with(|| empty_row(kind, None));
+                row.count += rest.count;
+                row.oldest = earlier(row.oldest, rest.oldest);
+                row.next_due = earlier(row.next_due, rest.next_due);
             }
             break;
         }
@@ -71,11 +73,7 @@ pub async fn list(shared: Arc<Shared>, within: Duration) -> Result<Vec<Waiting>,
 }
 
 /// What lies in the index from (due in ms, sequence) on, whoever's it is.
-async fn rest(
-    shared: Arc<Shared>,
-    kind: WaitKind,
-    from: (u64, u64),
-) -> Result<Option<Waiting>, Declined> {
+async fn rest(shared: Arc<Shared>, kind: WaitKind, from: (u64, u64)) -> Result<Waiting, Declined> {
     reading(shared, move |_, db| {
         let due = db.begin_read()?.open_table(tables::DUE)?;
         let number = kind_number(kind);
@@ -88,7 +86,7 @@ async fn rest(
             rest.oldest = earlier(rest.oldest, clock::timestamp(since));
             rest.next_due = earlier(rest.next_due, clock::timestamp(due_ms));
         }
-        Ok((rest.count > 0).then_some(rest))
+        Ok(rest)
     })
     .await
 }
@@ -288,15 +286,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_not_looked_at_in_time_is_counted_all_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            name: "here".into(),
-            group: "hookbridge".into(),
-            path: folder.path().join("embedded-here.redb"),
-            max_bytes: 64 << 20,
-            retention: Duration::ZERO,
-            sources: Vec::new(),
-        };
-        let broker = Embedded::open(settings).unwrap();
+        let broker = Embedded::open(Settings::for_tests(folder.path())).unwrap();
         let (name, body) = ("here".into(), Bytes::from_static(b"x"));
         let letter = letters::unreadable(&name, 1, "dlv_1", body, Timestamp::now());
         let delivery = Delivery {
