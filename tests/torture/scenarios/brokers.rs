@@ -274,8 +274,8 @@ pub async fn producer_full(setting: Setting) -> Report {
     eventually("intake is paused", Duration::from_secs(30), intake).await;
     world.to_broker(|own| own.call("resume"));
     world.part(300).await;
-    // The library may have lost its coordinator for good: its client is replaced then.
-    world.most_recovery = Duration::from_secs(40);
+    // A member that the pause has cost its brokers is told of them again, and joins when its session is over.
+    world.most_recovery = Duration::from_secs(30);
     let mut report = world.judged().await;
     report.must(said, "/readyz said nothing while nothing could be parked");
     report
