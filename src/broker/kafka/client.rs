@@ -206,13 +206,34 @@ pub fn fatal<C: ClientContext>(client: &Client<C>) -> Option<String> {
         .map(|(code, reason)| format!("{code}: {reason}"))
 }
 
-/// Tells a client of its bootstrap servers once more. The library forgets the brokers that are not in an
-/// answer about the cluster, and a cluster that goes on after a pause says for a moment that it has none:
-/// then there may be nobody left whom it would ask again.
-pub fn bootstrap_again<C: ClientContext>(client: &Client<C>, servers: &str) {
-    if let Ok(servers) = CString::new(servers) {
+/// What a client is told of its bootstrap servers besides its config. The library forgets the brokers that
+/// are not in an answer about the cluster, and a cluster that goes on after a pause says for a moment that it
+/// has none: then there may be nobody left whom it would ask again.
+pub struct Bootstrap {
+    servers: CString,
+    left: u32,
+}
+
+impl Bootstrap {
+    /// The library keeps what it is told each time, and goes through all of it when it begins anew.
+    const TIMES: u32 = 10_000;
+
+    /// `servers`: as in `bootstrap.servers`.
+    pub fn new(servers: &str) -> Self {
+        Self {
+            servers: CString::new(servers).unwrap_or_default(),
+            left: Self::TIMES,
+        }
+    }
+
+    /// Tells `client`, which has to be the same each time.
+    pub fn again<C: ClientContext>(&mut self, client: &Client<C>) {
+        if self.left == 0 {
+            return;
+        }
+        self.left -= 1;
         // SAFETY: the client is alive, and the call copies what it needs of the text.
-        unsafe { native::rd_kafka_brokers_add(client.native_ptr(), servers.as_ptr()) };
+        unsafe { native::rd_kafka_brokers_add(client.native_ptr(), self.servers.as_ptr()) };
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -32,7 +32,7 @@ use super::client::Reset;
 use super::lane::Lane;
 use super::member::{Begin, Member};
 use super::moves::{Ordered, hop_on, put_away};
-use super::source::{finish, ticks};
+use super::source::{finish, more, ticks};
 use super::waiting::{Parked, Waiting};
 use super::watchdog::{self, Ended, Watchdog};
 use super::{BACKOFF, Kafka, names, topics};
@@ -50,7 +50,6 @@ const MOVED_WITHIN: Duration = Duration::from_secs(2);
 const MOVES: usize = 128;
 /// Between two looks at what has become due.
 const TURN: Duration = Duration::from_millis(10);
-const BURST: usize = 64;
 /// Records that an order has brought forward are looked for further ahead while fewer wait here.
 const ORDERED_AHEAD: usize = 1_024;
 /// The same, in bytes.
@@ -212,26 +211,20 @@ impl Due {
                 },
                 met = next_met(&mut self.look_ahead), if self.may_pick() => self.met(met),
                 message = stream.next() => {
-                    let mut next = message;
-                    for taken in 1.. {
-                        match next {
-                            Some(Ok(message)) => self.receive(member, &message),
-                            Some(Err(error)) => {
+                    let (mut next, mut taken) = (message, 0);
+                    while let Some(message) = next {
+                        match message {
+                            Ok(message) => self.receive(member, &message),
+                            Err(error) => {
                                 if let Some(reason) = member.fatal() {
                                     bail!("the tiers of broker `{}` cannot be read: {reason}", self.kafka.settings.name);
                                 }
                                 debug!(%error, "the tiers' client reports");
                                 sleep(AFTER_ERROR).await;
                             }
-                            None => break,
                         }
-                        if taken == BURST {
-                            break;
-                        }
-                        next = match stream.next().now_or_never() {
-                            Some(next) => next,
-                            None => break,
-                        };
+                        taken += 1;
+                        next = more(&mut stream, taken);
                     }
                     tokio::task::yield_now().await;
                 }

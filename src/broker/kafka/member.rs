@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::client::{blocking, bootstrap_again, fatal};
+use super::client::{Bootstrap, blocking, fatal};
 use super::commits::{self, Committed, committed};
 use super::noted::{Closing, Consumer, Noted, Wish, grant_all};
 use super::partition::{Partition, Pulse};
@@ -88,7 +88,7 @@ pub struct Member {
     look_up_at: Instant,
     commit_at: Instant,
     nudge_at: Instant,
-    bootstrap: String,
+    bootstrap: Bootstrap,
     bootstrap_until: Instant,
     paused: bool,
     /// Since when the group owes an answer: from the start, and after partitions have been revoked or
@@ -126,7 +126,7 @@ impl Member {
             look_up_at: now,
             commit_at: now,
             nudge_at: now,
-            bootstrap: bootstrap.to_owned(),
+            bootstrap: Bootstrap::new(bootstrap),
             bootstrap_until: now,
             paused: false,
             unanswered_since: Some(now),
@@ -406,7 +406,7 @@ impl Member {
             self.bootstrap_until = now + BOOTSTRAP_FOR;
         }
         if now < self.bootstrap_until {
-            bootstrap_again(self.consumer.client(), &self.bootstrap);
+            self.bootstrap.again(self.consumer.client());
         }
     }
 

@@ -45,7 +45,6 @@ mod source;
 mod start;
 mod state;
 mod status;
-mod taking;
 mod topics;
 mod upkeep;
 mod waiting;

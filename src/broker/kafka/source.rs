@@ -1,16 +1,17 @@
 //! Taking events: one member of the group per source.
 //!
 //! A source has a client of its own, so that a full window of one never stands before another's
-//! events ([`taking`](super::taking)). A client that its group does not answer is replaced by another.
+//! events. A client that its group does not answer is replaced by another.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::bail;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rdkafka::Offset;
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{Consumer as _, MessageStream};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::anew::{self, Ids};
 use super::client::Reset;
 use super::member::{Begin, Member};
-use super::noted::Consumer;
+use super::noted::{Consumer, Noted};
 use super::partition::Pulse;
 use super::plan::{Plan, SourceSettings, part};
 use super::start::{self, Question, Starts};
@@ -29,33 +30,37 @@ use super::watchdog::{self, Ended, Watchdog};
 use super::{Kafka, names};
 use crate::broker::Intake;
 
+mod taking;
+
 /// Between two looks at the member when nothing happens.
-pub const TURN: Duration = Duration::from_millis(50);
+const TURN: Duration = Duration::from_millis(50);
+/// Messages taken in a row before other tasks get their turn.
+const BURST: usize = 64;
 /// Between looks for new topics that match a pattern.
 const DISCOVER: Duration = Duration::from_secs(5);
 const BACKOFF: Duration = Duration::from_secs(2);
 /// After an error of the client, so that a repeated one does not spin.
-pub const AFTER_ERROR: Duration = Duration::from_millis(200);
+const AFTER_ERROR: Duration = Duration::from_millis(200);
 
 /// A source while it runs.
 pub struct Source {
-    pub(super) kafka: Arc<Kafka>,
+    kafka: Arc<Kafka>,
     plan: Arc<Plan>,
-    pub(super) intake: Intake,
-    pub(super) cluster: Arc<str>,
+    intake: Intake,
+    cluster: Arc<str>,
     /// Topics of which the log already says that old events are ignored.
-    pub(super) said_old: HashSet<Arc<str>>,
+    said_old: HashSet<Arc<str>>,
 }
 
 /// What is known before the first take.
-pub struct Prepared {
+struct Prepared {
     /// What to subscribe to.
-    pub topics: BTreeSet<String>,
+    topics: BTreeSet<String>,
     /// Of those that there are.
-    pub partitions: Catalogue,
-    pub ids: Ids,
+    partitions: Catalogue,
+    ids: Ids,
     /// Where partitions begin that have no offset.
-    pub starts: Arc<Mutex<Starts>>,
+    starts: Arc<Mutex<Starts>>,
 }
 
 impl Prepared {
@@ -69,7 +74,7 @@ impl Prepared {
     }
 }
 
-pub fn lock(starts: &Mutex<Starts>) -> MutexGuard<'_, Starts> {
+fn lock(starts: &Mutex<Starts>) -> MutexGuard<'_, Starts> {
     starts.lock().unwrap_or_else(|p| p.into_inner())
 }
 
@@ -247,11 +252,7 @@ impl Source {
 
     /// What to subscribe to; where there are patterns, new topics are looked for from time to time, as
     /// long as somebody listens.
-    pub(super) fn discover(
-        &self,
-        first: BTreeSet<String>,
-        part: &str,
-    ) -> watch::Receiver<BTreeSet<String>> {
+    fn discover(&self, first: BTreeSet<String>, part: &str) -> watch::Receiver<BTreeSet<String>> {
         let (found, topics) = watch::channel(first);
         if !self.plan.wanted.iter().any(Wanted::is_pattern) {
             return topics;
@@ -296,13 +297,24 @@ impl Source {
     }
 }
 
+/// What the client has at hand after so many messages taken in a row.
+pub fn more<'a>(
+    stream: &mut MessageStream<'a, Noted>,
+    taken: usize,
+) -> Option<KafkaResult<BorrowedMessage<'a>>> {
+    match taken < BURST {
+        true => stream.next().now_or_never()?,
+        false => None,
+    }
+}
+
 pub fn ticks(every: Duration) -> tokio::time::Interval {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-pub fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Result<()> {
+fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Result<()> {
     if topics.is_empty() {
         return Ok(());
     }
@@ -311,7 +323,7 @@ pub fn subscribe(consumer: &Consumer, topics: &BTreeSet<String>) -> anyhow::Resu
 }
 
 /// The new set of topics; never comes where there are no patterns.
-pub async fn changed(topics: &mut watch::Receiver<BTreeSet<String>>) -> BTreeSet<String> {
+async fn changed(topics: &mut watch::Receiver<BTreeSet<String>>) -> BTreeSet<String> {
     match topics.changed().await {
         Ok(()) => topics.borrow_and_update().clone(),
         Err(_) => std::future::pending().await,
@@ -319,7 +331,7 @@ pub async fn changed(topics: &mut watch::Receiver<BTreeSet<String>>) -> BTreeSet
 }
 
 /// Marks a message that comes while nothing may be taken as one to fetch again.
-pub fn leave_for_later(member: &Member, message: &BorrowedMessage<'_>) {
+fn leave_for_later(member: &Member, message: &BorrowedMessage<'_>) {
     if let Some(partition) = member.partition(message.topic(), message.partition())
         && partition.receive(message.offset())
     {

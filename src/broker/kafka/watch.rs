@@ -10,18 +10,17 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{blocking, bootstrap_again};
+use super::client::{Bootstrap, blocking};
 use super::status::CLUSTER;
 use super::{Kafka, names};
 
 const EVERY: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
-
-/// The client keeps what it is told of bootstrap servers, so this is done for so many times, and then once
-/// for so many again.
-const BOOTSTRAPS: u32 = 10;
+/// After so many failures the client is told of its bootstrap servers with each of so many only.
+const OFTEN: u32 = 10;
 
 pub async fn run(kafka: Arc<Kafka>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut bootstrap = Bootstrap::new(&kafka.connection.servers());
     let mut failures: u32 = 0;
     loop {
         let (admin, topic) = (kafka.admin.clone(), names::dead(&kafka.settings.group));
@@ -41,8 +40,8 @@ pub async fn run(kafka: Arc<Kafka>, stop: CancellationToken) -> anyhow::Result<(
             Err(error) => {
                 let why = format!("no broker answers: {error:#}");
                 kafka.status.down(CLUSTER, why);
-                if failures < BOOTSTRAPS || failures.is_multiple_of(BOOTSTRAPS) {
-                    bootstrap_again(kafka.admin.inner(), &kafka.connection.servers());
+                if failures < OFTEN || failures.is_multiple_of(OFTEN) {
+                    bootstrap.again(kafka.admin.inner());
                 }
                 failures = failures.saturating_add(1);
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use rdkafka::bindings as native;
 use rdkafka::consumer::Consumer as _;
@@ -17,22 +17,21 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::anew;
-use super::member::Member;
-use super::noted::Consumer;
-use super::partition::Partition;
-use super::reading::Reading;
-use super::source::{
-    AFTER_ERROR, Prepared, Source, TURN, changed, leave_for_later, lock, subscribe, ticks,
+use super::{
+    AFTER_ERROR, Prepared, Source, TURN, changed, leave_for_later, lock, more, subscribe, ticks,
 };
-use super::watchdog::{self, Ended, Watchdog};
 use crate::broker::Admission;
+use crate::broker::kafka::anew;
+use crate::broker::kafka::client::{ASK, blocking};
+use crate::broker::kafka::member::Member;
+use crate::broker::kafka::noted::Consumer;
+use crate::broker::kafka::partition::Partition;
+use crate::broker::kafka::reading::Reading;
+use crate::broker::kafka::watchdog::{self, Ended, Watchdog};
 use crate::event::Event;
 
 /// How long an event waits in hand before its source is paused.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Messages taken in a row before other tasks get their turn.
-const BURST: usize = 64;
 const LAG_EVERY: Duration = Duration::from_secs(5);
 
 /// How taking one message ended.
@@ -101,29 +100,23 @@ impl Source {
                 }
                 message = stream.next() => message,
             };
-            let mut next = message;
-            for taken in 1.. {
-                match next {
-                    Some(Ok(message)) => {
+            let (mut next, mut taken) = (message, 0);
+            while let Some(message) = next {
+                match message {
+                    Ok(message) => {
                         if let Step::Stopped = self.take(message, member, stop).await {
                             return Ok(Ended::Stopped);
                         }
                     }
-                    Some(Err(error)) => {
+                    Err(error) => {
                         if let Some(reason) = member.fatal() {
                             bail!("source `{}` cannot go on: {reason}", self.settings().name);
                         }
                         self.note(member, &error).await?;
                     }
-                    None => break,
                 }
-                if taken == BURST {
-                    break;
-                }
-                next = match stream.next().now_or_never() {
-                    Some(next) => next,
-                    None => break,
-                };
+                taken += 1;
+                next = more(&mut stream, taken);
             }
             tokio::task::yield_now().await;
         }
@@ -281,9 +274,7 @@ impl Source {
         for partition in partitions {
             let consumer = member.consumer.clone();
             let (topic, number) = (partition.topic.clone(), partition.number);
-            let asked = super::client::blocking(move || {
-                Ok(consumer.fetch_watermarks(&topic, number, super::client::ASK)?)
-            });
+            let asked = blocking(move || Ok(consumer.fetch_watermarks(&topic, number, ASK)?));
             let Ok((low, high)) = asked.await else {
                 continue;
             };
