@@ -180,6 +180,27 @@ async fn a_message_on_a_tier_that_is_no_delivery_becomes_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn what_is_too_large_as_it_is_is_parked_compressed() {
+    let (mut rig, topic, _) = rig().await;
+    let small = delivery(&mut rig, &topic, "x").await;
+    let mut event = Event::clone(&small.event);
+    // As it may come from a service that compresses.
+    event.body = Bytes::from(vec![b'x'; 3 << 20]);
+    let large = Delivery {
+        event: Arc::new(event),
+        ..small
+    };
+    rig.kafka.dead_letter(&large, Reason::GaveUp).await.unwrap();
+    let letters = listed(&*rig.kafka).await;
+    assert!(letters[0].has_body);
+    assert_eq!(letters[0].delivery.event.body, large.event.body);
+    assert_eq!(letters[0].delivery.event.headers, large.event.headers);
+    let parked = rig.kafka.park(&large, wait(WaitKind::Retry, WAIT)).await;
+    assert!(parked.is_ok(), "{parked:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_letter_too_large_is_kept_without_its_body() {
     let (mut rig, topic, _) = rig().await;
     let small = delivery(&mut rig, &topic, "x").await;

@@ -126,7 +126,6 @@ impl Connection {
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", give_up.as_millis().to_string())
             .set("message.max.bytes", "100000000")
-            .set("compression.type", "zstd")
             .set("partitioner", "murmur2_random")
             .set("queue.buffering.max.kbytes", "65536");
         config

@@ -4,13 +4,19 @@
 //! duplicate is fine, a loss is not. A producer that has become useless for good is replaced, and so
 //! is one that gets nothing confirmed for long: after enough timeouts the library's idempotent
 //! producer may never send again, though the cluster answers (librdkafka, issues 3009 and 3720).
+//!
+//! Records go as they are. A consumer says how much it fetches before decompression only, so a fetch of
+//! 256 KiB of what compresses well was hundreds of MiB in memory. What its topic refuses as too large goes
+//! once more, compressed and without others: it may have been compressed at its source, or its batch was
+//! what was too large.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
@@ -35,9 +41,25 @@ const QUEUE_FULL: Duration = Duration::from_millis(10);
 type Client = FutureProducer<Quiet>;
 
 pub struct Producer {
+    plain: Sender,
+    /// For what was refused as too large; made with the first of these.
+    packed: OnceCell<Sender>,
+}
+
+/// How records go.
+#[derive(Clone, Copy)]
+enum Form {
+    /// As they are, with those of so long a time.
+    Plain { linger: Duration },
+    /// Compressed, each by itself.
+    Packed,
+}
+
+/// A client, and another one in its place when it has become useless.
+struct Sender {
     broker: Arc<str>,
     connection: Connection,
-    linger: Duration,
+    form: Form,
     live: Mutex<Apart<Client>>,
     silence: Mutex<Silence>,
     clock: Arc<Clock>,
@@ -111,24 +133,80 @@ impl Producer {
         connection: Connection,
         clock: Arc<Clock>,
     ) -> anyhow::Result<Self> {
-        let live = connect(&connection, linger)?;
+        Ok(Self {
+            plain: Sender::new(Form::Plain { linger }, broker, connection, clock)?,
+            packed: OnceCell::new(),
+        })
+    }
+
+    /// Sends and waits until the record is confirmed: its partition and offset.
+    pub async fn send(&self, record: Record<'_>) -> Result<(i32, i64), Refused> {
+        let again = Record {
+            headers: None,
+            ..record
+        };
+        let (refused, headers) = match self.plain.send(record).await {
+            Ok(place) => return Ok(place),
+            Err(Failed { refused, headers }) => (refused, headers),
+        };
+        if !matches!(refused, Refused::TooLarge { .. }) {
+            return Err(refused);
+        }
+        let packed = self.packed.get_or_try_init(async || self.plain.packed());
+        let sent = packed.await.map_err(|error| {
+            warn!(broker = %self.plain.broker, %error, "no producer could be made that compresses");
+            refused
+        })?;
+        let record = Record { headers, ..again };
+        sent.send(record).await.map_err(|failed| failed.refused)
+    }
+}
+
+/// What was not sent.
+struct Failed {
+    refused: Refused,
+    /// Of the record, where the library has given it back.
+    headers: Option<OwnedHeaders>,
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Self {
+            refused,
+            headers: None,
+        }
+    }
+}
+
+impl Sender {
+    fn new(
+        form: Form,
+        broker: Arc<str>,
+        connection: Connection,
+        clock: Arc<Clock>,
+    ) -> anyhow::Result<Self> {
+        let live = connect(&connection, form)?;
         Ok(Self {
             broker,
             connection,
-            linger,
+            form,
             live: Mutex::new(Apart::new(live)),
             silence: Mutex::new(Silence::none()),
             clock,
         })
     }
 
-    /// The live client, for questions about metadata.
-    pub fn client(&self) -> Client {
+    /// The same, for what is too large as it is.
+    fn packed(&self) -> anyhow::Result<Self> {
+        let (broker, connection) = (self.broker.clone(), self.connection.clone());
+        Self::new(Form::Packed, broker, connection, self.clock.clone())
+    }
+
+    fn client(&self) -> Client {
         Client::clone(&self.live.lock().unwrap_or_else(|p| p.into_inner()))
     }
 
-    /// Sends and waits until the record is confirmed: its partition and offset.
-    pub async fn send(&self, record: Record<'_>) -> Result<(i32, i64), Refused> {
+    async fn send(&self, record: Record<'_>) -> Result<(i32, i64), Failed> {
         let client = self.client();
         let deadline = Instant::now() + DEADLINE;
         let Record {
@@ -154,7 +232,9 @@ impl Producer {
                     record = back;
                     sleep(QUEUE_FULL).await;
                 }
-                Err((error, _)) => return Err(self.refused(&client, topic, &error, size_bytes)),
+                Err((error, _)) => {
+                    return Err(self.refused(&client, topic, &error, size_bytes).into());
+                }
             }
         };
         match timeout_at(deadline, confirmation).await {
@@ -165,11 +245,14 @@ impl Producer {
                 }
                 Ok((delivered.partition, delivered.offset))
             }
-            Ok(Ok(Err((error, _)))) => Err(self.refused(&client, topic, &error, size_bytes)),
-            Ok(Err(_)) => Err(self.unavailable("the producer was replaced")),
+            Ok(Ok(Err((error, record)))) => Err(Failed {
+                refused: self.refused(&client, topic, &error, size_bytes),
+                headers: record.headers().cloned(),
+            }),
+            Ok(Err(_)) => Err(self.unavailable("the producer was replaced").into()),
             Err(_) => {
                 self.timed_out(&client);
-                Err(self.unavailable("no confirmation in time"))
+                Err(self.unavailable("no confirmation in time").into())
             }
         }
     }
@@ -236,16 +319,24 @@ impl Producer {
             return;
         }
         warn!(broker = %self.broker, reason, "the producer cannot go on and is replaced");
-        match connect(&self.connection, self.linger) {
+        match connect(&self.connection, self.form) {
             Ok(client) => *live = Apart::new(client),
             Err(error) => warn!(broker = %self.broker, %error, "no new producer could be made"),
         }
     }
 }
 
-fn connect(connection: &Connection, linger: Duration) -> anyhow::Result<Client> {
+fn connect(connection: &Connection, form: Form) -> anyhow::Result<Client> {
     let mut config = connection.producer(GIVE_UP);
-    config.set("linger.ms", linger.as_millis().to_string());
+    match form {
+        Form::Plain { linger } => config
+            .set("linger.ms", linger.as_millis().to_string())
+            .set("compression.type", "none"),
+        Form::Packed => config
+            .set("linger.ms", "0")
+            .set("batch.num.messages", "1")
+            .set("compression.type", "zstd"),
+    };
     Ok(config.create_with_context(Quiet)?)
 }
 
