@@ -1,10 +1,17 @@
-//! What RabbitMQ does not suffer: messages that are too large, and receipts that are held too long.
+//! What RabbitMQ does not suffer: messages that are too large, receipts that are held too long, and
+//! queues that are full.
 
 use std::time::Duration;
 
+use hookbridge::broker::{Publication, Refused};
 use lapin::BasicProperties;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::timeout;
 
+use crate::contract::rig::Rig;
 use crate::path::{Shop, rabbitmq_config, subscription};
+use crate::rabbitmq_support::{Client, simple};
 use crate::support::bridge::Bridge;
 use crate::support::brokers::Own;
 use crate::support::bus::{Bus, Kind};
@@ -136,4 +143,50 @@ async fn a_receipt_that_is_held_too_long_costs_a_channel_and_no_event() {
         slow.by_id().contains_key("fresh").then_some(())
     })
     .await;
+}
+
+/// A queue says no for a moment, as a quorum queue does that is new or changes its leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_says_no_is_asked_again() {
+    let (client, queue) = (Client::open().await, unique("narrow"));
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    let reject = AMQPValue::LongString("reject-publish".into());
+    arguments.insert("x-overflow".into(), reject);
+    let declared = client.channel.queue_declare(
+        queue.as_str().into(),
+        QueueDeclareOptions::durable(),
+        arguments,
+    );
+    declared.await.expect("declared");
+    let rig = Rig::run(simple().0).await;
+    let publication = |body: &'static str| Publication {
+        topic: queue.clone(),
+        body: body.into(),
+        ..Publication::default()
+    };
+    rig.broker
+        .publish(publication("first"))
+        .await
+        .expect("there is room");
+    let refused = rig.broker.publish(publication("never")).await;
+    assert!(
+        matches!(refused, Err(Refused::Rejected { .. })),
+        "{refused:?}"
+    );
+    let mut second = rig.broker.publish(publication("second"));
+    let early = timeout(Duration::from_millis(100), &mut second).await;
+    assert!(
+        early.is_err(),
+        "{early:?}, and nothing has been asked again"
+    );
+    let next = async || {
+        let options = BasicGetOptions { no_ack: true };
+        let got = client.channel.basic_get(queue.as_str().into(), options);
+        got.await.expect("read").map(|got| got.delivery.data)
+    };
+    assert_eq!(next().await.as_deref(), Some(&b"first"[..]));
+    second.await.expect("there is room again");
+    assert_eq!(next().await.as_deref(), Some(&b"second"[..]));
+    rig.stop().await;
 }

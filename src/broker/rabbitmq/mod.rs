@@ -119,7 +119,7 @@ pub struct RabbitMq {
     isolate: AtomicBool,
 }
 
-/// Before a queue of ours that gave a negative confirmation is asked again.
+/// Before a queue that gave a negative confirmation is asked again.
 const PAUSES_AFTER_NACK: [Duration; 4] = [
     Duration::from_millis(50),
     Duration::from_millis(200),
@@ -208,9 +208,7 @@ impl RabbitMq {
         self.publish_own(queue, &written.body, properties).await
     }
 
-    /// Publishes to a queue of ours. One that is gone (deleted, expired by a policy) is declared
-    /// again, and one that says no is asked a few times more: a quorum queue that changes its leader
-    /// does so for a moment.
+    /// Publishes to a queue of ours. One that is gone (deleted, expired by a policy) is declared again.
     async fn publish_own(
         &self,
         queue: &str,
@@ -218,25 +216,38 @@ impl RabbitMq {
         properties: BasicProperties,
     ) -> Result<(), Refused> {
         let target = Target::queue(queue);
-        let (mut declared, mut backoff) = (false, PAUSES_AFTER_NACK.iter());
-        loop {
-            let published = self.publisher.publish(&target, body, properties.clone());
+        let mut published = self.publish_to(&target, body, properties.clone()).await;
+        if let Err(Unkept::Unroutable) = published {
+            warn!(broker = %self.settings.name, queue, "a queue of ours is gone, declaring it again");
+            self.declare_again()
+                .await
+                .map_err(|error| self.unavailable(format!("{error:#}")))?;
+            published = self.publish_to(&target, body, properties).await;
+        }
+        published.map_err(|unkept| self.publisher.refused(unkept, &target))
+    }
+
+    /// Publishes. A queue that says no is asked a few times more: a quorum queue that is new, or changes
+    /// its leader, does so for a moment. Behind an exchange others may have taken it, and would take it
+    /// again.
+    async fn publish_to(
+        &self,
+        target: &Target,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), Unkept> {
+        let pauses = match target.is_queue() {
+            true => &PAUSES_AFTER_NACK[..],
+            false => &[],
+        };
+        for &pause in pauses {
+            let published = self.publisher.publish(target, body, properties.clone());
             match published.await {
-                Ok(()) => return Ok(()),
-                Err(Unkept::Unroutable) if !declared => {
-                    declared = true;
-                    warn!(broker = %self.settings.name, queue, "a queue of ours is gone, declaring it again");
-                    self.declare_again()
-                        .await
-                        .map_err(|error| self.unavailable(format!("{error:#}")))?;
-                }
-                Err(unkept @ Unkept::Nacked) => match backoff.next() {
-                    Some(&pause) => tokio::time::sleep(pause).await,
-                    None => return Err(self.publisher.refused(unkept, &target)),
-                },
-                Err(unkept) => return Err(self.publisher.refused(unkept, &target)),
+                Err(Unkept::Nacked) => tokio::time::sleep(pause).await,
+                other => return other,
             }
         }
+        self.publisher.publish(target, body, properties).await
     }
 
     /// All queues of our own.
@@ -381,8 +392,7 @@ impl Broker for RabbitMq {
                 why: "an exchange's name and a routing key have 255 bytes at most".into(),
             }
         })?;
-        self.publisher
-            .publish(&target, &publication.body, properties)
+        self.publish_to(&target, &publication.body, properties)
             .await
             .map_err(|unkept| self.publisher.refused(unkept, &target))
     }

@@ -55,6 +55,11 @@ impl Target {
             routing_key: ShortString::try_new(routing_key).ok()?,
         })
     }
+
+    /// Whether it goes to one queue, through the default exchange.
+    pub fn is_queue(&self) -> bool {
+        self.exchange.as_str().is_empty()
+    }
 }
 
 /// An open connection and its idle channels.
