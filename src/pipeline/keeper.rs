@@ -3,8 +3,8 @@
 //! A delivery that its broker does not confirm stays ours. As long as there is one, the intakes
 //! that would bring more for this broker are paused, a gauge is 1 and the log says why.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,11 +22,14 @@ use crate::journal::Journal;
 /// Between two tries to have the same delivery kept.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// A broker that is full refuses and keeps in turns; the log says so no more often than this.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// A broker that keeps deliveries.
 pub struct Keeper {
     pub broker: Arc<dyn Broker>,
     refusing: AtomicUsize,
+    said: Mutex<Said>,
     /// Nobody can be reached from here, so nothing more is to be taken.
     held_back: AtomicBool,
     pause: watch::Sender<bool>,
@@ -35,6 +38,30 @@ pub struct Keeper {
     refusals: Counter,
     journal: Journal,
     meta: Meta,
+}
+
+/// What the log says of a broker that refuses.
+#[derive(Default)]
+struct Said {
+    last: Option<Instant>,
+    refuses: bool,
+}
+
+impl Said {
+    /// It has refused at `now`: whether to say so.
+    fn refused(&mut self, now: Instant) -> bool {
+        let is_late = |last| now.duration_since(last) >= SAID_EVERY;
+        if self.refuses || !self.last.is_none_or(is_late) {
+            return false;
+        }
+        (self.last, self.refuses) = (Some(now), true);
+        true
+    }
+
+    /// It has kept all that it had refused: whether to say so.
+    fn kept(&mut self) -> bool {
+        std::mem::take(&mut self.refuses)
+    }
 }
 
 /// Where a delivery is that was to be parked.
@@ -58,6 +85,7 @@ impl Keeper {
         Self {
             broker,
             refusing: AtomicUsize::new(0),
+            said: Mutex::default(),
             held_back: AtomicBool::new(false),
             pause,
             gauges: Gauges::default(),
@@ -68,14 +96,16 @@ impl Keeper {
     }
 
     /// The broker refused one delivery; intake is paused until what this returns is dropped.
-    fn refused<'a>(self: &'a Arc<Self>, why: &Refused) -> Refusal<'a> {
+    fn refused(self: &Arc<Self>) -> Refusal<'_> {
         if self.refusing.fetch_add(1, Ordering::AcqRel) == 0 {
-            error!(broker = %self.broker.name(), %why, "the broker does not keep what we park or dead-letter; intake is paused until it does");
             self.pause_or_not();
             self.gauges.set(1);
         }
-        self.refusals.inc();
         Refusal(self)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     /// Holds intake back, or no longer, whatever the broker confirms.
@@ -168,12 +198,11 @@ impl Keeper {
         why: &Refused,
     ) {
         debug!(delivery = %delivery.id, %why, "not kept, trying again");
-        match refusal {
-            None => *refusal = Some(self.refused(why)),
-            Some(_) => {
-                self.refusals.inc();
-            }
+        self.refusals.inc();
+        if self.said().refused(Instant::now()) {
+            error!(broker = %self.broker.name(), %why, "the broker does not keep what we park or dead-letter; intake is paused until it does");
         }
+        refusal.get_or_insert_with(|| self.refused());
     }
 }
 
@@ -183,9 +212,45 @@ struct Refusal<'a>(&'a Arc<Keeper>);
 impl Drop for Refusal<'_> {
     fn drop(&mut self) {
         if self.0.refusing.fetch_sub(1, Ordering::AcqRel) == 1 {
-            info!(broker = %self.0.broker.name(), "the broker keeps our deliveries again; intake goes on");
+            if self.0.said().kept() {
+                info!(broker = %self.0.broker.name(), "the broker keeps our deliveries again; intake goes on");
+            }
             self.0.pause_or_not();
             self.0.gauges.set(0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In tenths of a second, when the log says that it refuses, and that it keeps all again.
+    fn said(refusing: impl Fn(u64) -> bool) -> (Vec<u64>, Vec<u64>) {
+        let (mut said, began) = (Said::default(), Instant::now());
+        let (mut refuses, mut keeps) = (Vec::new(), Vec::new());
+        for tenth in 0..300 {
+            let now = began + Duration::from_millis(100 * tenth);
+            match refusing(tenth) {
+                true if said.refused(now) => refuses.push(tenth),
+                false if said.kept() => keeps.push(tenth),
+                _ => (),
+            }
+        }
+        (refuses, keeps)
+    }
+
+    #[test]
+    fn a_broker_that_refuses_and_keeps_in_turns_does_not_flood_the_log() {
+        let (refuses, keeps) = said(|tenth| tenth.is_multiple_of(2));
+        assert_eq!(refuses, [0, 100, 200]);
+        assert_eq!(keeps, [1, 101, 201]);
+    }
+
+    #[test]
+    fn a_refusal_that_lasts_is_said_however_soon_it_follows_another() {
+        let (refuses, keeps) = said(|tenth| matches!(tenth, 0 | 2..=250));
+        assert_eq!(refuses, [0, 100]);
+        assert_eq!(keeps, [1, 251]);
     }
 }
