@@ -1,15 +1,20 @@
 //! Parking and dead letters on a real Kafka.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use hookbridge::broker::kafka::Start;
 use hookbridge::broker::{Broker as _, Refused, Settlement, Wait};
 use hookbridge::delivery::{Delivery, Reason, WaitKind};
 use hookbridge::event::{Event, HeaderValue, Headers};
 use hookbridge::subscription::Uid;
+use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::producer::FutureRecord;
+use rdkafka::statistics::Statistics;
+use rdkafka::{ClientConfig, ClientContext};
 use tokio::time::timeout;
 
 use crate::kafka_support::*;
@@ -178,6 +183,51 @@ async fn a_message_on_a_tier_that_is_no_delivery_becomes_a_dead_letter() {
     assert!(listed(&*rig.kafka).await.is_empty());
     rig.stop().await;
 }
+
+/// A reader says how much it fetches before decompression only: eight records of `x` alone would come in a
+/// few hundred bytes, however much memory they need.
+#[tokio::test]
+async fn what_is_kept_is_not_compressed() {
+    const SIZE: usize = 256 << 10;
+    let (mut rig, topic, group) = rig().await;
+    let mut kept = delivery(&mut rig, &topic, "x").await;
+    let mut event = Event::clone(&kept.event);
+    event.body = Bytes::from(vec![b'x'; SIZE]);
+    kept.event = Arc::new(event);
+    let all = (0..8).map(|_| rig.kafka.dead_letter(&kept, Reason::GaveUp));
+    for dead in join_all(all).await {
+        dead.unwrap();
+    }
+    let received = Received::default();
+    let reader: StreamConsumer<Received> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap())
+        .set("group.id", unique("reader"))
+        .set("auto.offset.reset", "earliest")
+        .set("statistics.interval.ms", "50")
+        .create_with_context(received.clone())
+        .unwrap();
+    reader.subscribe(&[&format!("{group}.dead")]).unwrap();
+    let read = timeout(PATIENCE, async {
+        while received.0.load(Ordering::Relaxed) < 8 * SIZE as u64 {
+            let message = timeout(WAIT, reader.recv()).await;
+            assert!(!matches!(message, Ok(Err(_))), "{message:?}");
+        }
+    });
+    assert!(read.await.is_ok(), "{received:?} bytes came");
+    rig.stop().await;
+}
+
+/// How many bytes a client has got from its brokers.
+#[derive(Debug, Clone, Default)]
+struct Received(Arc<AtomicU64>);
+
+impl ClientContext for Received {
+    fn stats(&self, statistics: Statistics) {
+        self.0.store(statistics.rx_bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl ConsumerContext for Received {}
 
 #[tokio::test]
 async fn what_is_too_large_as_it_is_is_parked_compressed() {
