@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Kafka: one KRaft node, broker and controller in one process, from the jars on Maven Central.
+# Kafka: KRaft nodes, broker and controller in one process each, from the jars on Maven Central. One is
+# enough for most; those of a cluster know each other's names by the file `cluster`.
 
 kafka_version=4.3.1
 kafka_user=bridge
@@ -34,13 +35,43 @@ kafka_fetch() {
     }
 }
 
+# kafka_cluster NAME COUNT: folders and ports of all its nodes, which have to be known before the first
+# one is started. Prints them, as KIND/NAME.
+kafka_cluster() {
+    local nodes=("$1") node number id
+    for ((number = 2; number <= $2; number++)); do nodes+=("$1-$number"); done
+    id=$(kafka_new_cluster_id)
+    for node in "${nodes[@]}"; do
+        (
+            use_instance kafka "$node"
+            mkdir -p "$dir" "$state/logs"
+            hold_instance
+            assign_ports
+            if [[ ! -f $dir/cluster-id ]]; then
+                printf '%s\n' "${nodes[@]}" >"$dir/cluster"
+                printf '%s\n' "$id" >"$dir/cluster-id"
+            fi
+        )
+        printf 'kafka/%s\n' "$node"
+    done
+}
+
 kafka_configure() {
+    local nodes=("$name") node number=0 mine=1 voters='' copies in_sync=1
     mkdir -p "$dir/data"
     [[ -f $dir/cluster-id ]] || kafka_new_cluster_id >"$dir/cluster-id"
+    [[ ! -f $dir/cluster ]] || mapfile -t nodes <"$dir/cluster"
+    for node in "${nodes[@]}"; do
+        ((++number))
+        [[ $node != "$name" ]] || mine=$number
+        voters+=${voters:+,}$number@127.0.0.1:$(dir=$state/kafka/$node port_of controller)
+    done
+    copies=$((number < 3 ? number : 3))
+    ((copies < 3)) || in_sync=2
     cat >"$dir/server.properties" <<CONF
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$(port_of controller)
+node.id=$mine
+controller.quorum.voters=$voters
 controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://127.0.0.1:$(port_of main),SASL_SSL://127.0.0.1:$(port_of sasl),CONTROLLER://127.0.0.1:$(port_of controller)
 advertised.listeners=PLAINTEXT://127.0.0.1:$(port_of main),SASL_SSL://127.0.0.1:$(port_of sasl)
@@ -70,15 +101,15 @@ broker.heartbeat.interval.ms=500
 
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
+default.replication.factor=$copies
+min.insync.replicas=$in_sync
+offsets.topic.replication.factor=$copies
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor=$copies
+transaction.state.log.min.isr=$in_sync
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor=$copies
+share.coordinator.state.topic.min.isr=$in_sync
 share.coordinator.state.topic.num.partitions=4
 CONF
 }

@@ -19,6 +19,9 @@ fn script() -> String {
 pub struct Own {
     kind: &'static str,
     name: String,
+    in_cluster: bool,
+    /// The other nodes of its cluster, where this is the first.
+    others: Vec<Own>,
 }
 
 impl Own {
@@ -30,17 +33,57 @@ impl Own {
         Self::up("kafka")
     }
 
-    fn up(kind: &'static str) -> Self {
-        let own = Self {
-            kind,
-            name: super::unique("own"),
+    /// A cluster of so many nodes.
+    #[allow(dead_code, reason = "for the torture harness")]
+    pub fn kafka_cluster(count: usize) -> Self {
+        let node = |name| {
+            let mut node = Self::named("kafka", name);
+            node.in_cluster = true;
+            node
         };
+        let mut own = node(super::unique("own"));
+        let others = (2..=count).map(|number| node(format!("{}-{number}", own.name)));
+        own.others = others.collect();
+        let nodes = count.to_string();
+        own.run(&["up", "kafka", "--name", &own.name, "--nodes", &nodes]);
+        own
+    }
+
+    fn up(kind: &'static str) -> Self {
+        let own = Self::named(kind, super::unique("own"));
         own.call("up");
         own
     }
 
-    /// The address, as the variables of the shared brokers have it.
+    fn named(kind: &'static str, name: String) -> Self {
+        Self {
+            kind,
+            name,
+            in_cluster: false,
+            others: Vec::new(),
+        }
+    }
+
+    /// A node by its number, from 1 on.
+    #[allow(dead_code, reason = "for the torture harness")]
+    pub fn node(&self, number: usize) -> &Self {
+        match number {
+            1 => self,
+            _ => &self.others[number - 2],
+        }
+    }
+
+    /// The address, as the variables of the shared brokers have it; of a cluster, those of all its nodes,
+    /// with commas.
     pub fn address(&self) -> String {
+        let others = self.others.iter().map(Self::address);
+        let all: Vec<_> = std::iter::once(self.address_of_one())
+            .chain(others)
+            .collect();
+        all.join(",")
+    }
+
+    fn address_of_one(&self) -> String {
         let printed = self.call("env");
         let variable = if self.kind == "kafka" {
             "HOOKBRIDGE_TEST_KAFKA="
@@ -93,9 +136,16 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        // A failure here must not hide the test's own.
-        let _ = Command::new(script())
-            .args(["down", self.kind, "--name", &self.name])
-            .output();
+        // A node that stops in good order waits long for others that are gone.
+        let verbs: &[_] = match self.in_cluster {
+            true => &["kill9", "down"],
+            false => &["down"],
+        };
+        for verb in verbs {
+            // A failure here must not hide the test's own.
+            let _ = Command::new(script())
+                .args([verb, self.kind, "--name", &self.name])
+                .output();
+        }
     }
 }

@@ -125,7 +125,7 @@ impl Bus {
     pub async fn kafka_up_to(bootstrap: String, partitions: i32, max_bytes: usize) -> Self {
         let topic = unique("orders");
         let admin: AdminClient<_> = client(&bootstrap).create().expect("an admin client");
-        let new = NewTopic::new(&topic, partitions, TopicReplication::Fixed(1));
+        let new = NewTopic::new(&topic, partitions, TopicReplication::Fixed(-1));
         let max_bytes = max_bytes.to_string();
         let new = new.set("max.message.bytes", &max_bytes);
         let made = admin.create_topics(&[new], &AdminOptions::new()).await;
@@ -136,6 +136,24 @@ impl Bus {
             group: unique("chaos"),
             kind: Kind::Kafka { bootstrap, topic },
         }
+    }
+
+    /// The node that leads the first partition of its events; 0 where nobody does.
+    #[allow(dead_code, reason = "for the torture harness")]
+    pub async fn leader(&self) -> usize {
+        let Kind::Kafka { bootstrap, topic } = &self.kind else {
+            panic!("it is kafka");
+        };
+        let admin: AdminClient<_> = client(bootstrap).create().expect("an admin client");
+        let topic = topic.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let within = Duration::from_secs(10);
+            let metadata = admin.inner().fetch_metadata(Some(&topic), within).ok()?;
+            let partitions = metadata.topics().first()?.partitions();
+            let first = partitions.iter().find(|partition| partition.id() == 0)?;
+            usize::try_from(first.leader()).ok()
+        });
+        asked.await.expect("asked").unwrap_or_default()
     }
 
     /// The source of its events, as the config has it.
@@ -165,7 +183,8 @@ impl Bus {
                 format!("{{ rabbitmq: {{ urls: ['{amqp}'] }}, tiers: [1s, 2s, 5s] }}")
             }
             Kind::Kafka { bootstrap, .. } => {
-                format!("{{ kafka: {{ bootstrap: ['{bootstrap}'] }}, tiers: [1s, 2s, 5s] }}")
+                let each = bootstrap.replace(',', "', '");
+                format!("{{ kafka: {{ bootstrap: ['{each}'] }}, tiers: [1s, 2s, 5s] }}")
             }
         };
         format!(
