@@ -14,7 +14,7 @@ use crate::proxy::Proxy;
 use crate::support::SECRET;
 use crate::support::bridge::Bridge;
 use crate::support::brokers::Own;
-use crate::support::bus::{Bus, KAFKAS_LARGEST};
+use crate::support::bus::{Bus, KAFKAS_LARGEST, Letter};
 use crate::support::receiver::{Answer, Receiver};
 
 /// How long all that is owed may take to arrive after the faults.
@@ -315,7 +315,7 @@ impl World {
         let parked = sum(&metrics, "hookbridge_deliveries_parked_total");
         let (peak_kib, descriptors) = used_by(self.bridge.pid());
         let past_the_proxy = self.past_the_proxy();
-        let letters = self.bus.letters(&mut self.bridge, 0).await;
+        let letters = self.letters().await;
         let mut subscribed = vec![Subscribed {
             name: "good".to_owned(),
             events: self.producer.events(),
@@ -352,6 +352,25 @@ impl World {
         }
     }
 
+    /// All dead letters, once those that the good receiver's refusals owe are there: a letter may still wait
+    /// for its confirmation when all requests have been answered.
+    async fn letters(&mut self) -> Vec<Letter> {
+        let began = Instant::now();
+        let owed = self.producer.events().confirmed;
+        let owed = owed
+            .into_iter()
+            .filter(|number| is_refused(*number))
+            .count();
+        loop {
+            let letters = self.bus.letters(&mut self.bridge, 0).await;
+            let is_over = began.elapsed() > DRAINED_WITHIN || self.setting.kind == Kind::Embedded;
+            if letters.len() >= owed || is_over {
+                return letters;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     /// What shows that the faults of a proxy befell nothing: the bridge went past it.
     fn past_the_proxy(&self) -> Option<String> {
         let proxy = self.proxy.as_ref()?;
@@ -360,7 +379,8 @@ impl World {
             .then(|| format!("{bytes} bytes through the proxy, {past} connections past it"))
     }
 
-    async fn fresh_event_arrives(&self, over: Instant) -> Option<Duration> {
+    /// How long after this moment a fresh event comes to the good receiver.
+    pub async fn fresh_event_arrives(&self, over: Instant) -> Option<Duration> {
         let mut fresh: Vec<usize> = Vec::new();
         while over.elapsed() < DRAINED_WITHIN {
             if fresh.is_empty() {

@@ -30,6 +30,7 @@ use tracing::{debug, info, warn};
 use super::ahead::{Behind, Found, LookAhead, Met, next_met};
 use super::client::Reset;
 use super::lane::Lane;
+use super::leaders;
 use super::member::{Begin, Member};
 use super::moves::{Ordered, hop_on, put_away};
 use super::source::{finish, more, ticks};
@@ -121,7 +122,9 @@ impl Due {
             };
             let every = names::every_tier(&kafka.settings.group);
             member.consumer.subscribe(&[&every])?;
-            let ended = self.take_all(&mut member, &mut watchdog, &stop).await;
+            let consumer = member.consumer.clone();
+            let work = self.take_all(&mut member, &mut watchdog, &stop);
+            let ended = leaders::watched(&kafka, "retries", consumer, work).await;
             // What was written and is not settled comes twice.
             let moved = async { while self.moves.join_next().await.is_some() {} };
             let _ = timeout(MOVED_WITHIN, moved).await;

@@ -26,6 +26,7 @@ mod headers;
 mod history;
 mod inspect;
 mod lane;
+mod leaders;
 mod letters;
 mod member;
 mod moves;
@@ -435,7 +436,7 @@ impl Broker for Kafka {
             let (intakes, stop, drain) = (intakes.clone(), stop.clone(), drain.clone());
             let ended = self.clone().work(intakes, stop.clone(), drain).await;
             let Err(error) = ended else { return Ok(()) };
-            let is_rival = rivals.fenced(Instant::now(), self.status.last_away());
+            let is_rival = rivals.fenced(Instant::now(), self.status.last_troubled());
             if is_rival || stop.is_cancelled() {
                 return Err(error);
             }

@@ -1,8 +1,8 @@
 //! Rivals: whether another process has the same instance name.
 //!
 //! Two processes of one name fence each other's members out again and again, and the first has to end.
-//! But a cluster that was killed or cut off may fence members that nobody has replaced, so only what
-//! happens while the cluster is there all the time counts.
+//! But a cluster that was killed or cut off, or has lost leaders, may fence members that nobody has replaced,
+//! so only what happens while the cluster is there all the time counts.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub struct Rivals(Vec<Instant>);
 
 impl Rivals {
-    /// Fenced out at `now`; `away` is when the cluster was last seen not to answer. Whether there is
-    /// a rival.
+    /// Fenced out at `now`; `away` is when the cluster, or a part of it, was last seen not to answer. Whether
+    /// there is a rival.
     pub fn fenced(&mut self, now: Instant, away: Option<Instant>) -> bool {
         if away.is_some_and(|away| now.saturating_duration_since(away) < SETTLED) {
             return false;

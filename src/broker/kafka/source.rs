@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::anew::{self, Ids};
 use super::client::Reset;
+use super::leaders;
 use super::member::{Begin, Member};
 use super::noted::{Consumer, Noted};
 use super::partition::Pulse;
@@ -97,8 +98,9 @@ impl Source {
         stop: CancellationToken,
         drain: CancellationToken,
     ) -> anyhow::Result<()> {
+        let kafka = self.kafka.clone();
         let part = part(&self.settings().name);
-        let mut watchdog = Watchdog::new(&self.kafka, &part);
+        let mut watchdog = Watchdog::new(&kafka, &part);
         self.kafka.status.starting(&part, "looking where to begin");
         loop {
             let Some(prepared) = self.until_prepared(&part, &stop).await else {
@@ -107,16 +109,23 @@ impl Source {
             let mut member = self.member(&prepared)?;
             subscribe(&member.consumer, &prepared.topics)?;
             self.kafka.status.ready(&part);
-            let mut ended = self
-                .wait_for_loop(&mut member, &prepared, &mut watchdog, &loop_seen, &stop)
-                .await;
-            if matches!(ended, Ok(None)) {
-                let taken = self.take_all(&mut member, prepared, &mut watchdog, &part, &stop);
-                ended = taken.await.map(Some);
-            }
+            let consumer = member.consumer.clone();
+            let work = async {
+                let waited = self
+                    .wait_for_loop(&mut member, &prepared, &mut watchdog, &loop_seen, &stop)
+                    .await?;
+                match waited {
+                    Some(ended) => Ok(ended),
+                    None => {
+                        self.take_all(&mut member, prepared, &mut watchdog, &part, &stop)
+                            .await
+                    }
+                }
+            };
+            let ended = leaders::watched(&kafka, &part, consumer, work).await;
             match ended {
-                Ok(Some(Ended::Stopped) | None) => finish(&mut member, &drain).await,
-                Ok(Some(Ended::Unanswered)) => {
+                Ok(Ended::Stopped) => finish(&mut member, &drain).await,
+                Ok(Ended::Unanswered) => {
                     // Nobody hears that it leaves.
                     tokio::spawn(member.close());
                     continue;

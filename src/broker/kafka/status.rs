@@ -12,6 +12,7 @@ pub struct Status {
     broker: Arc<str>,
     parts: Mutex<BTreeMap<Arc<str>, Health>>,
     away: Mutex<Option<Instant>>,
+    silent: Mutex<Option<Instant>>,
 }
 
 /// The part that says whether the cluster answers at all.
@@ -23,6 +24,7 @@ impl Status {
             broker,
             parts: Mutex::default(),
             away: Mutex::default(),
+            silent: Mutex::default(),
         }
     }
 
@@ -53,6 +55,17 @@ impl Status {
     /// When the cluster was last seen not to answer.
     pub fn last_away(&self) -> Option<Instant> {
         *self.away.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    /// Leaders of partitions do not answer now.
+    pub fn silent(&self) {
+        *self.silent.lock().unwrap_or_else(|p| p.into_inner()) = Some(Instant::now());
+    }
+
+    /// When the cluster was last seen not to answer, or not for all of its partitions.
+    pub fn last_troubled(&self) -> Option<Instant> {
+        let silent = *self.silent.lock().unwrap_or_else(|p| p.into_inner());
+        self.last_away().max(silent)
     }
 
     pub fn ready(&self, part: &str) {

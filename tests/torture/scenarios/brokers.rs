@@ -1,9 +1,11 @@
 //! What befalls a broker, and the way to it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::judge::Report;
 use crate::proxy::Mode;
+use crate::support::brokers::Own;
 use crate::support::eventually;
 use crate::world::{Kind, Plan, Setting, World};
 
@@ -49,6 +51,48 @@ pub async fn restarted(setting: Setting) -> Report {
     world.to_broker(|own| own.call("restart"));
     world.part(300).await;
     world.judged().await
+}
+
+/// A cluster of three: one after the other is restarted, one that leads is killed, and then another one, so
+/// that nothing can be written.
+pub async fn leaders_move(mut setting: Setting) -> Report {
+    const WITHIN: Duration = Duration::from_secs(20);
+    const SAID_WITHIN: Duration = Duration::from_secs(45);
+    let cluster = tokio::task::block_in_place(|| Own::kafka_cluster(3));
+    setting.broker = Some(Arc::new(cluster));
+    let world = busy(setting, Plan::default()).await;
+    for number in 1..=3 {
+        world.to_broker(|own| own.node(number).call("restart"));
+        world.part(100).await;
+    }
+    let first = world.bus.leader().await;
+    world.to_broker(|own| own.node(first).kill9());
+    let killed = Instant::now();
+    let second = eventually("another one leads", WITHIN, async || {
+        let leader = world.bus.leader().await;
+        (leader != 0 && leader != first).then_some(leader)
+    })
+    .await;
+    let moved = killed.elapsed();
+    let goes_on = world.fresh_event_arrives(killed).await;
+    world.to_broker(|own| own.node(second).kill9());
+    let said = world.turns_unready(SAID_WITHIN).await;
+    for number in [first, second] {
+        world.to_broker(|own| own.node(number).start_again());
+    }
+    world.part(300).await;
+    let mut report = world.judged().await;
+    let goes_on = goes_on.filter(|after| *after < WITHIN);
+    report.must(
+        goes_on.is_some(),
+        "one of three was killed, and no more came",
+    );
+    report.must(said, "/readyz said nothing while one of three was left");
+    report.note(format!(
+        "a node was killed: another one led {moved:.1?} later, and a fresh event came {:.1?} later",
+        goes_on.unwrap_or_default()
+    ));
+    report
 }
 
 fn through_a_proxy() -> Plan {

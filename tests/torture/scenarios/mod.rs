@@ -81,6 +81,7 @@ scenarios! {
     "43-rolling-upgrade", BOTH, &[] => bridges::upgraded;
     "44-two-instances", &[Embedded], &[] => bridges::same_data;
     "46-clocks-apart", BOTH, &[] => hosts::clocks_apart;
+    "48-leaders-move", &[Kafka], &[Kafka] => brokers::leaders_move;
 }
 
 impl Scenario {
