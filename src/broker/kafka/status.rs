@@ -112,6 +112,18 @@ impl Status {
 mod tests {
     use super::*;
 
+    /// A client that has lost its brokers gets no answers either, and is to be replaced all the same.
+    #[test]
+    fn leaders_that_do_not_answer_are_trouble_though_the_cluster_is_there() {
+        let status = Status::new("b".into());
+        assert_eq!(status.last_troubled(), None);
+        status.silent();
+        assert!(status.last_troubled().is_some());
+        assert_eq!(status.last_away(), None);
+        status.down(CLUSTER, "gone");
+        assert_eq!(status.last_troubled(), status.last_away());
+    }
+
     #[test]
     fn the_worst_part_decides() {
         let status = Status::new("b".into());
