@@ -288,6 +288,19 @@ impl World {
         false
     }
 
+    /// Whether one of these comes into the bridge's log within this time.
+    pub async fn says_within(&self, any: &[&str], within: Duration) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < within {
+            let log = self.bridge.log();
+            if any.iter().any(|said| log.contains(said)) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        false
+    }
+
     /// The faults are over: waits until all is quiet, and judges.
     pub async fn judged(self) -> Report {
         Report::of(&self.evidence().await)

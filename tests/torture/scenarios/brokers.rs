@@ -58,6 +58,8 @@ pub async fn restarted(setting: Setting) -> Report {
 pub async fn leaders_move(mut setting: Setting) -> Report {
     const WITHIN: Duration = Duration::from_secs(20);
     const SAID_WITHIN: Duration = Duration::from_secs(45);
+    /// Of a partition; or the client was fenced out before, and begins anew.
+    const NO_LEADER: &[&str] = &["has no leader that answers", "FencedInstanceId"];
     let cluster = tokio::task::block_in_place(|| Own::kafka_cluster(3));
     setting.broker = Some(Arc::new(cluster));
     let world = busy(setting, Plan::default()).await;
@@ -76,7 +78,8 @@ pub async fn leaders_move(mut setting: Setting) -> Report {
     let moved = killed.elapsed();
     let goes_on = world.fresh_event_arrives(killed).await;
     world.to_broker(|own| own.node(second).kill9());
-    let said = world.turns_unready(SAID_WITHIN).await;
+    let said =
+        world.turns_unready(SAID_WITHIN).await && world.says_within(NO_LEADER, SAID_WITHIN).await;
     for number in [first, second] {
         world.to_broker(|own| own.node(number).start_again());
     }
